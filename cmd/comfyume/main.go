@@ -1,0 +1,4 @@
+// Command comfyume is the whole program; everything is in internal/cli.
+package main
+
+func main() {}

@@ -1,0 +1,129 @@
+// Package backend is the contract of a GPU source: what the dispatcher may ask of a driver and what a driver
+// owes it. Drivers live in sub-packages; the shared suite is backendtest.
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// Driver speaks to one back end. It is safe for concurrent use.
+type Driver interface {
+	// Probe asks the back end who it is and what it can run. It is light when nothing changed.
+	// Errors are of the classes below.
+	Probe(ctx context.Context) (Snapshot, error)
+	// Prepare readies a run without starting it: uploads inputs, opens the run's own socket. The prompt has not
+	// been sent when it returns. Close of the returned Run undoes it.
+	Prepare(ctx context.Context, t Task) (Run, error)
+	// Resume takes up a run that may have been posted before a restart of ours. ErrUnknownRun: the back end was
+	// reached and knows nothing of it.
+	Resume(ctx context.Context, t Task) (Run, error)
+	// WebFile reads one file of a custom node's web directory, path as in the back end's /extensions list.
+	WebFile(ctx context.Context, path string) (io.ReadCloser, string, error)
+	// Free asks the back end to give up memory when idle.
+	Free(ctx context.Context, unloadModels, freeMemory bool) error
+	Close() error
+}
+
+// Run is one attempt on a back end.
+type Run interface {
+	// Start posts the prompt (unless resumed) and blocks until the run is over. posted is called once, right
+	// after the back end accepted the prompt. update is called in order, from one goroutine, and may block: the
+	// driver then reads no further. The last update has been handled when Start returns.
+	Start(ctx context.Context, posted func(), update func(Update) error) (Result, error)
+	// Fetch opens an output file of this run on the back end.
+	Fetch(ctx context.Context, f FileRef) (io.ReadCloser, error)
+	// Interrupt asks the back end to stop this run and no other.
+	Interrupt(ctx context.Context) error
+	// Close forgets the run: deletes its history entry on the back end and closes its socket. Idempotent.
+	Close() error
+}
+
+// Task is what a driver needs to run one attempt. The graph is already the back end's: file inputs carry
+// content-addressed names, output nodes the owner's salt.
+type Task struct {
+	Job       job.ID
+	Attempt   job.Attempt
+	Prompt    json.RawMessage
+	ExtraData json.RawMessage // with credentials of paid nodes where allowed
+	Targets   []string
+	Uploads   []Upload
+	Previews  bool // somebody watches: ask for previews
+}
+
+// Upload is one input file the back end must have before the run.
+type Upload struct {
+	Name      string // content-addressed, no directories
+	Subfolder string
+	Size      int64
+	Open      func() (io.ReadCloser, error)
+}
+
+// Update is one frame of a run as the back end sent it, still in the back end's ids and names.
+type Update struct {
+	Type   string          // JSON frames: the type word
+	Node   string          // node id, when the frame names one
+	Data   json.RawMessage // JSON frames: the data object
+	Binary []byte          // binary frames: the whole frame; nil for JSON frames
+}
+
+// Result is how a run ended, in the back end's ids and names.
+type Result struct {
+	State    job.State       // Completed, Failed (the graph's own failure) or Cancelled (interrupted)
+	Outputs  json.RawMessage // history entry's outputs
+	Messages json.RawMessage // history entry's status.messages
+	Meta     json.RawMessage // history entry's meta
+}
+
+// FileRef names a file on a back end.
+type FileRef struct {
+	Filename  string `json:"filename"`
+	Subfolder string `json:"subfolder"`
+	Type      string `json:"type"` // output, temp, input
+}
+
+// Snapshot is what a back end told about itself.
+type Snapshot struct {
+	Version    string // ComfyUI's version
+	Epoch      string // changes when the back end was restarted
+	Devices    []Device
+	System     json.RawMessage     // whole answer of /system_stats
+	ObjectInfo json.RawMessage     // whole answer of /object_info, made valid JSON; nil when unchanged since the last Probe
+	Models     map[string][]string // by folder
+	Embeddings []string
+	Extensions []string                   // web files of custom nodes, as listed
+	WebTexts   map[string]json.RawMessage // i18n, workflow_templates, global_subgraphs, … by route, raw
+	QueueOther int                        // runs in its queue that are not ours
+	Taken      time.Time
+}
+
+// Device is one GPU of a back end. Sizes in bytes.
+type Device struct {
+	Name      string `json:"name"`
+	Type      string `json:"type"`
+	VRAMTotal int64  `json:"vram_total"`
+	VRAMFree  int64  `json:"vram_free"`
+}
+
+// Error classes of a driver. A driver wraps its cause in exactly one of them.
+var (
+	ErrUnreachable = errors.New("back end does not answer")                   // try elsewhere or later
+	ErrNotComfyUI  = errors.New("address is not a ComfyUI server")            // configuration
+	ErrTooOld      = errors.New("ComfyUI is older than the oldest supported") // configuration
+	ErrUnknownRun  = errors.New("back end knows nothing of this run")         // new attempt
+	ErrLost        = errors.New("run was lost on the back end")               // restarted, crashed, frozen: new attempt
+	ErrFrozen      = errors.New("back end stopped answering in mid-run")      // new attempt elsewhere
+	ErrForeign     = errors.New("back end is busy with somebody else's runs")
+)
+
+// Refused is the back end's 400 to a prompt: the graph's own fault, in the back end's ids.
+type Refused struct {
+	Body json.RawMessage // {"error":{…},"node_errors":{…}}
+}
+
+func (r *Refused) Error() string { return "back end refused the graph" }
