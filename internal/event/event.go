@@ -1,3 +1,8 @@
+// Package event carries what happens in the studio to those who show it: a typed bus with one topic per person
+// and two lanes. The state lane is never lost silently: a subscriber that does not keep up gets Lagged in place
+// of what it missed and reads the truth anew. In the preview lane the latest of its kind wins.
+//
+// Publishing never blocks and never waits for a subscriber.
 package event
 
 import (
@@ -70,6 +75,12 @@ type Place struct {
 	Reason   string `json:"reason"`   // one sentence
 }
 
+// Lagged stands in a subscriber's stream for state events that it was too slow to take: whatever it believes may
+// be old, it has to read the state anew. It never travels to others.
+type Lagged struct {
+	Dropped int // how many state events it replaces
+}
+
 func (JobChanged) body()   {}
 func (RunFrame) body()     {}
 func (RunBinary) body()    {}
@@ -77,3 +88,4 @@ func (LogLines) body()     {}
 func (Notice) body()       {}
 func (FleetChanged) body() {}
 func (Queued) body()       {}
+func (Lagged) body()       {}
