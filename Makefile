@@ -1,0 +1,112 @@
+# ComfyuME. `make` alone lists what there is.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run build dist test deps fmt fmt-check vet lint unit cross race fuzz bench bench-once frontends clean
+.NOTPARALLEL:
+
+CACHE     := $(CURDIR)/.cache
+TOOLS     := $(CACHE)/bin
+GO        ?= go
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS   := -s -w -X github.com/ahelme/comfyume/internal/cli.Version=$(VERSION)
+BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+GO_DIRS   := $(wildcard cmd internal e2e)
+PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+
+# What the tests need beside Go, Node and Python, as Debian packages. They are brought by apt-get where that is allowed.
+TEST_DEBS := chromium nginx redis-server
+# The editors the tests run with: one of each generation.
+TEST_FRONTENDS := 1.27.10 1.40.10 1.58.1
+
+# make run: LISTEN=ADDRESS PORT=NUMBER DATA=FOLDER NAME=TITLE BACKEND=URL FRONTEND=VERSION
+PORT   ?= 8080
+LISTEN ?= 127.0.0.1
+DATA   ?= ./data
+NAME   ?=
+BACKEND  ?=
+FRONTEND ?=
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: build ## start a try-out studio and print sign-in links (PORT= LISTEN= DATA= NAME= BACKEND=url FRONTEND=version)
+	@./bin/comfyume frontend install --if-missing $(FRONTEND)
+	@exec ./bin/comfyume serve --demo --listen '$(if $(findstring :,$(LISTEN)),$(LISTEN),$(LISTEN):$(PORT))' --data '$(DATA)' \
+		$(if $(NAME),--name '$(NAME)') $(if $(BACKEND),--backend '$(BACKEND)') $(if $(FRONTEND),--frontend '$(FRONTEND)')
+
+build: ## leave bin/comfyume, one static file
+	@mkdir -p bin
+	@$(BUILD) -o bin/comfyume ./cmd/comfyume
+
+dist: ## build for linux, darwin and windows on amd64 and arm64 into dist/, with checksums
+	@mkdir -p dist
+	@set -e; for p in $(PLATFORMS); do \
+		os=$${p%/*}; arch=$${p#*/}; ext=; if [ "$$os" = windows ]; then ext=.exe; fi; \
+		echo "dist/comfyume-$$os-$$arch$$ext"; \
+		GOOS=$$os GOARCH=$$arch $(BUILD) -o dist/comfyume-$$os-$$arch$$ext ./cmd/comfyume; \
+	done; cd dist && sha256sum comfyume-* > SHA256SUMS
+
+test: deps fmt-check vet lint build unit cross bench-once race ## bring what the tests need and run all of them
+
+deps: ## bring what the tests need (chromium, nginx, redis-server, gcc, pip)
+	@missing=; \
+	for deb in $(TEST_DEBS); do PATH="$$PATH:/usr/sbin" command -v $$deb >/dev/null 2>&1 || missing="$$missing $$deb"; done; \
+	command -v gcc >/dev/null 2>&1 || missing="$$missing gcc libc6-dev"; \
+	python3 -m pip --version >/dev/null 2>&1 || missing="$$missing python3-pip"; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+			echo "installing$$missing"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+		else \
+			echo "The tests need$$missing. Install with: sudo apt-get install$$missing"; exit 1; \
+		fi; \
+	fi
+
+frontends: build ## bring the editors that the tests run with into .cache/frontends
+	@COMFYUME_FRONTENDS=$(CACHE)/frontends ./bin/comfyume frontend install --if-missing $(TEST_FRONTENDS)
+
+$(TOOLS)/.done: tools/go.mod tools/go.sum
+	@mkdir -p $(TOOLS)
+	@cd tools && GOBIN=$(TOOLS) $(GO) install mvdan.cc/gofumpt honnef.co/go/tools/cmd/staticcheck
+	@touch $@
+
+fmt: $(TOOLS)/.done ## format the source
+	@$(TOOLS)/gofumpt -w $(GO_DIRS)
+
+fmt-check: $(TOOLS)/.done
+	@bad=$$($(TOOLS)/gofumpt -l $(GO_DIRS)) || exit 1; \
+	if [ -n "$$bad" ]; then echo "not formatted (make fmt mends it):"; echo "$$bad"; exit 1; fi
+
+vet:
+	@$(GO) vet ./...
+
+lint: $(TOOLS)/.done ## static analysis
+	@$(TOOLS)/staticcheck ./...
+
+unit: ## the tests of the packages
+	@$(GO) test -timeout 15m ./...
+
+cross: ## compile for windows and darwin
+	@set -e; for os in windows darwin; do GOOS=$$os CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/comfyume; done
+
+bench-once: # a benchmark that does not run any more is found here; its figures mean nothing
+	@mkdir -p $(CACHE)
+	@$(GO) test -run '^$$' -bench . -benchtime 1x ./internal/... >$(CACHE)/bench-once.txt || { cat $(CACHE)/bench-once.txt; exit 1; }
+
+bench: ## run the benchmarks for real
+	@$(GO) test -run '^$$' -bench . -benchmem ./internal/...
+
+# Packages whose goroutines share state. They are tested with the race detector, which needs a C compiler.
+RACE := app event queue dispatch comfyserver backend/comfyui
+
+race: ## the concurrent packages with the race detector (needs gcc)
+	@CGO_ENABLED=1 $(GO) test -race -timeout 15m $(foreach p,$(RACE),$(if $(wildcard internal/$(p)),./internal/$(p)/...))
+
+fuzz: ## fuzz every parser for FUZZTIME (default 20s) each
+	@set -e; for f in $$(grep -rlE '^func Fuzz' --include=*_test.go internal); do \
+		for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$f); do \
+			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),20s) ./$$(dirname $$f); \
+		done; done
+
+clean: ## remove what was built
+	@rm -rf bin dist .cache
