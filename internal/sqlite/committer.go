@@ -1,0 +1,229 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+
+	"github.com/ahelme/comfyume/internal/fault"
+)
+
+// request is one change somebody waits for.
+type request struct {
+	fn       func(*Tx) error
+	err      error
+	panicked any // what fn panicked with, given back to the caller's goroutine
+	done     chan struct{}
+}
+
+var requests = sync.Pool{New: func() any { return &request{done: make(chan struct{}, 1)} }}
+
+// Write runs fn inside the writer's transaction and returns after the commit: nil means durable. When fn returns
+// an error its changes, and only its, are undone, and Write returns that error.
+//
+// fn runs on the writer's goroutine while others wait: it must be quick and must not call Write. A context that
+// ends before the request is taken up gives its error; one that ends later undoes nothing.
+func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
+	r := requests.Get().(*request)
+	r.fn = fn
+	if err := db.enqueue(ctx, r); err != nil {
+		return err
+	}
+	<-r.done
+	err, panicked := r.err, r.panicked
+	r.fn, r.err, r.panicked = nil, nil, nil
+	requests.Put(r)
+	if panicked != nil {
+		panic(panicked)
+	}
+	return err
+}
+
+func (db *DB) enqueue(ctx context.Context, r *request) error {
+	db.gate.RLock()
+	defer db.gate.RUnlock()
+	if db.closed {
+		return errClosed()
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case db.queue <- r:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func errClosed() error {
+	return fault.New(fault.Unavailable, "The studio is shutting down.").
+		WithRemedy("Try again when it is back.").WithCode("closed")
+}
+
+// writer owns the one connection that writes. Its fields belong to its goroutine.
+type writer struct {
+	tx    Tx
+	log   *slog.Logger
+	after []func() // of the requests that are about to be committed, in order
+}
+
+// Statements around requests.
+const (
+	sqlBegin    = `begin immediate`
+	sqlCommit   = `commit`
+	sqlRollback = `rollback`
+	sqlSave     = `savepoint request`
+	sqlRelease  = `release request`
+	sqlUndo     = `rollback to request`
+)
+
+func newWriter(conn *sql.Conn, log *slog.Logger) (*writer, error) {
+	w := &writer{log: log, tx: Tx{conn: conn, stmts: map[string]*sql.Stmt{}}}
+	for _, q := range []string{sqlBegin, sqlCommit, sqlRollback, sqlSave, sqlRelease, sqlUndo} {
+		if _, err := w.tx.prepared(q); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// run commits until the queue is closed and empty, then gives the connection back.
+func (w *writer) run(queue <-chan *request, most int) {
+	batch := make([]*request, 0, most)
+	for r := range queue {
+		batch = append(batch[:0], r)
+	fill:
+		for len(batch) < most {
+			select {
+			case more, ok := <-queue:
+				if !ok {
+					break fill
+				}
+				batch = append(batch, more)
+			default:
+				break fill
+			}
+		}
+		w.commit(batch)
+		for i, r := range batch {
+			batch[i] = nil
+			r.done <- struct{}{}
+		}
+	}
+	w.close()
+}
+
+// commit runs the requests of batch in one transaction and leaves each with its result.
+func (w *writer) commit(batch []*request) {
+	defer func() {
+		clear(w.after)
+		w.after = w.after[:0]
+	}()
+	if _, err := w.tx.Exec(sqlBegin); err != nil {
+		fail(batch, fmt.Errorf("begin: %w", err))
+		return
+	}
+	for _, r := range batch {
+		if err := w.one(r, len(batch) > 1); err != nil {
+			// The transaction as a whole is gone (disk full, I/O error): nothing of the batch is durable.
+			w.rollback()
+			fail(batch, err)
+			return
+		}
+	}
+	if len(batch) == 1 && batch[0].failed() {
+		w.rollback()
+		return
+	}
+	if _, err := w.tx.Exec(sqlCommit); err != nil {
+		w.rollback()
+		fail(batch, fmt.Errorf("commit: %w", err))
+		return
+	}
+	for _, fn := range w.after {
+		w.call(fn)
+	}
+}
+
+func (r *request) failed() bool { return r.err != nil || r.panicked != nil }
+
+// one runs a request, with neighbours in a savepoint of its own. The error it returns is the transaction's, not the
+// request's.
+func (w *writer) one(r *request, neighbours bool) error {
+	if neighbours {
+		if _, err := w.tx.Exec(sqlSave); err != nil {
+			return fmt.Errorf("savepoint: %w", err)
+		}
+	}
+	w.protect(r)
+	if !r.failed() {
+		w.after = append(w.after, w.tx.after...)
+	}
+	if err := w.tx.end(); err != nil && !r.failed() {
+		return fmt.Errorf("close rows: %w", err)
+	}
+	if !neighbours {
+		return nil
+	}
+	if r.failed() {
+		if _, err := w.tx.Exec(sqlUndo); err != nil {
+			return errors.Join(r.err, fmt.Errorf("roll back one request: %w", err))
+		}
+	}
+	if _, err := w.tx.Exec(sqlRelease); err != nil {
+		return fmt.Errorf("release: %w", err)
+	}
+	return nil
+}
+
+// protect runs the request's function and keeps what it panicked with for the goroutine that asked.
+func (w *writer) protect(r *request) {
+	defer func() {
+		if p := recover(); p != nil {
+			r.panicked = fmt.Sprintf("%v\n\nin the database's writer:\n%s", p, debug.Stack())
+		}
+	}()
+	r.err = classify(r.fn(&w.tx))
+}
+
+// call runs what a request wanted to be called after the commit. It is durable by now, so that a panic there must
+// neither stop the writer nor make the request look failed.
+func (w *writer) call(fn func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			w.log.Error("a call after the commit panicked", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	fn()
+}
+
+func (w *writer) rollback() {
+	if _, err := w.tx.Exec(sqlRollback); err != nil {
+		// SQLite has rolled back by itself after the worst errors; there is nothing left to undo then.
+		w.log.Debug("roll back", "err", err)
+	}
+}
+
+func (w *writer) close() {
+	for _, st := range w.tx.stmts {
+		if err := st.Close(); err != nil {
+			w.log.Warn("close a statement of the database", "err", err)
+		}
+	}
+	if err := w.tx.conn.Close(); err != nil {
+		w.log.Warn("close the database's writing connection", "err", err)
+	}
+}
+
+// fail gives every request of the batch the error that undid all of them.
+func fail(batch []*request, err error) {
+	err = classify(err)
+	for _, r := range batch {
+		r.err = err
+	}
+}
