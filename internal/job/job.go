@@ -168,3 +168,17 @@ type Changed struct {
 	Job     Job
 	Outcome *Outcome // only with Finished
 }
+
+// ClaimParams is what a claim writes down before a byte goes to a back end.
+type ClaimParams struct {
+	BackEnd    string
+	RunID      string // prompt id on the back end, a fresh UUID
+	ClientID   string // client id on the back end, a fresh UUID
+	LeaseUntil time.Time
+}
+
+// Fence names one attempt of a job: the right to report about it.
+type Fence struct {
+	Job ID
+	N   int64 // Attempt.Fence
+}
