@@ -1,0 +1,203 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// name is what users, groups and back ends may be called: it becomes a folder and a part of addresses.
+var name = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
+
+var versionWord = regexp.MustCompile(`^[0-9]+(\.[0-9]+)+[0-9A-Za-z.+-]*$`)
+
+// check finds everything that is wrong with values that could be read.
+func (l *loader) check() {
+	c := &l.out.Config
+	l.address("listen", c.Listen, false)
+	l.address("queue_api", c.QueueAPI, true)
+	l.address("metrics", c.Metrics, true)
+	l.publicURL(c.PublicURL)
+	l.tls(c.TLS)
+	for i, p := range c.TrustedProxies {
+		if _, err := netip.ParsePrefix(p); err == nil {
+			continue
+		}
+		if _, err := netip.ParseAddr(p); err != nil {
+			l.wrong(fmt.Sprintf("trusted_proxies[%d]", i), "%q is neither an address nor a network such as 10.0.0.0/8", p)
+		}
+	}
+	if c.Data == "" {
+		l.wrong("data", "is empty; name the folder for the database and the files")
+	}
+	l.store(c)
+	l.oneOf("isolation", c.Isolation, "shared", "strict")
+	l.oneOf("comfy_account", c.ComfyAccount, "deny", "allow")
+	l.oneOf("queue.mode", c.Queue.Mode, "fifo", "round_robin", "priority", "fair")
+	if f := c.Frontend; f != "auto" && !versionWord.MatchString(f) && !strings.ContainsAny(f, `/\`) {
+		l.wrong("frontend", "%q is neither auto, nor a version such as 1.58.1, nor a folder", f)
+	}
+	for path, n := range map[string]int64{
+		"limits.upload": int64(c.Limits.Upload), "limits.disk_per_user": int64(c.Limits.DiskPerUser),
+		"limits.sockets_per_user": int64(c.Limits.SocketsPerUser), "queue.max_pending": int64(c.Queue.MaxPending),
+		"queue.max_pending_per_user": int64(c.Queue.MaxPendingPerUser), "queue.max_running_per_user": int64(c.Queue.MaxRunningPerUser),
+	} {
+		if n < 1 {
+			l.wrong(path, "has to be at least 1")
+		}
+	}
+	l.users(c.Users)
+	l.backends(c.Backends)
+	l.notYet(reflect.ValueOf(c).Elem(), "")
+}
+
+// wrong reports a problem with the value at path, with where it came from.
+func (l *loader) wrong(path, format string, args ...any) {
+	where, at := l.out.origin[path], path
+	for where == (Origin{}) && at != "" { // a missing value stands where its section or list item begins
+		cut := strings.LastIndexAny(at, ".[")
+		if cut < 0 {
+			break
+		}
+		at = at[:cut]
+		where = l.out.origin[at]
+	}
+	l.problem(where, path, format, args...)
+}
+
+func (l *loader) oneOf(path, value string, words ...string) {
+	if !slices.Contains(words, value) {
+		l.wrong(path, "%q is none of %s%s", value, strings.Join(words, ", "), maybe(near(value, words)))
+	}
+}
+
+func (l *loader) address(path, value string, mayBeEmpty bool) {
+	if value == "" && mayBeEmpty {
+		return
+	}
+	_, port, err := net.SplitHostPort(value)
+	if err != nil {
+		l.wrong(path, "%q is not an address such as 127.0.0.1:8080", value)
+		return
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n > 65535 {
+		l.wrong(path, "%q has no port between 0 and 65535", value)
+	}
+}
+
+func (l *loader) publicURL(value string) {
+	if value == "" {
+		return
+	}
+	u, err := url.Parse(value)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		l.wrong("public_url", "%q is not an address such as https://lab.example/studio", value)
+		return
+	}
+	if u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		l.wrong("public_url", "%q may have a path, and neither a name, nor ?, nor #", value)
+	}
+}
+
+func (l *loader) tls(t TLS) {
+	l.oneOf("tls.mode", t.Mode, "off", "files", "acme", "self")
+	needs := map[string][]struct{ path, value string }{
+		"files": {{"tls.cert", t.Cert}, {"tls.key", t.Key}},
+		"acme":  {{"tls.domain", t.Domain}},
+	}
+	for _, n := range needs[t.Mode] {
+		if n.value == "" {
+			l.wrong(n.path, "is needed by tls.mode %s", t.Mode)
+		}
+	}
+}
+
+func (l *loader) store(c *Config) {
+	switch {
+	case c.Store == "sqlite":
+	case strings.HasPrefix(c.Store, "redis://"), strings.HasPrefix(c.Store, "rediss://"):
+		l.wrong("store", "this version keeps its store in sqlite only")
+	default:
+		l.wrong("store", "%q is not a store; write sqlite", c.Store)
+	}
+	switch u, err := url.Parse(c.Blob); {
+	case c.Blob == "file":
+	case err == nil && u.Scheme == "file" && u.Host == "" && filepath.IsAbs(u.Path):
+	case err == nil && u.Scheme == "s3":
+		l.wrong("blob", "this version keeps files in a folder only")
+	default:
+		l.wrong("blob", "%q is neither file nor an absolute folder such as file:///mnt/outputs", c.Blob)
+	}
+}
+
+func (l *loader) users(users []User) {
+	seen := map[string]bool{}
+	for i, u := range users {
+		at := fmt.Sprintf("users[%d]", i)
+		if !name.MatchString(u.Name) {
+			l.wrong(at+".name", "%q is not a name: 1 to 32 lower-case letters, digits, - and _", u.Name)
+		}
+		if seen[u.Name] {
+			l.wrong(at+".name", "%q is there twice", u.Name)
+		}
+		seen[u.Name] = true
+		if u.Role == "" {
+			users[i].Role = "participant"
+		} else {
+			l.oneOf(at+".role", u.Role, "participant", "instructor", "operator")
+		}
+		if u.Group != "" && !name.MatchString(u.Group) {
+			l.wrong(at+".group", "%q is not a name: 1 to 32 lower-case letters, digits, - and _", u.Group)
+		}
+	}
+}
+
+func (l *loader) backends(backends []Back) {
+	seen := map[string]bool{}
+	for i, b := range backends {
+		at := fmt.Sprintf("backends[%d]", i)
+		if !name.MatchString(b.Name) {
+			l.wrong(at+".name", "%q is not a name: 1 to 32 lower-case letters, digits, - and _", b.Name)
+		}
+		if seen[b.Name] {
+			l.wrong(at+".name", "%q is there twice", b.Name)
+		}
+		seen[b.Name] = true
+		switch b.Driver {
+		case "comfyui", "":
+			backends[i].Driver = "comfyui"
+			if u, err := url.Parse(b.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+				l.wrong(at+".url", "%q is not an address such as http://127.0.0.1:8188", b.URL)
+			}
+		case "agent", "serverless":
+			l.wrong(at+".driver", "this version has the driver comfyui only")
+		default:
+			l.wrong(at+".driver", "%q is not a driver; write comfyui", b.Driver)
+		}
+	}
+}
+
+// notYet warns of values that are accepted and that this version does nothing with.
+func (l *loader) notYet(v reflect.Value, prefix string) {
+	for i := range v.NumField() {
+		f, tag := v.Field(i), v.Type().Field(i).Tag
+		path := prefix + tag.Get("yaml")
+		switch {
+		case isSection(f):
+			l.notYet(f, path+".")
+		case f.Kind() == reflect.Slice && f.Type().Elem().Kind() == reflect.Struct:
+			for j := range f.Len() {
+				l.notYet(f.Index(j), fmt.Sprintf("%s[%d].", path, j))
+			}
+		case tag.Get("yet") != "" && l.out.IsSet(path) && !f.IsZero():
+			l.warn("%s %s in this version", path, tag.Get("yet"))
+		}
+	}
+}

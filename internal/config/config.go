@@ -1,0 +1,85 @@
+// Package config holds the settings of a studio as plain data: defaults, then the settings file, then the
+// environment, then flags. Everything that is wrong is reported at once, with file, line and a near name.
+package config
+
+// Config is what can be set. The tag doc is the sentence of the generated reference; yet names what a value
+// would do in a later version and does not do in this one.
+type Config struct {
+	Name           string   `yaml:"name" doc:"title of the studio on its own pages"`
+	Listen         string   `yaml:"listen" doc:"editor, ComfyUI protocol and REST interface"`
+	PublicURL      string   `yaml:"public_url" doc:"printed in every link; may have a path: https://lab.example/studio"`
+	TLS            TLS      `yaml:"tls" doc:"encryption; beyond loopback serve refuses to run without it unless insecure_lan is true"`
+	TrustedProxies []string `yaml:"trusted_proxies" doc:"addresses or networks whose X-Forwarded-* and X-Real-IP count"`
+	InsecureLAN    bool     `yaml:"insecure_lan" doc:"serve without encryption beyond loopback, and say so"`
+	QueueAPI       string   `yaml:"queue_api" doc:"the queue manager's API on a port of its own; empty turns it off" yet:"opens no port"`
+	Metrics        string   `yaml:"metrics" doc:"/metrics, /healthz and /readyz without sign-in; empty: only on listen, for operators"`
+	Data           string   `yaml:"data" doc:"database and files"`
+	Store          string   `yaml:"store" doc:"sqlite"`
+	Isolation      string   `yaml:"isolation" doc:"shared | strict: strict closes the back ends' node cache between people"`
+	Blob           string   `yaml:"blob" doc:"file: under data; or file:///mnt/sfs/outputs"`
+	Frontend       string   `yaml:"frontend" doc:"auto: the newest installed one; a version; or a folder"`
+	ComfyAccount   string   `yaml:"comfy_account" doc:"deny | allow: nodes that spend a person's Comfy credits"`
+	Limits         Limits   `yaml:"limits" doc:"what one person or one request may take"`
+	Queue          Queue    `yaml:"queue" doc:"order and bounds of the queue"`
+	Users          []User   `yaml:"users" doc:"accounts, made at start when missing"`
+	Backends       []Back   `yaml:"backends" doc:"GPU sources, in order of preference when they disagree about nodes"`
+}
+
+// TLS says how connections are encrypted.
+type TLS struct {
+	Mode   string `yaml:"mode" doc:"off | files (cert, key) | acme (domain, mail) | self (own CA, certificate to download from the sign-in page)"`
+	Cert   string `yaml:"cert" doc:"files: certificate chain, PEM"`
+	Key    string `yaml:"key" doc:"files: private key, PEM"`
+	Domain string `yaml:"domain" doc:"acme: the name that the certificate is for"`
+	Mail   string `yaml:"mail" doc:"acme: where the authority may write to"`
+}
+
+// Limits bounds what one person or one request may take.
+type Limits struct {
+	Upload         Size `yaml:"upload" doc:"largest upload"`
+	DiskPerUser    Size `yaml:"disk_per_user" doc:"files of one person"`
+	KeepFree       Size `yaml:"keep_free" doc:"below this much free space no new run starts and no upload is taken"`
+	SocketsPerUser int  `yaml:"sockets_per_user" doc:"open editor connections of one person"`
+}
+
+// Queue is the order and the bounds of the queue.
+type Queue struct {
+	Mode              string `yaml:"mode" doc:"fifo | round_robin | priority | fair"`
+	MaxPending        int    `yaml:"max_pending" doc:"waiting jobs of all people"`
+	MaxPendingPerUser int    `yaml:"max_pending_per_user" doc:"waiting jobs of one person"`
+	MaxRunningPerUser int    `yaml:"max_running_per_user" doc:"jobs of one person that run at the same time"`
+}
+
+// User is an account made at start when missing.
+type User struct {
+	Name  string `yaml:"name" doc:"lower-case letters, digits, - and _"`
+	Role  string `yaml:"role" doc:"participant | instructor | operator"`
+	Group string `yaml:"group" doc:"class or team"`
+}
+
+// Back is one GPU source.
+type Back struct {
+	Name   string `yaml:"name" doc:"how it is called in logs and pages"`
+	Driver string `yaml:"driver" doc:"comfyui"`
+	URL    string `yaml:"url" doc:"address of the ComfyUI server"`
+	Key    Secret `yaml:"key" doc:"sent as a bearer token; env:NAME or file:PATH, never in clear" yet:"is not sent"`
+}
+
+// Default returns the settings of a studio that nobody configured.
+func Default() Config {
+	return Config{
+		Name:         "ComfyuME",
+		Listen:       "127.0.0.1:8080",
+		TLS:          TLS{Mode: "off"},
+		QueueAPI:     "127.0.0.1:3000",
+		Metrics:      "127.0.0.1:9464",
+		Data:         "./data",
+		Store:        "sqlite",
+		Isolation:    "shared",
+		Blob:         "file",
+		Frontend:     "auto",
+		ComfyAccount: "deny",
+		Limits:       Limits{Upload: 512 * MB, DiskPerUser: 10 * GB, KeepFree: 5 * GB, SocketsPerUser: 32},
+		Queue:        Queue{Mode: "fair", MaxPending: 10000, MaxPendingPerUser: 100, MaxRunningPerUser: 2},
+	}
+}

@@ -1,0 +1,129 @@
+package config
+
+import (
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+)
+
+// Write prints the settings as YAML, each with where it came from. Secrets show as the reference they are.
+func (l *Loaded) Write(w io.Writer) error {
+	p := &printer{w: w, origin: l.Origin}
+	p.section(reflect.ValueOf(l.Config), "", "")
+	return p.err
+}
+
+// WriteReference prints a settings file that holds every setting with its default and what it does.
+func WriteReference(w io.Writer) error {
+	p := &printer{w: w, reference: true}
+	p.line("# Settings of a ComfyuME studio. Everything here is optional; what is shown is the default.")
+	p.line("# In the environment a path is joined by _ (%sQUEUE_MODE); lists are in the file only.", Prefix)
+	p.line("# Relative paths in this file start at the file's folder.")
+	p.section(reflect.ValueOf(Default()), "", "")
+	return p.err
+}
+
+// printer writes settings as YAML and remembers the first error.
+type printer struct {
+	w         io.Writer
+	err       error
+	reference bool
+	origin    func(path string) Origin
+}
+
+func (p *printer) line(format string, args ...any) {
+	if p.err == nil {
+		_, p.err = fmt.Fprintf(p.w, format+"\n", args...)
+	}
+}
+
+func (p *printer) section(v reflect.Value, prefix, indent string) {
+	for i := range v.NumField() {
+		f, tag := v.Field(i), v.Type().Field(i).Tag
+		key := tag.Get("yaml")
+		switch {
+		case isSection(f):
+			p.line("%s%s:%s", indent, key, p.remark(tag, ""))
+			p.section(f, prefix+key+".", indent+"  ")
+		case f.Kind() == reflect.Slice:
+			p.list(f, prefix+key, indent, tag)
+		default:
+			p.line("%s%s: %s%s", indent, key, scalar(f), p.remark(tag, prefix+key))
+		}
+	}
+}
+
+// remark is the comment behind a value: what it does, or where it came from.
+func (p *printer) remark(tag reflect.StructTag, path string) string {
+	switch {
+	case p.reference && tag.Get("yet") != "":
+		return "  # " + tag.Get("doc") + " (" + tag.Get("yet") + " in this version)"
+	case p.reference:
+		return "  # " + tag.Get("doc")
+	case path != "" && p.origin(path) != (Origin{}):
+		return "  # " + p.origin(path).String()
+	default:
+		return ""
+	}
+}
+
+func (p *printer) list(v reflect.Value, path, indent string, tag reflect.StructTag) {
+	if v.Len() == 0 {
+		p.line("%s%s: []%s", indent, tag.Get("yaml"), p.remark(tag, path))
+		if p.reference && v.Type().Elem().Kind() == reflect.Struct {
+			p.example(v.Type().Elem(), indent)
+		}
+		return
+	}
+	p.line("%s%s:%s", indent, tag.Get("yaml"), p.remark(tag, path))
+	for i := range v.Len() {
+		if v.Index(i).Kind() != reflect.Struct {
+			p.line("%s  - %s", indent, scalar(v.Index(i)))
+			continue
+		}
+		var parts []string
+		for f := range fields(v.Index(i), "") {
+			if !f.value.IsZero() {
+				parts = append(parts, f.path+": "+scalar(f.value))
+			}
+		}
+		p.line("%s  - {%s}", indent, strings.Join(parts, ", "))
+	}
+}
+
+// example shows the keys of a list's items, commented out.
+func (p *printer) example(item reflect.Type, indent string) {
+	first := "- "
+	for f := range fields(reflect.New(item).Elem(), "") {
+		p.line("%s#  %s%s:%s", indent, first, f.path, p.remark(f.tag, ""))
+		first = "  "
+	}
+}
+
+// scalar returns a value as YAML.
+func scalar(v reflect.Value) string {
+	switch x := v.Interface().(type) {
+	case Secret:
+		return quote(x.Reference())
+	case string:
+		return quote(x)
+	default:
+		return fmt.Sprint(x)
+	}
+}
+
+// quote returns text as a YAML scalar that reads back as the same text.
+func quote(s string) string {
+	plain := s != "" && strings.IndexFunc(s, func(r rune) bool {
+		return r > 126 || r <= ' ' || strings.ContainsRune(`:#{}[],&*!|>'"%@`+"`", r)
+	}) < 0
+	switch s {
+	case "true", "false", "yes", "no", "on", "off", "null", "~", "-", "?":
+		plain = false
+	}
+	if plain {
+		return s
+	}
+	return fmt.Sprintf("%q", s)
+}

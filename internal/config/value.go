@@ -1,0 +1,130 @@
+package config
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"strconv"
+	"strings"
+)
+
+// Size is a number of bytes, written as 512MB or 10GB.
+type Size int64
+
+// The units of sizes. They are the decimal ones, as disks are sold; KiB, MiB, GiB and TiB are read too.
+const (
+	KB Size = 1000
+	MB      = 1000 * KB
+	GB      = 1000 * MB
+	TB      = 1000 * GB
+)
+
+var units = []struct {
+	word string
+	size Size
+}{
+	{"TiB", 1 << 40},
+	{"GiB", 1 << 30},
+	{"MiB", 1 << 20},
+	{"KiB", 1 << 10},
+	{"TB", TB},
+	{"GB", GB},
+	{"MB", MB},
+	{"KB", KB},
+	{"B", 1},
+}
+
+// ParseSize reads a size such as 512MB, 1.5 GiB or 4096.
+func ParseSize(s string) (Size, error) {
+	number, factor := strings.TrimSpace(s), Size(1)
+	for _, u := range units {
+		if n := len(number) - len(u.word); n > 0 && strings.EqualFold(number[n:], u.word) {
+			number, factor = strings.TrimSpace(number[:n]), u.size
+			break
+		}
+	}
+	if whole, err := strconv.ParseInt(number, 10, 64); err == nil {
+		if whole < 0 || whole > math.MaxInt64/int64(factor) {
+			return 0, fmt.Errorf("%q is out of range", s)
+		}
+		return Size(whole) * factor, nil
+	}
+	f, err := strconv.ParseFloat(number, 64)
+	if err != nil || math.IsNaN(f) {
+		return 0, fmt.Errorf("%q is not a size such as 512MB or 10GB", s)
+	}
+	if f < 0 || f*float64(factor) >= math.MaxInt64 {
+		return 0, fmt.Errorf("%q is out of range", s)
+	}
+	return Size(f * float64(factor)), nil
+}
+
+// String returns the size in the largest unit that leaves a whole number.
+func (s Size) String() string {
+	for _, u := range units {
+		if s >= u.size && s%u.size == 0 && u.size > 1 {
+			return strconv.FormatInt(int64(s/u.size), 10) + u.word
+		}
+	}
+	return strconv.FormatInt(int64(s), 10)
+}
+
+// Secret refers to something that must not stand in a file: env:NAME or file:PATH. It prints as ***.
+type Secret struct{ ref string }
+
+// ParseSecret reads a reference. The text itself never comes back in an error: it may be the secret.
+func ParseSecret(s string) (Secret, error) {
+	kind, name, ok := strings.Cut(s, ":")
+	if s == "" {
+		return Secret{}, nil
+	}
+	if !ok || name == "" || kind != "env" && kind != "file" {
+		return Secret{}, fmt.Errorf("a secret is never written in clear; write env:NAME or file:PATH")
+	}
+	return Secret{ref: s}, nil
+}
+
+// IsSet reports whether there is a reference.
+func (s Secret) IsSet() bool { return s.ref != "" }
+
+// Reference returns where the secret is, which is no secret.
+func (s Secret) Reference() string { return s.ref }
+
+// Reveal returns the secret itself.
+func (s Secret) Reveal() (string, error) {
+	kind, name, _ := strings.Cut(s.ref, ":")
+	switch kind {
+	case "env":
+		v, ok := os.LookupEnv(name)
+		if !ok || v == "" {
+			return "", fmt.Errorf("the environment has no %s", name)
+		}
+		return v, nil
+	case "file":
+		b, err := os.ReadFile(name)
+		if err != nil {
+			return "", fmt.Errorf("reading the secret: %w", err)
+		}
+		return strings.TrimRight(string(b), "\r\n"), nil
+	default:
+		return "", nil
+	}
+}
+
+// String hides the secret.
+func (s Secret) String() string {
+	if s.ref == "" {
+		return ""
+	}
+	return "***"
+}
+
+// GoString hides the secret from %#v.
+func (s Secret) GoString() string { return s.String() }
+
+// LogValue hides the secret in logs.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// MarshalText hides the secret in JSON and YAML.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
