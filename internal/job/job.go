@@ -81,6 +81,14 @@ type Job struct {
 	Summary json.RawMessage
 }
 
+// Duration returns how long a finished job ran; zero for all others.
+func (j Job) Duration() time.Duration {
+	if j.Started.IsZero() || j.Finished.IsZero() {
+		return 0
+	}
+	return j.Finished.Sub(j.Started)
+}
+
 // Attempt is one try of a job on a back end. Its fence is the right to report: the store takes a report only
 // with the newest fence of the job.
 type Attempt struct {

@@ -1,0 +1,291 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// Remaining counts the person's open jobs, running ones included. It costs no look into the store.
+func (s *Service) Remaining(user string) int { return s.book.remaining(user) }
+
+// Open returns the person's open jobs: those a back end works on first, then those that are staged, then the
+// waiting ones in the order in which they will run.
+func (s *Service) Open(ctx context.Context, user string) ([]job.Job, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	return s.book.open(user), nil
+}
+
+// Requests returns what the person's jobs with these ids ask for; others' and unknown ones are left out.
+func (s *Service) Requests(ctx context.Context, user string, ids []job.ID) (map[job.ID]job.Request, error) {
+	seqs := make([]int64, 0, len(ids))
+	byID := make(map[int64]job.ID, len(ids))
+	for _, id := range ids {
+		if j, ok := s.book.get(id); ok && j.User == user {
+			seqs = append(seqs, j.Seq)
+			byID[j.Seq] = id
+			continue
+		}
+		j, err := s.store.Get(ctx, id) // final ones: rare here
+		switch {
+		case errors.Is(err, ErrMissing):
+		case err != nil:
+			return nil, fmt.Errorf("find a job: %w", err)
+		case j.User == user:
+			seqs = append(seqs, j.Seq)
+			byID[j.Seq] = id
+		}
+	}
+	found, err := s.store.Requests(ctx, user, seqs)
+	if err != nil {
+		return nil, fmt.Errorf("read what jobs ask for: %w", err)
+	}
+	out := make(map[job.ID]job.Request, len(found))
+	for seq, req := range found {
+		out[byID[seq]] = req
+	}
+	return out, nil
+}
+
+// Find returns the person's job with the prompt id, open or in history.
+func (s *Service) Find(ctx context.Context, user, promptID string) (job.Job, error) {
+	if j, ok := s.book.find(user, promptID); ok {
+		return j, nil
+	}
+	j, err := s.store.Find(ctx, user, promptID)
+	if errors.Is(err, ErrMissing) {
+		return job.Job{}, missing()
+	}
+	if err != nil {
+		return job.Job{}, fmt.Errorf("find a job: %w", err)
+	}
+	return j, nil
+}
+
+// Entry returns the person's job with the prompt id with what it asks for and, when it is over, how it ended.
+func (s *Service) Entry(ctx context.Context, user, promptID string) (job.Entry, error) {
+	e, err := s.store.Entry(ctx, user, promptID)
+	if errors.Is(err, ErrMissing) {
+		return job.Entry{}, missing()
+	}
+	if err != nil {
+		return job.Entry{}, fmt.Errorf("read a job: %w", err)
+	}
+	if j, ok := s.book.get(e.Job.ID); ok && e.Outcome == nil {
+		e.Job = j // with what only memory knows of it
+	}
+	return e, nil
+}
+
+// EachHistory calls fn for the person's finished jobs in the order in which they ended, oldest first, within the
+// bounds of GET /history. Nothing is held open while fn runs.
+func (s *Service) EachHistory(ctx context.Context, user string, q job.HistoryQuery, fn func(job.Entry) error) error {
+	return s.store.EachHistory(ctx, user, q, fn)
+}
+
+// Jobs lists the person's jobs the way GET /api/jobs does, and counts them without limit and offset. Pending and
+// running are the states that the person sees: a staged job is pending.
+func (s *Service) Jobs(ctx context.Context, user string, q job.ListQuery) ([]job.Job, int, error) {
+	if user == "" {
+		return nil, 0, nil
+	}
+	return s.list(ctx, s.book.open(user), Scope{User: user}, q)
+}
+
+// list merges open jobs, which are in memory, with final ones from the store.
+func (s *Service) list(ctx context.Context, open []job.Job, scope Scope, q job.ListQuery) ([]job.Job, int, error) {
+	wants := func(j job.Job) bool {
+		return (q.States == nil || slices.Contains(q.States, visible(j))) &&
+			(q.WorkflowID == "" || q.WorkflowID == j.WorkflowID)
+	}
+	open = slices.DeleteFunc(open, func(j job.Job) bool { return !wants(j) })
+	final := finals(q.States)
+	if len(final) == 0 {
+		order(open, q)
+		return window(open, q), len(open), nil
+	}
+	stored := q
+	stored.States, stored.Offset = final, 0
+	if q.Limit > 0 {
+		stored.Limit = q.Limit + q.Offset
+	}
+	if len(open) == 0 { // the store's order is the whole order
+		stored.Limit, stored.Offset = q.Limit, q.Offset
+		jobs, total, err := s.store.List(ctx, scope, stored)
+		if err != nil {
+			return nil, 0, fmt.Errorf("list jobs: %w", err)
+		}
+		return jobs, total, nil
+	}
+	jobs, total, err := s.store.List(ctx, scope, stored)
+	if err != nil {
+		return nil, 0, fmt.Errorf("list jobs: %w", err)
+	}
+	// A job that ended between the two looks is in both: the store has the later word.
+	ended := make(map[job.ID]bool, len(jobs))
+	for _, j := range jobs {
+		ended[j.ID] = true
+	}
+	open = slices.DeleteFunc(open, func(j job.Job) bool { return ended[j.ID] })
+	total += len(open)
+	all := append(open, jobs...)
+	order(all, q)
+	return window(all, q), total, nil
+}
+
+// visible is the state as its owner sees it.
+func visible(j job.Job) job.State {
+	if j.State == job.Running && !j.Attempt.Posted {
+		return job.Pending
+	}
+	return j.State
+}
+
+func finals(states []job.State) []job.State {
+	if states == nil {
+		return []job.State{job.Completed, job.Failed, job.Cancelled}
+	}
+	return slices.DeleteFunc(slices.Clone(states), func(s job.State) bool { return !s.Final() })
+}
+
+func order(jobs []job.Job, q job.ListQuery) {
+	slices.SortStableFunc(jobs, func(x, y job.Job) int {
+		c := cmp.Compare(x.Seq, y.Seq)
+		if q.ByDuration {
+			c = cmp.Or(cmp.Compare(x.Duration(), y.Duration()), c)
+		}
+		if !q.Ascending {
+			c = -c
+		}
+		return c
+	})
+}
+
+func window(jobs []job.Job, q job.ListQuery) []job.Job {
+	jobs = jobs[min(max(q.Offset, 0), len(jobs)):]
+	if q.Limit > 0 && len(jobs) > q.Limit {
+		jobs = jobs[:q.Limit]
+	}
+	return jobs
+}
+
+// RemovePending takes the person's jobs with these prompt ids out of the queue if they wait; a staged job waits too,
+// and its attempt loses its right. They leave no trace in history. It returns those it took out.
+func (s *Service) RemovePending(ctx context.Context, user string, promptIDs []string) ([]job.Job, error) {
+	var jobs []job.Job
+	for _, id := range promptIDs {
+		if j, ok := s.book.find(user, id); ok && visible(j) == job.Pending {
+			jobs = append(jobs, j)
+		}
+	}
+	return s.withdraw(ctx, jobs)
+}
+
+// ClearPending takes all of the person's waiting jobs out of the queue.
+func (s *Service) ClearPending(ctx context.Context, user string) ([]job.Job, error) {
+	jobs := slices.DeleteFunc(s.book.open(user), func(j job.Job) bool { return visible(j) != job.Pending })
+	return s.withdraw(ctx, jobs)
+}
+
+// withdraw cancels jobs that have not begun, and keeps them out of history.
+func (s *Service) withdraw(ctx context.Context, jobs []job.Job) ([]job.Job, error) {
+	if len(jobs) == 0 {
+		return nil, nil
+	}
+	ends := make([]Ending, len(jobs))
+	at := now()
+	for i, j := range jobs {
+		ends[i] = Ending{
+			Ref: Ref{Seq: j.Seq}, User: j.User, State: job.Cancelled, Hidden: true, Started: j.Started, Finished: at,
+		}
+		if j.State == job.Running {
+			ends[i].Fence = j.Attempt.Fence
+		}
+	}
+	var gone []job.Job
+	err := s.store.Finish(ctx, ends, func(ended []bool) {
+		for i, ok := range ended {
+			if !ok {
+				continue // it began, or ended, meanwhile
+			}
+			s.replace(jobs[i].ID, job.Removed, func(j *job.Job) {
+				ends[i].apply(j)
+				gone = append(gone, *j)
+			})
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("take jobs out of the queue: %w", err)
+	}
+	return gone, nil
+}
+
+// Stop asks for the person's running job with the prompt id to be interrupted, or for all of them when it is empty.
+// Waiting jobs are left alone. It returns those it asked for; the dispatcher learns by the announcement.
+func (s *Service) Stop(ctx context.Context, user, promptID string) ([]job.Job, error) {
+	var jobs []job.Job
+	if promptID == "" {
+		jobs = s.book.open(user)
+	} else if j, ok := s.book.find(user, promptID); ok {
+		jobs = []job.Job{j}
+	}
+	jobs = slices.DeleteFunc(jobs, func(j job.Job) bool { return visible(j) != job.Running })
+	return s.stop(ctx, jobs)
+}
+
+func (s *Service) stop(ctx context.Context, jobs []job.Job) ([]job.Job, error) {
+	if len(jobs) == 0 {
+		return nil, nil
+	}
+	refs := make([]Ref, len(jobs))
+	for i, j := range jobs {
+		refs[i] = Ref{Seq: j.Seq, Fence: j.Attempt.Fence}
+	}
+	var asked []job.Job
+	err := s.store.Stop(ctx, refs, func(stopped []bool) {
+		for i, ok := range stopped {
+			if ok {
+				s.replace(jobs[i].ID, job.StopRequested, func(j *job.Job) {
+					j.Stop = true
+					asked = append(asked, *j)
+				})
+			}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("ask for an interrupt: %w", err)
+	}
+	return asked, nil
+}
+
+// DeleteHistory takes the person's finished jobs with these prompt ids out of history; what they asked and gave is
+// dropped. Unknown and open ones are left alone.
+func (s *Service) DeleteHistory(ctx context.Context, user string, promptIDs []string) error {
+	if len(promptIDs) == 0 {
+		return nil
+	}
+	return s.hide(ctx, user, promptIDs)
+}
+
+// ClearHistory takes all of the person's finished jobs out of history.
+func (s *Service) ClearHistory(ctx context.Context, user string) error { return s.hide(ctx, user, nil) }
+
+func (s *Service) hide(ctx context.Context, user string, promptIDs []string) error {
+	err := s.store.Hide(ctx, user, promptIDs, func(n int) {
+		if n > 0 {
+			s.change(func() []job.Changed {
+				return []job.Changed{{Change: job.HistoryChanged, Job: job.Job{User: user}}}
+			})
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("delete history: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+// Package queue is the studio's durable queue: who asked for which run, in which order, who works on it, how it
+// ended. Idempotency, limits, order of announcements and the rights of attempts are decided here, once; a [Store]
+// keeps the rows.
+package queue
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// The modes: how the queue chooses between people.
+const (
+	FIFO       = "fifo"        // oldest job first
+	RoundRobin = "round_robin" // one job each in turn
+	Priority   = "priority"    // by class
+	Fair       = "fair"        // by GPU time used
+)
+
+// Options are the optional settings of New.
+type Options struct {
+	Mode              string            // empty: fair
+	MaxPending        int               // most pending jobs of all; 0: no limit
+	MaxPendingPerUser int               // most pending jobs of one person; 0: no limit
+	Sealer            Sealer            // seals credentials of paid nodes; nil: jobs that carry some are refused
+	Notify            func(job.Changed) // see Service; nil: nobody listens
+	Log               *slog.Logger      // nil: discarded
+}
+
+// Service is the queue. It is safe for concurrent use.
+//
+// Options.Notify is called for every change after the commit that made it true, one call at a time, per job in the
+// order in which the changes happened, and before the method that made the change returns. It must be quick; it may
+// ask the service what is in memory (Remaining, Open, Counts), and must not change anything through it.
+type Service struct {
+	store Store
+	opts  Options
+	log   *slog.Logger
+	book  *book
+	order sync.Mutex // held from a change in the book to the end of its announcement
+}
+
+// New returns the queue over a store and reads the open jobs from it.
+func New(ctx context.Context, store Store, o Options) (*Service, error) {
+	if o.Mode == "" {
+		o.Mode = Fair
+	}
+	switch o.Mode {
+	case FIFO, RoundRobin, Priority, Fair:
+	default:
+		return nil, fault.New(fault.Invalid, "There is no queue mode %q.", o.Mode).
+			WithRemedy("Use fifo, round_robin, priority or fair.")
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Notify == nil {
+		o.Notify = func(job.Changed) {}
+	}
+	s := &Service{store: store, opts: o, log: o.Log, book: newBook()}
+	numbers, err := store.Numbers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the counters of the queue: %w", err)
+	}
+	s.book.setNumbers(numbers)
+	err = store.EachOpen(ctx, func(j job.Job) error {
+		s.book.put(&j)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the open jobs: %w", err)
+	}
+	return s, nil
+}
+
+// Mode returns the mode that was asked for.
+func (s *Service) Mode() string { return s.opts.Mode }
+
+// Order returns the mode that is in effect: fifo or round_robin.
+func (s *Service) Order() string {
+	if s.opts.Mode == FIFO {
+		return FIFO
+	}
+	return RoundRobin
+}
+
+// Note says in one sentence where the effect differs from the mode that was asked for; empty where it does not.
+func (s *Service) Note() string {
+	if s.Order() == s.opts.Mode {
+		return ""
+	}
+	return fmt.Sprintf("Mode %q orders as round_robin for now: one job each in turn.", s.opts.Mode)
+}
+
+// change runs one change of the book and announces what it says, in order.
+func (s *Service) change(mutate func() []job.Changed) {
+	s.order.Lock()
+	defer s.order.Unlock()
+	for _, c := range mutate() {
+		s.opts.Notify(c)
+	}
+}
+
+// now returns the time as the store keeps it.
+func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
+
+func millis(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return t.UTC().Truncate(time.Millisecond)
+}
+
+func missing() error {
+	return fault.New(fault.Missing, "There is no such job.").WithCode("no_such_job")
+}
+
+func stale() error {
+	return fault.New(fault.Conflict, "This attempt has lost the right to report: the job has moved on.").
+		WithCode("stale_fence")
+}
+
+// plural returns "1 job" or "n jobs".
+func plural(n int, thing string) string {
+	if n == 1 {
+		return "1 " + strings.TrimSuffix(thing, "s")
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}

@@ -1,0 +1,108 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// ErrStale is what a store answers when the condition of a change does not hold: the job is in another state, or
+// its newest fence is another one. Nothing was changed.
+var ErrStale = errors.New("the job is not as the change expects it")
+
+// ErrMissing is what a store answers when there is no such job in the scope that was asked for.
+var ErrMissing = errors.New("no such job")
+
+// Store keeps jobs durably. It owns no policy: every change is conditional, and either happens wholly or not at all.
+//
+// A change is durable when its method returns nil. Its done function is called once, after that point and before
+// the method returns; the calls of one store come one at a time, in the order in which the changes became true.
+// done is quick and does not call the store. It is not called when the method returns an error.
+//
+// Reads see every change whose done was called. Those that take a user return that user's jobs only; an empty user
+// is no user, except where the method says that it asks for all.
+//
+// A store is safe for concurrent use.
+type Store interface {
+	// Insert adds a pending job. When the person has a visible job with that prompt id it changes nothing and
+	// returns that job; then done is not called. seq orders acceptance and is never reused.
+	Insert(ctx context.Context, in Insertion, done func(seq int64)) (clash *job.Job, err error)
+	// Claim makes a pending job running with the attempt; the fence is the store's to give: greater than every
+	// fence before it in the whole store, also over restarts.
+	Claim(ctx context.Context, seq int64, a job.Attempt, done func(fence int64)) error
+	// Renew extends the leases of running jobs whose newest fence is the given one, and keeps what only memory
+	// knew of them. It reports for each whether it did.
+	Renew(ctx context.Context, renewals []Renewal, until time.Time) (renewed []bool, err error)
+	// Release makes a running job pending again if fence is its newest.
+	Release(ctx context.Context, seq, fence int64, done func()) error
+	// Stop notes for running jobs with these fences that they are to be interrupted. done learns for each whether
+	// it held.
+	Stop(ctx context.Context, jobs []Ref, done func(stopped []bool)) error
+	// Finish makes open jobs final, drops their credentials and keeps their outcomes. done learns for each
+	// whether its condition held; no condition holding is not an error.
+	Finish(ctx context.Context, ends []Ending, done func(ended []bool)) error
+	// Hide takes final jobs out of the person's history and drops what they asked and gave: those with the prompt
+	// ids, or all when prompts is nil. done learns how many.
+	Hide(ctx context.Context, user string, prompts []string, done func(n int)) error
+
+	// EachOpen calls fn for every open job of everybody in order of acceptance.
+	EachOpen(ctx context.Context, fn func(job.Job) error) error
+	// Numbers returns for each person the last mark of Insertion.NumberMark.
+	Numbers(ctx context.Context) (map[string]int64, error)
+	// Find returns the person's visible job with the prompt id, or ErrMissing.
+	Find(ctx context.Context, user, promptID string) (job.Job, error)
+	// Get returns anybody's job, hidden or not, or ErrMissing.
+	Get(ctx context.Context, id job.ID) (job.Job, error)
+	// Task returns what an open job asks for and its sealed credentials, or ErrMissing.
+	Task(ctx context.Context, seq int64) (job.Request, []byte, error)
+	// Requests returns what the person's visible jobs asked for; jobs that are not theirs are left out.
+	Requests(ctx context.Context, user string, seqs []int64) (map[int64]job.Request, error)
+	// Entry returns the person's visible job with the prompt id, with request and outcome, or ErrMissing.
+	Entry(ctx context.Context, user, promptID string) (job.Entry, error)
+	// EachHistory calls fn for the person's final visible jobs, in the order in which they ended. It holds nothing
+	// open while fn runs.
+	EachHistory(ctx context.Context, user string, q job.HistoryQuery, fn func(job.Entry) error) error
+	// List returns final jobs and how many there are without limit and offset. q.States must be final ones.
+	List(ctx context.Context, scope Scope, q job.ListQuery) ([]job.Job, int, error)
+}
+
+// Scope says whose final jobs are listed.
+type Scope struct {
+	User   string // empty: everybody's
+	Hidden bool   // with those that are not in history
+}
+
+// Insertion is a new job. The job's Seq is not set yet.
+type Insertion struct {
+	Job         job.Job
+	Request     job.Request
+	Credentials []byte // sealed; nil: none
+	NumberMark  int64  // above zero: no number of the person's counter up to here is given again, also after a restart
+	Replace     int64  // above zero: hide this final job, which has the same prompt id, in the same step
+}
+
+// Ref names an attempt of an open job.
+type Ref struct {
+	Seq   int64
+	Fence int64 // zero: the job is pending
+}
+
+// Renewal is what Renew keeps of a running job.
+type Renewal struct {
+	Ref
+	Posted  bool
+	Started time.Time
+}
+
+// Ending makes a job final.
+type Ending struct {
+	Ref      // fence zero: if it is pending; else if it is running with this as newest fence
+	User     string
+	State    job.State // a final one
+	Outcome  *job.Outcome
+	Hidden   bool // keep it out of history, and drop what it asked
+	Started  time.Time
+	Finished time.Time
+}

@@ -1,0 +1,256 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// EachOpen calls fn for every open job of everybody in order of acceptance. After a restart it is how the
+// dispatcher learns what waits and what may still run somewhere.
+func (s *Service) EachOpen(ctx context.Context, fn func(job.Job) error) error {
+	for _, j := range s.book.all() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := fn(j); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Claim writes down an attempt for a pending job in one commit, before a byte goes out, and returns the job with
+// its new attempt, what it asks for, and the credentials it came with. A job that is not pending any more gives a
+// conflict (not_pending).
+func (s *Service) Claim(ctx context.Context, id job.ID, p job.ClaimParams) (job.Entry, map[string]string, error) {
+	old, ok := s.book.get(id)
+	if !ok || old.State != job.Pending {
+		return job.Entry{}, nil, notPending()
+	}
+	a := job.Attempt{N: old.Attempt.N + 1, BackEnd: p.BackEnd, RunID: p.RunID, ClientID: p.ClientID, LeaseUntil: millis(p.LeaseUntil)}
+	var claimed job.Job
+	err := s.store.Claim(ctx, old.Seq, a, func(fence int64) {
+		a.Fence = fence
+		s.replace(id, job.Claimed, func(j *job.Job) {
+			j.State, j.Attempt = job.Running, a
+			claimed = *j
+		})
+	})
+	if errors.Is(err, ErrStale) {
+		return job.Entry{}, nil, notPending()
+	}
+	if err != nil {
+		return job.Entry{}, nil, fmt.Errorf("claim a job: %w", err)
+	}
+	entry, credentials, err := s.load(ctx, claimed)
+	if err != nil {
+		// Nothing went out: give the job back, so that it is not lost until its lease ends.
+		back := s.Release(context.WithoutCancel(ctx), id, a.Fence, "its request could not be read")
+		return job.Entry{}, nil, errors.Join(err, back)
+	}
+	return entry, credentials, nil
+}
+
+// Load returns what Claim returned for an attempt that is still the job's newest: after a restart it is taken up
+// again with it.
+func (s *Service) Load(ctx context.Context, id job.ID, fence int64) (job.Entry, map[string]string, error) {
+	j, ok := s.book.get(id)
+	if !ok || j.State != job.Running || j.Attempt.Fence != fence {
+		return job.Entry{}, nil, stale()
+	}
+	return s.load(ctx, j)
+}
+
+func (s *Service) load(ctx context.Context, j job.Job) (job.Entry, map[string]string, error) {
+	req, sealed, err := s.store.Task(ctx, j.Seq)
+	if errors.Is(err, ErrMissing) {
+		return job.Entry{}, nil, stale()
+	}
+	if err != nil {
+		return job.Entry{}, nil, fmt.Errorf("read what a job asks for: %w", err)
+	}
+	credentials, err := unseal(s.opts.Sealer, j.ID, sealed)
+	if err != nil {
+		return job.Entry{}, nil, err
+	}
+	return job.Entry{Job: j, Request: req}, credentials, nil
+}
+
+// Posted notes that the back end was given the job: from now on the person sees it running. It is kept in memory;
+// the next Renew and the finish write it down. A stale fence (stale_fence) means that the job was taken away
+// meanwhile and the run has to be stopped.
+func (s *Service) Posted(id job.ID, fence int64) error {
+	held := false
+	at := now()
+	s.change(func() []job.Changed {
+		first := false
+		j, ok := s.book.update(id, func(j *job.Job) bool {
+			if held = j.State == job.Running && j.Attempt.Fence == fence; !held || j.Attempt.Posted {
+				return false
+			}
+			first = true
+			j.Attempt.Posted = true
+			if j.Started.IsZero() {
+				j.Started = at
+			}
+			return true
+		})
+		if !ok || !first {
+			return nil
+		}
+		return []job.Changed{{Change: job.Posted, Job: j}}
+	})
+	if !held {
+		return stale()
+	}
+	return nil
+}
+
+// Renew extends the leases of attempts. It returns those that were lost: their job has moved on and their run has
+// to be stopped.
+func (s *Service) Renew(ctx context.Context, fences []job.Fence, until time.Time) (lost []job.Fence, err error) {
+	until = millis(until)
+	renewals := make([]Renewal, 0, len(fences))
+	held := make([]job.Fence, 0, len(fences))
+	for _, f := range fences {
+		j, ok := s.book.get(f.Job)
+		if !ok || j.State != job.Running || j.Attempt.Fence != f.N {
+			lost = append(lost, f)
+			continue
+		}
+		held = append(held, f)
+		renewals = append(renewals, Renewal{Ref: Ref{Seq: j.Seq, Fence: f.N}, Posted: j.Attempt.Posted, Started: j.Started})
+	}
+	if len(renewals) == 0 {
+		return lost, nil
+	}
+	renewed, err := s.store.Renew(ctx, renewals, until)
+	if err != nil {
+		return nil, fmt.Errorf("renew leases: %w", err)
+	}
+	for i, f := range held {
+		if !renewed[i] {
+			lost = append(lost, f)
+			continue
+		}
+		s.book.update(f.Job, func(j *job.Job) bool {
+			if j.State != job.Running || j.Attempt.Fence != f.N {
+				return false
+			}
+			j.Attempt.LeaseUntil = until
+			return true
+		})
+	}
+	return lost, nil
+}
+
+// Expired returns the running jobs whose lease ended at or before the time. They are Released, or taken up again.
+func (s *Service) Expired(at time.Time) []job.Job { return s.book.expired(at) }
+
+// Finish makes a running job final with what its attempt gave. Outputs and history are readable when it returns;
+// the announcement carries the outcome. A stale fence changes nothing.
+func (s *Service) Finish(ctx context.Context, id job.ID, fence int64, out job.Outcome) error {
+	j, ok := s.book.get(id)
+	if !ok || j.State != job.Running || j.Attempt.Fence != fence {
+		return stale()
+	}
+	return s.conclude(ctx, j, out, stale)
+}
+
+// Fail makes a pending job final without a run: nobody can run it (Failed), or its owner wanted it interrupted while
+// its attempt was lost (Cancelled).
+func (s *Service) Fail(ctx context.Context, id job.ID, out job.Outcome) error {
+	j, ok := s.book.get(id)
+	if !ok || j.State != job.Pending {
+		return notPending()
+	}
+	if out.State == job.Completed {
+		return fault.New(fault.Invalid, "A job that never ran can't be completed.")
+	}
+	return s.conclude(ctx, j, out, notPending)
+}
+
+// conclude writes an outcome if the job is still as it was; otherwise it returns what refused gives.
+func (s *Service) conclude(ctx context.Context, j job.Job, out job.Outcome, refused func() error) error {
+	if !out.State.Final() {
+		return fault.New(fault.Invalid, "A job can't end as %q.", out.State)
+	}
+	end := Ending{
+		Ref: Ref{Seq: j.Seq}, User: j.User, State: out.State, Outcome: &out, Started: j.Started, Finished: now(),
+	}
+	if j.State == job.Running {
+		end.Fence = j.Attempt.Fence
+		if end.Started.IsZero() {
+			end.Started = end.Finished
+		}
+	}
+	held := false
+	err := s.store.Finish(ctx, []Ending{end}, func(ended []bool) {
+		if held = ended[0]; held {
+			s.replace(j.ID, job.Finished, func(j *job.Job) { end.apply(j) }, &out)
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("finish a job: %w", err)
+	}
+	if !held {
+		return refused()
+	}
+	return nil
+}
+
+// apply changes the job's row the way the store does.
+func (e *Ending) apply(j *job.Job) {
+	j.State, j.Started, j.Finished = e.State, e.Started, e.Finished
+	j.Hidden = e.Hidden
+	if e.Outcome != nil {
+		j.Error, j.Summary = e.Outcome.Error, e.Outcome.Summary
+	}
+}
+
+// Release makes a running job pending again: its attempt was lost. The reason is for the log. A stale fence changes
+// nothing. A job whose Stop is set stays so: end it with Fail.
+func (s *Service) Release(ctx context.Context, id job.ID, fence int64, reason string) error {
+	j, ok := s.book.get(id)
+	if !ok || j.State != job.Running || j.Attempt.Fence != fence {
+		return stale()
+	}
+	err := s.store.Release(ctx, j.Seq, fence, func() {
+		s.replace(id, job.Released, func(j *job.Job) {
+			j.State, j.Attempt.Posted, j.Attempt.LeaseUntil = job.Pending, false, time.Time{}
+		})
+	})
+	if errors.Is(err, ErrStale) {
+		return stale()
+	}
+	if err != nil {
+		return fmt.Errorf("release a job: %w", err)
+	}
+	s.log.Info("a job is pending again", "job", string(id), "user", j.User, "attempt", j.Attempt.N,
+		"backend", j.Attempt.BackEnd, "reason", reason)
+	return nil
+}
+
+// replace changes an open job in the book after the store has, and announces it.
+func (s *Service) replace(id job.ID, what job.Change, fn func(*job.Job), out ...*job.Outcome) {
+	s.change(func() []job.Changed {
+		j, ok := s.book.update(id, func(j *job.Job) bool { fn(j); return true })
+		if !ok {
+			return nil
+		}
+		c := job.Changed{Change: what, Job: j}
+		if len(out) > 0 {
+			c.Outcome = out[0]
+		}
+		return []job.Changed{c}
+	})
+}
+
+func notPending() error {
+	return fault.New(fault.Conflict, "The job does not wait any more.").WithCode("not_pending")
+}

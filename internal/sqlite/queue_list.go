@@ -1,0 +1,69 @@
+package sqlite
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/queue"
+)
+
+// Lists of final jobs. The conditions are written out, so that each query uses its index and is a constant.
+const (
+	sqlListStates = ` and state in (select value from json_each(?2)) and (?3 = '' or workflow_id = ?3)`
+	sqlListOwn    = ` from job where user = ?1 and ended is not null and hidden = 0` + sqlListStates
+	sqlListAll    = ` from job where ended is not null and (?1 = '' or user = ?1)` + sqlListStates
+	sqlListPage   = ` limit ?4 offset ?5`
+	byDuration    = ` order by coalesce(finished - started, 0)`
+
+	sqlCountOwn = `select count(*) from job where user = ?1 and ended is not null and hidden = 0
+		and state in (select value from json_each(?2))`
+	sqlCountOwnWorkflow = `select count(*)` + sqlListOwn
+	sqlCountAll         = `select count(*)` + sqlListAll
+)
+
+// listQueries holds the statement for each scope and order: hidden, by duration, ascending.
+var listQueries = map[[3]bool]string{
+	{false, false, false}: `select ` + jobColumns + sqlListOwn + ` order by seq desc` + sqlListPage,
+	{false, false, true}:  `select ` + jobColumns + sqlListOwn + ` order by seq` + sqlListPage,
+	{false, true, false}:  `select ` + jobColumns + sqlListOwn + byDuration + ` desc, seq desc` + sqlListPage,
+	{false, true, true}:   `select ` + jobColumns + sqlListOwn + byDuration + `, seq` + sqlListPage,
+	{true, false, false}:  `select ` + jobColumns + sqlListAll + ` order by seq desc` + sqlListPage,
+	{true, false, true}:   `select ` + jobColumns + sqlListAll + ` order by seq` + sqlListPage,
+	{true, true, false}:   `select ` + jobColumns + sqlListAll + byDuration + ` desc, seq desc` + sqlListPage,
+	{true, true, true}:    `select ` + jobColumns + sqlListAll + byDuration + `, seq` + sqlListPage,
+}
+
+// List implements queue.Store.
+func (q *Queue) List(ctx context.Context, scope queue.Scope, lq job.ListQuery) ([]job.Job, int, error) {
+	if scope.User == "" && !scope.Hidden {
+		return nil, 0, fmt.Errorf("list everybody's jobs without the operator's scope")
+	}
+	states, err := json.Marshal(lq.States)
+	if err != nil {
+		return nil, 0, fmt.Errorf("encode states: %w", err)
+	}
+	count, args := sqlCountOwn, []any{scope.User, string(states)}
+	switch {
+	case scope.Hidden:
+		count, args = sqlCountAll, append(args, lq.WorkflowID)
+	case lq.WorkflowID != "":
+		count, args = sqlCountOwnWorkflow, append(args, lq.WorkflowID)
+	}
+	var total int
+	if err := q.db.QueryRow(ctx, count, args...).Scan(&total); err != nil {
+		return nil, 0, classify(err)
+	}
+	if total <= lq.Offset {
+		return nil, total, nil
+	}
+	limit := lq.Limit
+	if limit <= 0 {
+		limit = -1
+	}
+	rows, err := q.db.Query(ctx, listQueries[[3]bool{scope.Hidden, lq.ByDuration, lq.Ascending}],
+		scope.User, string(states), lq.WorkflowID, limit, lq.Offset)
+	jobs, err := scanJobs(rows, err)
+	return jobs, total, classify(err)
+}
