@@ -1,0 +1,90 @@
+package room
+
+import (
+	"encoding/json"
+	"strings"
+	"time"
+)
+
+// Limits of the lines kept per person, as a real server has them.
+const (
+	logEntries = 300
+	logLine    = 4 << 10 // bytes of one line
+)
+
+// LogEntry is one line in the form of ComfyUI's terminal: time without zone, text with its line end.
+type LogEntry struct {
+	T string `json:"t"`
+	M string `json:"m"`
+}
+
+// logRing holds the last lines of a person's own runs.
+type logRing struct {
+	entries []LogEntry
+}
+
+func (l *logRing) add(e LogEntry) {
+	if len(l.entries) >= logEntries {
+		n := copy(l.entries, l.entries[len(l.entries)-logEntries+1:])
+		l.entries = l.entries[:n]
+	}
+	l.entries = append(l.entries, e)
+}
+
+// logLines keeps lines and sends them to the sockets that subscribed. The lock is held.
+func (r *room) logLines(lines ...string) {
+	if r.log == nil {
+		r.log = &logRing{}
+	}
+	now := time.Now().Format("2006-01-02T15:04:05.000000")
+	entries := make([]LogEntry, 0, len(lines))
+	for _, l := range lines {
+		if len(l) > logLine {
+			l = strings.ToValidUTF8(l[:logLine], "") + "…"
+		}
+		e := LogEntry{T: now, M: strings.TrimRight(l, "\r\n") + "\n"}
+		r.log.add(e)
+		entries = append(entries, e)
+	}
+	var f frame
+	for _, s := range r.sockets {
+		if !s.logs {
+			continue
+		}
+		if f.data == nil {
+			data, err := json.Marshal(map[string]any{"entries": entries, "size": nil})
+			if err != nil { // strings can always be encoded
+				return
+			}
+			f = text(kindState, "logs", data)
+		}
+		s.push(f)
+	}
+}
+
+// Logs returns the last lines of user's own runs.
+func (h *Hub) Logs(user string) []LogEntry {
+	r := h.look(user)
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.log == nil {
+		return nil
+	}
+	return append([]LogEntry(nil), r.log.entries...)
+}
+
+// SubscribeLogs turns log frames on or off for the sockets of a session of user.
+func (h *Hub) SubscribeLogs(user, sid string, on bool) {
+	r := h.look(user)
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for s := range r.session(sid) {
+		s.logs = on
+	}
+}

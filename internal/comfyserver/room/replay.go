@@ -1,0 +1,215 @@
+package room
+
+import (
+	"encoding/json"
+	"maps"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// When a socket gets remembered frames:
+//
+//   - A session that comes back (socket cut, server restarted) has its graph open: it is given them at once.
+//   - A page that loads opens its socket before it has built its graph, so what comes then is lost on it. It is given them
+//     again some seconds later, and after it asked for the lists, which it does when the graph is about to be there.
+//   - Of a finished run they are given to a session that can't have seen the end: nothing was heard from it since.
+//   - After a restart of the server the run may have ended without anybody left who remembers: then they are made
+//     from its history entry.
+//
+// Given twice they do no harm: each says how things stand.
+const (
+	reloadWindow = 30 * time.Second // from the first calls of a page to its socket
+	reloadAfter  = 3 * time.Second
+	listsAfter   = 2 * time.Second
+	reloadUntil  = 25 * time.Second // after this the graph is there, or never will be
+	reloadTimes  = 5
+	restartGrace = 2 * time.Minute // sessions of before a restart come back within it
+)
+
+// replay returns the run's remembered frames for s. The lock is held.
+func (n *run) replay(s *socket) []frame {
+	frames := make([]frame, 0, len(n.kept)+2)
+	for _, k := range n.kept {
+		if k.key == previewKey {
+			frames = append(frames, n.previewFor(s, k)...)
+			continue
+		}
+		frames = append(frames, k.frame)
+	}
+	if len(frames) > 0 && n.at != nil {
+		s.painted = n
+	}
+	if !n.ended.IsZero() {
+		frames = append(frames, overFrame(n.job.PromptID))
+	}
+	return frames
+}
+
+// attach takes a new socket in and tells it how things stand. The lock is held.
+func (r *room) attach(s *socket, known bool) {
+	now := time.Now()
+	s.since = now
+	heard := r.lastIn[s.sid]
+	for other := range r.session(s.sid) {
+		heard = max(heard, other.lastIn.Load())
+	}
+	s.lastIn.Store(now.UnixNano())
+	s.lastOut.Store(now.UnixNano())
+	s.heard = heard
+	r.sockets = append(r.sockets, s)
+	frames := []frame{statusFrame(r.hub.queue.Remaining(r.user), s.sid)}
+	if !known {
+		s.push(frames...)
+		return
+	}
+	for _, n := range r.runs {
+		if n.job.ClientID == s.sid && n.ended.IsZero() && n.at != nil {
+			frames = append(frames, executingFrame(displayNode(n.at)))
+		}
+	}
+	s.push(append(frames, r.missed(s)...)...)
+	if r.hub.loads(r.user) {
+		s.reload = time.AfterFunc(reloadAfter, func() { r.again(s) })
+	}
+}
+
+// missed returns the remembered frames of all runs that s may not have seen. The lock is held.
+func (r *room) missed(s *socket) []frame {
+	var frames []frame
+	for _, n := range r.runs {
+		if n.job.ClientID != s.sid {
+			continue
+		}
+		if n.ended.IsZero() || n.ended.UnixNano() > s.heard {
+			frames = append(frames, n.replay(s)...)
+		}
+	}
+	return frames
+}
+
+// again gives a loading page its frames once more.
+func (r *room) again(s *socket) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s.replays++
+	s.push(r.missed(s)...)
+}
+
+// PageLoads notes that a page of user begins to load: its socket will be open before its graph is built.
+func (h *Hub) PageLoads(user string) {
+	h.pagesMu.Lock()
+	defer h.pagesMu.Unlock()
+	now := time.Now()
+	h.pages[user] = now
+	if len(h.pages) > 64 {
+		maps.DeleteFunc(h.pages, func(_ string, at time.Time) bool { return now.Sub(at) > reloadWindow })
+	}
+}
+
+// loads reports whether a page of user began to load a moment ago.
+func (h *Hub) loads(user string) bool {
+	h.pagesMu.Lock()
+	defer h.pagesMu.Unlock()
+	at, ok := h.pages[user]
+	return ok && time.Since(at) < reloadWindow
+}
+
+// ListsAsked notes that a page of user asked for the queue or the history.
+func (h *Hub) ListsAsked(user string) {
+	r := h.look(user)
+	if r == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.sockets {
+		if s.reload != nil && s.replays < reloadTimes && time.Since(s.since) < reloadUntil {
+			s.reload.Reset(listsAfter)
+		}
+	}
+}
+
+// detach takes a socket out of the room.
+func (r *room) detach(s *socket) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, o := range r.sockets {
+		if o == s {
+			r.sockets = append(r.sockets[:i:i], r.sockets[i+1:]...)
+			break
+		}
+	}
+	if s.reload != nil {
+		s.reload.Stop()
+	}
+	for _, n := range r.runs {
+		if n.job.ClientID == s.sid {
+			if r.lastIn == nil {
+				r.lastIn = make(map[string]int64)
+			}
+			r.lastIn[s.sid] = max(r.lastIn[s.sid], s.lastIn.Load())
+			break
+		}
+	}
+	r.reap(time.Now())
+}
+
+// refresh replaces what waits for a slow socket by what is true now. The lock is held.
+func (r *room) refresh(s *socket) {
+	if !s.shed() {
+		r.hub.spawn(s.cut)
+		return
+	}
+	frames := []frame{statusFrame(r.hub.queue.Remaining(r.user), "")}
+	for _, n := range r.runs {
+		if n.job.ClientID == s.sid && (n.ended.IsZero() || n.ended.After(s.since)) {
+			frames = append(frames, n.replay(s)...)
+		}
+	}
+	s.push(frames...)
+}
+
+// recall gives a session that comes back after a restart the ends of runs that it may have missed.
+func (r *room) recall(s *socket) {
+	h := r.hub
+	final := []job.State{job.Completed, job.Failed, job.Cancelled}
+	jobs, _, err := h.queue.Jobs(h.ctx, r.user, job.ListQuery{States: final, Limit: 20})
+	if err != nil {
+		h.log.Warn("reading what ended before the restart", "user", r.user, "err", err)
+		return
+	}
+	for i := len(jobs) - 1; i >= 0; i-- { // newest first
+		j := jobs[i]
+		if j.ClientID != s.sid || j.Hidden || j.Finished.Before(h.started.Add(-restartGrace)) || j.Finished.After(s.since) {
+			continue
+		}
+		e, err := h.queue.Entry(h.ctx, r.user, j.PromptID)
+		if err != nil || e.Outcome == nil || e.Job.ID != j.ID {
+			continue // deleted or replaced meanwhile
+		}
+		r.mu.Lock()
+		if r.find(j.ID) == nil {
+			n := &run{job: e.Job, ended: e.Job.Finished, heard: true}
+			n.end(e.Outcome)
+			s.push(n.replay(s)...)
+			r.runs = append(r.runs, n)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// displayNode is the node an executing frame is shown at.
+func displayNode(data json.RawMessage) string {
+	var d struct {
+		Node    string `json:"node"`
+		Display string `json:"display_node"`
+	}
+	if err := json.Unmarshal(data, &d); err != nil {
+		return ""
+	}
+	if d.Display != "" {
+		return d.Display
+	}
+	return d.Node
+}

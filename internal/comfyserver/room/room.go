@@ -1,0 +1,326 @@
+package room
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/event"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// room is one person's live side. Its lock is held for moments: never while something is written or read.
+// Lock order: room, then hub or socket.
+type room struct {
+	hub     *Hub
+	user    string
+	pumping atomic.Bool
+
+	mu       sync.Mutex
+	dead     bool
+	sub      *event.Subscription
+	sockets  []*socket
+	reserved int    // upgrades on their way
+	runs     []*run // open ones, and finished ones until they are surely seen; in order of submission
+	holds    map[job.ID]*Hold
+	places   map[job.ID]event.Place
+	lastIn   map[string]int64 // by session: when its closed sockets last heard from their client, ns
+	log      *logRing
+	batch    []event.Event
+	lagged   bool
+	status   bool // the numbers may have changed since the last status frame
+	studio   bool // what our extension shows may have changed
+}
+
+// wake sees to it that waiting events are handled. It is called by publishers and does not block.
+func (r *room) wake() {
+	if r.pumping.CompareAndSwap(false, true) && !r.hub.spawn(r.pump) {
+		r.pumping.Store(false)
+	}
+}
+
+// pump handles the events that wait. Taking and handling them is one step under the lock, so that two pumps can't
+// overtake one another; an event that comes meanwhile starts the next one.
+func (r *room) pump() {
+	r.mu.Lock()
+	r.pumping.Store(false)
+	r.batch = r.sub.TryBatch(r.batch[:0])
+	for _, e := range r.batch {
+		r.handle(e)
+	}
+	clear(r.batch)
+	if cap(r.batch) > 64 { // a burst is over
+		r.batch = nil
+	}
+	r.settle()
+	lagged := r.lagged
+	r.lagged = false
+	r.mu.Unlock()
+	if lagged {
+		r.resync()
+		r.mu.Lock()
+		for _, s := range r.sockets {
+			r.refresh(s)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// settle sends what several events have in common: one status frame, one state of our extension. It then gives slow
+// sockets the truth in place of what waits for them.
+func (r *room) settle() {
+	r.tellStatus()
+	r.tellStudio()
+	for _, s := range r.sockets {
+		if s.crowded() {
+			r.refresh(s)
+		}
+	}
+	r.reap(time.Now())
+}
+
+// handle deals with one event. The lock is held.
+func (r *room) handle(e event.Event) {
+	switch b := e.Body.(type) {
+	case event.JobChanged:
+		if h := r.holds[b.Job.ID]; h != nil {
+			h.events = append(h.events, e)
+			return
+		}
+		r.jobChanged(b.Changed)
+	case event.RunFrame:
+		if h := r.holds[b.Job]; h != nil {
+			h.events = append(h.events, e)
+			return
+		}
+		r.runFrame(b)
+	case event.RunBinary:
+		if h := r.holds[b.Job]; h != nil {
+			h.events = append(h.events, e)
+			return
+		}
+		r.runBinary(b)
+	case event.LogLines:
+		r.logLines(b.Lines...)
+	case event.Notice:
+		r.notice(b)
+	case event.Queued:
+		r.places, r.studio = b.Places, true
+	case event.Lagged:
+		r.lagged = true
+	}
+}
+
+// jobChanged follows the changes of a job's state. The lock is held.
+func (r *room) jobChanged(c job.Changed) {
+	switch c.Change {
+	case job.Submitted:
+		r.of(c.Job)
+		r.status, r.studio = true, true
+		r.logLines("accepted " + c.Job.PromptID)
+	case job.Claimed, job.StopRequested:
+		r.of(c.Job)
+	case job.Posted:
+		r.of(c.Job).posted = true
+		r.status, r.studio = true, true
+		r.logLines("running " + c.Job.PromptID + " on " + c.Job.Attempt.BackEnd)
+	case job.Released:
+		n := r.of(c.Job)
+		n.posted, n.at = false, nil
+		n.drop("executing", "progress", "progress_state", previewKey)
+		r.status, r.studio = true, true
+		r.logLines("waiting again " + c.Job.PromptID)
+	case job.Moved:
+		r.of(c.Job)
+		r.status, r.studio = true, true
+	case job.Removed:
+		r.runs = slices.DeleteFunc(r.runs, func(n *run) bool { return n.job.ID == c.Job.ID })
+		delete(r.places, c.Job.ID)
+		r.status, r.studio = true, true
+	case job.Finished:
+		r.finish(c)
+	}
+}
+
+// of returns the run of j, made when it is new, with j as what is known of it. The lock is held.
+func (r *room) of(j job.Job) *run {
+	n := r.find(j.ID)
+	if n == nil {
+		n = &run{}
+		r.runs = append(r.runs, n)
+	}
+	n.job = j
+	return n
+}
+
+func (r *room) find(id job.ID) *run {
+	for _, n := range slices.Backward(r.runs) {
+		if n.job.ID == id {
+			return n
+		}
+	}
+	return nil
+}
+
+// session yields the sockets of sid. The lock is held.
+func (r *room) session(sid string) func(yield func(*socket) bool) {
+	return func(yield func(*socket) bool) {
+		if sid == "" {
+			return
+		}
+		for _, s := range r.sockets {
+			if s.sid == sid && !yield(s) {
+				return
+			}
+		}
+	}
+}
+
+// tellStatus sends the person's own numbers to all their sockets, if they may have changed. The lock is held.
+func (r *room) tellStatus() {
+	if !r.status {
+		return
+	}
+	r.status = false
+	if len(r.sockets) == 0 {
+		return
+	}
+	f := statusFrame(r.hub.queue.Remaining(r.user), "")
+	for _, s := range r.sockets {
+		s.push(f)
+	}
+}
+
+// resync reads the truth anew after events may have been lost: runs that ended meanwhile end now.
+func (r *room) resync() {
+	open, err := r.hub.queue.Open(r.hub.ctx, r.user)
+	if err != nil {
+		r.hub.log.Warn("reading open jobs after lost events", "user", r.user, "err", err)
+		return
+	}
+	r.mu.Lock()
+	var missing []job.Job
+	for _, n := range r.runs {
+		if n.ended.IsZero() && !slices.ContainsFunc(open, func(j job.Job) bool { return j.ID == n.job.ID }) {
+			missing = append(missing, n.job)
+		}
+	}
+	for _, j := range open {
+		if n := r.find(j.ID); n != nil && n.ended.IsZero() {
+			n.job, n.posted = j, j.State == job.Running && j.Attempt.Posted
+		}
+	}
+	r.mu.Unlock()
+	over := r.outcomes(missing)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range over {
+		r.jobChanged(c)
+	}
+	r.status, r.studio = true, true
+	r.settle()
+}
+
+// outcomes reads how jobs ended that are open no more.
+func (r *room) outcomes(jobs []job.Job) []job.Changed {
+	var over []job.Changed
+	for _, j := range jobs {
+		e, err := r.hub.queue.Entry(r.hub.ctx, r.user, j.PromptID)
+		switch {
+		case fault.Is(err, fault.Missing), err == nil && e.Job.ID != j.ID:
+			over = append(over, job.Changed{Change: job.Removed, Job: j})
+		case err != nil:
+			r.hub.log.Warn("reading how a job ended", "user", r.user, "job", j.ID, "err", err)
+		case e.Outcome != nil:
+			over = append(over, job.Changed{Change: job.Finished, Job: e.Job, Outcome: e.Outcome})
+		}
+	}
+	return over
+}
+
+// tick does what is due at now: pings, a sign of life for programs that wait, forgetting.
+func (r *room) tick(now time.Time, second int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	period := max(1, int(r.hub.options.Ping/time.Second))
+	remaining := -1
+	for _, s := range r.sockets {
+		if second%period == s.slot%period {
+			if silent := now.Sub(time.Unix(0, s.lastIn.Load())); silent > r.hub.options.Ping*5/2 {
+				r.hub.spawn(s.cut)
+				continue
+			}
+			s.push(frame{kind: kindPing})
+		}
+		if s.talks.Load() || now.Sub(time.Unix(0, s.lastOut.Load())) < r.hub.options.Idle {
+			continue
+		}
+		if remaining < 0 {
+			remaining = r.hub.queue.Remaining(r.user)
+		}
+		if remaining > 0 {
+			s.push(statusFrame(remaining, ""))
+		}
+	}
+	r.reap(now)
+}
+
+// Limits of what is remembered of finished runs.
+const (
+	keepHeard   = time.Minute      // somebody listened when it ended, and may have been cut off
+	keepUnheard = 15 * time.Minute // nobody did: the session may come yet
+	keepRuns    = 64               // finished runs in all
+)
+
+// reap forgets finished runs that nobody will ask for, and the room itself when it is empty. The lock is held.
+func (r *room) reap(now time.Time) {
+	finished := 0
+	for _, n := range slices.Backward(r.runs) {
+		if n.ended.IsZero() {
+			continue
+		}
+		keep := keepHeard
+		switch {
+		case n.job.ClientID == "": // nobody can come for its frames
+			keep = lingerAlone
+		case !n.heard:
+			keep = keepUnheard
+		}
+		if finished++; finished > keepRuns || now.Sub(n.ended) > keep {
+			n.gone = true
+		}
+	}
+	r.runs = slices.DeleteFunc(r.runs, func(n *run) bool { return n.gone })
+	if len(r.runs) == 0 {
+		r.runs, r.lastIn = nil, nil
+	}
+	if !r.dead && len(r.sockets)+r.reserved+len(r.runs)+len(r.holds) == 0 {
+		r.dead = true
+		r.sub.Close()
+		r.hub.forget(r)
+	}
+}
+
+// close says goodbye to every socket.
+func (r *room) close() {
+	r.mu.Lock()
+	sockets := slices.Clone(r.sockets)
+	r.sub.Close()
+	r.mu.Unlock()
+	for _, s := range sockets {
+		// The reader is alive and counted, so that Close waits for this too.
+		r.hub.wg.Go(s.goodbye)
+	}
+}
+
+// cut ends every socket at once.
+func (r *room) cut() {
+	r.mu.Lock()
+	sockets := slices.Clone(r.sockets)
+	r.mu.Unlock()
+	for _, s := range sockets {
+		s.cut()
+	}
+}

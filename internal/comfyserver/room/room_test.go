@@ -1,0 +1,283 @@
+package room_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/ahelme/comfyume/internal/comfyserver/room"
+	"github.com/ahelme/comfyume/internal/event"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeQueue knows the jobs it is given.
+type fakeQueue struct {
+	mu   sync.Mutex
+	jobs map[string][]job.Entry // by user
+}
+
+func (q *fakeQueue) put(e job.Entry) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.jobs == nil {
+		q.jobs = map[string][]job.Entry{}
+	}
+	list := q.jobs[e.Job.User]
+	for i := range list {
+		if list[i].Job.ID == e.Job.ID {
+			list[i] = e
+			return
+		}
+	}
+	q.jobs[e.Job.User] = append(list, e)
+}
+
+func (q *fakeQueue) Remaining(user string) int {
+	open, _ := q.Open(context.Background(), user)
+	return len(open)
+}
+
+func (q *fakeQueue) Open(_ context.Context, user string) ([]job.Job, error) {
+	return q.pick(user, func(j job.Job) bool { return !j.State.Final() }), nil
+}
+
+func (q *fakeQueue) pick(user string, want func(job.Job) bool) []job.Job {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var jobs []job.Job
+	for _, e := range q.jobs[user] {
+		if want(e.Job) {
+			jobs = append(jobs, e.Job)
+		}
+	}
+	return jobs
+}
+
+func (q *fakeQueue) Entry(_ context.Context, user, promptID string) (job.Entry, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, e := range q.jobs[user] {
+		if e.Job.PromptID == promptID {
+			return e, nil
+		}
+	}
+	return job.Entry{}, fault.New(fault.Missing, "no such job")
+}
+
+func (q *fakeQueue) Jobs(_ context.Context, user string, _ job.ListQuery) ([]job.Job, int, error) {
+	jobs := q.pick(user, func(j job.Job) bool { return j.State.Final() })
+	return jobs, len(jobs), nil
+}
+
+// studio is a hub behind a test server.
+type studio struct {
+	t     *testing.T
+	queue *fakeQueue
+	bus   *event.Bus
+	hub   *room.Hub
+	url   string
+}
+
+func newStudio(t *testing.T, o room.Options) *studio {
+	t.Helper()
+	s := &studio{t: t, queue: &fakeQueue{}, bus: event.New()}
+	s.hub = room.New(s.queue, s.bus, o)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := s.hub.Serve(w, r, r.URL.Query().Get("user"), r.URL.Query().Get("clientId")); err != nil {
+			http.Error(w, err.Error(), http.StatusTooManyRequests)
+		}
+	}))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.hub.Run(ctx) }()
+	t.Cleanup(func() {
+		if err := s.hub.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		<-done
+		server.Close()
+	})
+	s.url = "ws" + strings.TrimPrefix(server.URL, "http")
+	return s
+}
+
+// client is one socket.
+type client struct {
+	t    *testing.T
+	conn *websocket.Conn
+}
+
+func (s *studio) dial(user, sid string) *client {
+	s.t.Helper()
+	c, _, err := websocket.Dial(s.t.Context(), fmt.Sprintf("%s/ws?user=%s&clientId=%s", s.url, user, sid), nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	c.SetReadLimit(-1)
+	s.t.Cleanup(func() { _ = c.CloseNow() })
+	return &client{t: s.t, conn: c}
+}
+
+// next reads one frame, in short: its type and what tells it apart.
+func (c *client) next() string {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	typ, b, err := c.conn.Read(ctx)
+	if err != nil {
+		c.t.Fatalf("reading a frame: %v", err)
+	}
+	if typ == websocket.MessageBinary {
+		return fmt.Sprintf("binary %d", b[3])
+	}
+	if !strings.HasPrefix(string(b), `{"type": `) {
+		c.t.Errorf("frame does not begin with its type: %s", b)
+	}
+	var f struct {
+		Type string
+		Data struct {
+			Node   *string
+			Status struct {
+				Info struct {
+					Remaining int `json:"queue_remaining"`
+				} `json:"exec_info"`
+			}
+			SID      string
+			PromptID string `json:"prompt_id"`
+			Value    int
+		}
+	}
+	if err := json.Unmarshal(b, &f); err != nil {
+		c.t.Fatalf("%v in %s", err, b)
+	}
+	switch f.Type {
+	case "status":
+		sid := ""
+		if f.Data.SID != "" {
+			sid = " sid"
+		}
+		return fmt.Sprintf("status %d%s", f.Data.Status.Info.Remaining, sid)
+	case "executing", "executed":
+		if f.Data.Node == nil {
+			return f.Type + " null"
+		}
+		return f.Type + " " + *f.Data.Node
+	case "progress":
+		return fmt.Sprintf("progress %d", f.Data.Value)
+	}
+	return f.Type
+}
+
+func (c *client) expect(want ...string) {
+	c.t.Helper()
+	var got []string
+	for range want {
+		got = append(got, c.next())
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		c.t.Errorf("frames, -want +got:\n%s", diff)
+	}
+}
+
+// silent checks that nothing but an answer to its own flags comes.
+func (c *client) silent() {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 5*time.Second)
+	defer cancel()
+	if err := c.conn.Write(ctx, websocket.MessageText, []byte(`{"type":"feature_flags","data":{}}`)); err != nil {
+		c.t.Fatal(err)
+	}
+	c.expect("feature_flags")
+}
+
+func (s *studio) change(what job.Change, j job.Job, o *job.Outcome) {
+	s.queue.put(job.Entry{Job: j, Outcome: o})
+	s.bus.Publish(event.Event{User: j.User, Body: event.JobChanged{Changed: job.Changed{Change: what, Job: j, Outcome: o}}})
+}
+
+func (s *studio) frame(j job.Job, typ, node, data string) {
+	s.bus.Publish(event.Event{User: j.User, Body: event.RunFrame{
+		Job: j.ID, Attempt: 1, PromptID: j.PromptID, ClientID: j.ClientID, Type: typ, Node: node, Data: json.RawMessage(data),
+	}})
+}
+
+// start takes a job from its submission to its first node.
+func (s *studio) start(j job.Job) job.Job {
+	j.State, j.Created = job.Pending, time.Now()
+	s.change(job.Submitted, j, nil)
+	j.State, j.Started, j.Attempt = job.Running, time.Now(), job.Attempt{N: 1, Posted: true, BackEnd: "gpu1"}
+	s.change(job.Posted, j, nil)
+	s.frame(j, "execution_start", "", `{"prompt_id": "`+j.PromptID+`"}`)
+	s.frame(j, "execution_cached", "", `{"nodes": []}`)
+	s.frame(j, "executing", "1", `{"node": "1", "display_node": "1"}`)
+	return j
+}
+
+func (s *studio) finish(j job.Job) {
+	j.State, j.Finished = job.Completed, time.Now()
+	s.change(job.Finished, j, &job.Outcome{State: job.Completed,
+		Outputs:  json.RawMessage(`{"3": {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}]}}`),
+		Messages: json.RawMessage(`[["execution_start", {}], ["execution_success", {"prompt_id": "` + j.PromptID + `", "timestamp": 1}]]`),
+	})
+}
+
+func annsJob() job.Job {
+	return job.Job{ID: "01-ann", User: "ann", PromptID: "p1", ClientID: "tab"}
+}
+
+func TestRun(t *testing.T) {
+	t.Parallel()
+	s := newStudio(t, room.Options{})
+	tab, other, bob := s.dial("ann", "tab"), s.dial("ann", "other"), s.dial("bob", "tab")
+	for _, c := range []*client{tab, other, bob} {
+		c.expect("status 0 sid")
+	}
+	hold := s.hub.Hold("ann", "01-ann")
+	j := s.start(annsJob())
+	// Nothing of the run goes out before the answer to its POST.
+	tab.silent()
+	other.silent()
+	hold.Release()
+	tab.expect("status 1", "execution_start", "execution_cached", "executing 1")
+	other.expect("status 1")
+	s.frame(j, "executed", "3", `{"node": "3"}`)
+	tab.expect("executed 3")
+	s.finish(j)
+	tab.expect("execution_success", "status 0", "executing null")
+	other.expect("status 0")
+	bob.silent()
+}
+
+func TestReconnect(t *testing.T) {
+	t.Parallel()
+	s := newStudio(t, room.Options{})
+	tab := s.dial("ann", "tab")
+	tab.expect("status 0 sid")
+	j := s.start(annsJob())
+	tab.expect("status 1", "execution_start", "execution_cached", "executing 1")
+	_ = tab.conn.CloseNow()
+	s.frame(j, "executed", "2", `{"node": "2"}`)
+	s.frame(j, "executing", "3", `{"node": "3", "display_node": "3"}`)
+	s.frame(j, "progress", "3", `{"value": 4, "max": 20, "node": "3"}`)
+	again := s.dial("ann", "tab")
+	again.expect("status 1 sid", "executing 3", "execution_start", "execution_cached", "executed 2", "executing 3", "progress 4")
+	_ = again.conn.CloseNow()
+	s.finish(j)
+	// The run ended while the socket was away: the session gets all of it, with the results.
+	last := s.dial("ann", "tab")
+	last.expect("status 0 sid", "execution_start", "execution_cached", "executed 2", "executing 3", "execution_success", "executing null")
+}
