@@ -121,9 +121,18 @@ const maxKeys = 50_000
 
 // wait returns how long the key has to wait for its next try, zero if not at all.
 func (t *throttle) wait(key string) time.Duration {
+	at := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.lacks(t.full[key], time.Now())
+	return t.lacks(t.whole(key, at), at)
+}
+
+// whole returns when the key's budget is whole, at the earliest now.
+func (t *throttle) whole(key string, at time.Time) time.Time {
+	if full := t.full[key]; full.After(at) {
+		return full
+	}
+	return at
 }
 
 // lacks returns how long after at a budget that is whole at full has room for one more try.
@@ -136,10 +145,7 @@ func (t *throttle) take(key string) time.Duration {
 	at := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	full := t.full[key]
-	if full.Before(at) {
-		full = at
-	}
+	full := t.whole(key, at)
 	if wait := t.lacks(full, at); wait > 0 {
 		return wait
 	}
@@ -157,8 +163,7 @@ func (t *throttle) take(key string) time.Duration {
 func (t *throttle) giveBack(key string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	full := t.full[key].Add(-t.every)
-	if full.After(time.Now()) {
+	if full := t.full[key].Add(-t.every); full.After(time.Now()) {
 		t.full[key] = full
 		return
 	}
