@@ -17,16 +17,24 @@ type Driver interface {
 	// Probe asks the back end who it is and what it can run. It is light when nothing changed.
 	// Errors are of the classes below.
 	Probe(ctx context.Context) (Snapshot, error)
+	// ClientID returns a fresh client id for the next run. The driver may hold a socket open under it, so that
+	// Prepare of a task with this id waits for nothing; other ids work as well.
+	ClientID() string
 	// Prepare readies a run without starting it: uploads inputs, opens the run's own socket. The prompt has not
 	// been sent when it returns. Close of the returned Run undoes it.
 	Prepare(ctx context.Context, t Task) (Run, error)
 	// Resume takes up a run that may have been posted before a restart of ours. ErrUnknownRun: the back end was
 	// reached and knows nothing of it.
 	Resume(ctx context.Context, t Task) (Run, error)
+	// Cancel takes a run off the back end that nobody here holds any more: one left behind by a lost attempt. It is
+	// tried again in the background until the back end answers or the driver is closed.
+	Cancel(runID string)
 	// WebFile reads one file of a custom node's web directory, path as in the back end's /extensions list.
 	WebFile(ctx context.Context, path string) (io.ReadCloser, string, error)
 	// Free asks the back end to give up memory when idle.
 	Free(ctx context.Context, unloadModels, freeMemory bool) error
+	// Close cuts every socket. Runs that were not closed go on at the back end and can be resumed by another
+	// driver.
 	Close() error
 }
 
@@ -34,13 +42,18 @@ type Driver interface {
 type Run interface {
 	// Start posts the prompt (unless resumed) and blocks until the run is over. posted is called once, right
 	// after the back end accepted the prompt. update is called in order, from one goroutine, and may block: the
-	// driver then reads no further. The last update has been handled when Start returns.
+	// driver then reads no further. The last update has been handled when Start returns. When ctx ends Start
+	// returns its cause and the run goes on at the back end.
 	Start(ctx context.Context, posted func(), update func(Update) error) (Result, error)
 	// Fetch opens an output file of this run on the back end.
 	Fetch(ctx context.Context, f FileRef) (io.ReadCloser, error)
-	// Interrupt asks the back end to stop this run and no other.
+	// Epoch is the back end's Snapshot.Epoch under which the run was prepared.
+	Epoch() string
+	// Interrupt asks the back end to stop this run and no other. Start then returns Cancelled, soon when the run
+	// had not begun, else when the back end gets to it.
 	Interrupt(ctx context.Context) error
-	// Close forgets the run: deletes its history entry on the back end and closes its socket. Idempotent.
+	// Close forgets the run: a run that was posted and is not over is taken off the back end, its history entry
+	// there is deleted, its socket closed. It does not wait for the back end. Idempotent.
 	Close() error
 }
 
@@ -87,7 +100,8 @@ type FileRef struct {
 	Type      string `json:"type"` // output, temp, input
 }
 
-// Snapshot is what a back end told about itself.
+// Snapshot is what a back end told about itself. ObjectInfo, Models, Embeddings, Extensions and WebTexts come
+// together: all of them when something among them changed since the last Probe of this driver, none otherwise.
 type Snapshot struct {
 	Version    string // ComfyUI's version
 	Epoch      string // changes when the back end was restarted
@@ -98,7 +112,7 @@ type Snapshot struct {
 	Embeddings []string
 	Extensions []string                   // web files of custom nodes, as listed
 	WebTexts   map[string]json.RawMessage // i18n, workflow_templates, global_subgraphs, … by route, raw
-	QueueOther int                        // runs in its queue that are not ours
+	QueueOther int                        // runs in its queue that are not this driver's
 	Taken      time.Time
 }
 

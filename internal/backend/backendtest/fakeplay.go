@@ -1,0 +1,297 @@
+package backendtest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// fakeSocket is one client's connection with what is still to be sent.
+type fakeSocket struct {
+	conn *websocket.Conn
+	mu   sync.Mutex
+	out  [][]byte
+	kick chan struct{}
+	end  context.CancelFunc
+}
+
+func (s *fakeSocket) send(frame []byte) {
+	s.mu.Lock()
+	s.out = append(s.out, frame)
+	s.mu.Unlock()
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// serveSocket takes a client's socket; the handler stays until it is cut.
+func (f *Fake) serveSocket(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer conn.CloseNow()
+	id := r.URL.Query().Get("clientId")
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s := &fakeSocket{conn: conn, kick: make(chan struct{}, 1), end: cancel}
+	f.mu.Lock()
+	s.send(fmt.Appendf(nil, `{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": %d}}, "sid": %q}}`, f.count(), id))
+	f.sockets[id] = s
+	f.every[s] = struct{}{}
+	f.mu.Unlock()
+	f.wg.Go(func() {
+		defer cancel()
+		for {
+			if _, _, err := conn.Read(ctx); err != nil {
+				return
+			}
+		}
+	})
+	s.pump(ctx)
+	f.mu.Lock()
+	if f.sockets[id] == s {
+		delete(f.sockets, id)
+	}
+	delete(f.every, s)
+	f.mu.Unlock()
+}
+
+// pump writes what is to be sent until the socket is cut.
+func (s *fakeSocket) pump(ctx context.Context) {
+	for {
+		s.mu.Lock()
+		out := s.out
+		s.out = nil
+		s.mu.Unlock()
+		for _, b := range out {
+			kind := websocket.MessageText
+			if b[0] != '{' {
+				kind = websocket.MessageBinary
+			}
+			if s.conn.Write(ctx, kind, b) != nil {
+				return
+			}
+		}
+		select {
+		case <-s.kick:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// status tells everybody the length of the queue. The lock is held.
+func (f *Fake) status() {
+	frame := fmt.Appendf(nil, `{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": %d}}}}`, f.count())
+	for s := range f.every {
+		if !f.mute {
+			s.send(frame)
+		}
+	}
+}
+
+// Mute stops sending frames, or goes on; what was not sent is lost.
+func (f *Fake) Mute(mute bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mute = mute
+}
+
+// Broadcast sends a text frame to every socket, as custom nodes do.
+func (f *Fake) Broadcast(frame string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for s := range f.every {
+		s.send([]byte(frame))
+	}
+}
+
+// tell sends a frame to the client of a prompt.
+func (f *Fake) tell(p *play, typ, format string, args ...any) json.RawMessage {
+	data := json.RawMessage(fmt.Sprintf(format, args...))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := f.sockets[p.ClientID]; s != nil && !p.gone && !f.mute {
+		s.send(fmt.Appendf(nil, `{"type": %q, "data": %s}`, typ, data))
+	}
+	return data
+}
+
+// work plays prompts until none is pending.
+func (f *Fake) work() {
+	for {
+		f.mu.Lock()
+		if len(f.pending) == 0 || f.running != nil {
+			f.mu.Unlock()
+			return
+		}
+		p := f.pending[0]
+		f.pending = f.pending[1:]
+		f.running = p
+		f.status()
+		f.mu.Unlock()
+		entry := f.play(p)
+		f.mu.Lock()
+		if !p.gone {
+			f.history[p.ID] = entry
+			f.running = nil
+			f.status()
+		}
+		gone := p.gone
+		f.mu.Unlock()
+		if gone {
+			return
+		}
+		f.tell(p, "executing", `{"node": null, "prompt_id": %q}`, p.ID)
+	}
+}
+
+// play plays one prompt and returns its history entry.
+func (f *Fake) play(p *play) json.RawMessage {
+	var messages, outputs []string
+	message := func(typ, format string, args ...any) {
+		data := f.tell(p, typ, format, args...)
+		messages = append(messages, fmt.Sprintf(`[%q, %s]`, typ, data))
+	}
+	now := func() int64 { return time.Now().UnixMilli() }
+	message("execution_start", `{"prompt_id": %q, "timestamp": %d}`, p.ID, now())
+	message("execution_cached", `{"nodes": [], "prompt_id": %q, "timestamp": %d}`, p.ID, now())
+	status := "success"
+	for _, id := range slices.Sorted(maps.Keys(p.graph)) {
+		n := p.graph[id]
+		f.tell(p, "progress_state", `{"prompt_id": %q, "nodes": {%q: {"value": 0.0, "max": 1.0, "state": "running"}}}`, p.ID, id)
+		f.tell(p, "executing", `{"node": %q, "display_node": %q, "prompt_id": %q}`, id, id, p.ID)
+		output := ""
+		switch n.Class {
+		case "Text":
+			output = fmt.Sprintf(`{"text": [%q]}`, n.text("text"))
+		case "Save":
+			output = f.save(n, "output")
+		case "Preview":
+			output = f.save(n, "temp")
+		case "Step":
+			f.tell(p, "progress", `{"value": 1, "max": 2, "prompt_id": %q, "node": %q}`, p.ID, id)
+			f.preview(p, id)
+		case "Fail":
+			status = "error"
+			message("execution_error", `{"prompt_id": %q, "node_id": %q, "node_type": "Fail", "executed": [], "exception_message": "it failed\n", "exception_type": "ValueError", "traceback": [], "current_inputs": {}, "current_outputs": [], "timestamp": %d}`, p.ID, id, now())
+		case "Wait":
+			select {
+			case <-f.release:
+			case <-p.interrupt:
+				status = "error"
+				message("execution_interrupted", `{"prompt_id": %q, "node_id": %q, "node_type": "Wait", "executed": [], "timestamp": %d}`, p.ID, id, now())
+			}
+		}
+		if status == "error" {
+			break
+		}
+		if output != "" {
+			outputs = append(outputs, fmt.Sprintf(`%q: %s`, id, output))
+			f.tell(p, "executed", `{"node": %q, "display_node": %q, "output": %s, "prompt_id": %q}`, id, id, output, p.ID)
+		}
+	}
+	if status == "success" {
+		message("execution_success", `{"prompt_id": %q, "timestamp": %d}`, p.ID, now())
+	}
+	return fmt.Appendf(nil, `{"prompt": %s, "outputs": {%s}, "status": {"status_str": %q, "completed": %t, "messages": [%s]}, "meta": {}}`,
+		p.tuple(), strings.Join(outputs, ", "), status, status == "success", strings.Join(messages, ", "))
+}
+
+// save writes a file and returns the output that names it.
+func (f *Fake) save(n fakeNode, typ string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	stem := n.text("prefix")
+	if stem == "" {
+		stem = "fake"
+	}
+	name := ""
+	for i := 1; ; i++ {
+		name = fmt.Sprintf("%s_%05d_.png", stem, i)
+		if _, taken := f.files[key(typ, "", name)]; !taken {
+			break
+		}
+	}
+	f.files[key(typ, "", name)] = []byte(n.text("text"))
+	return fmt.Sprintf(`{"images": [{"filename": %q, "subfolder": "", "type": %q}]}`, name, typ)
+}
+
+// preview sends a small binary frame with its node.
+func (f *Fake) preview(p *play, node string) {
+	meta := fmt.Sprintf(`{"node_id": %q, "prompt_id": %q, "image_type": "image/jpeg"}`, node, p.ID)
+	frame := append([]byte{0, 0, 0, 4, 0, 0, 0, byte(len(meta))}, meta...)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s := f.sockets[p.ClientID]; s != nil {
+		s.send(append(frame, 0xff, 0xd8, 0xff))
+	}
+}
+
+// Release lets one Wait node go on, this one or the next.
+func (f *Fake) Release() { f.release <- struct{}{} }
+
+// CutSockets cuts every web socket and leaves the rest alone.
+func (f *Fake) CutSockets() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for s := range f.every {
+		s.end()
+	}
+}
+
+// Restart forgets what a process forgets: queue, history, temp files, sockets.
+func (f *Fake) Restart() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for s := range f.every {
+		s.end()
+	}
+	for _, p := range append(f.pending, f.running) {
+		if p != nil {
+			p.gone = true
+			p.once.Do(func() { close(p.interrupt) })
+		}
+	}
+	f.reset()
+}
+
+// DropQueue forgets the pending prompts, as another client's "clear" does.
+func (f *Fake) DropQueue() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.pending = nil
+	f.status()
+}
+
+// SetFrozen stops answering requests, or goes on. Connections stay open.
+func (f *Fake) SetFrozen(frozen bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if frozen && f.frozen == nil {
+		f.frozen = make(chan struct{})
+	} else if !frozen && f.frozen != nil {
+		close(f.frozen)
+		f.frozen = nil
+	}
+}
+
+// Close ends what plays and waits for it.
+func (f *Fake) Close() {
+	f.SetFrozen(false)
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	f.Restart()
+	f.wg.Wait()
+}

@@ -1,0 +1,192 @@
+// Package comfyui drives a plain ComfyUI server by its address. Nothing has to be installed on it.
+//
+// Every run has its own client id, and so its own socket: frames of two people's runs can never be mixed up, not
+// even those that carry no prompt id. One socket is kept open ahead, so that a run does not wait for the handshake;
+// it also tells at once when the server goes away or somebody else puts work into its queue.
+//
+// A run is over when its end frame came or, whatever the socket says, when the server's history has it: the socket
+// is quick, the history is the truth. What the server knows of a run is looked up in the order history, queue,
+// history, so that a run that ends meanwhile is not taken for lost.
+package comfyui
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/fault"
+)
+
+// Options of a driver. The zero value of each field but Log is good.
+type Options struct {
+	// Studio tells this studio from others that use the same server: it names the file that marks the server's
+	// start. Letters, digits, dash and underscore.
+	Studio string
+	// Header is sent with every request, for servers behind a door of their own.
+	Header http.Header
+	// Changed is called when the driver noticed that a probe would tell something new: the server went away, or
+	// somebody else's work came or went. It must not block.
+	Changed func()
+	// Log is where the driver tells of what it saw. Nil: nowhere.
+	Log *slog.Logger
+	// Dial opens connections. Nil: the network.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+	PollAfter      time.Duration // silence after which the server is asked about a run; 0: 5 s
+	LostAfter      time.Duration // how long a server may refuse connections in mid-run; 0: 30 s
+	FrozenAfter    time.Duration // how long a server may accept connections and answer nothing in mid-run; 0: 2 min
+	RequestTimeout time.Duration // of one light request; 0: 10 s
+	PostTimeout    time.Duration // of handing over a prompt; 0: 1 min
+	StallTimeout   time.Duration // of a file transfer that stands still; 0: 1 min
+	RefreshEvery   time.Duration // how often nodes and models are read anew without a restart; 0: 5 min
+	HistoryGrace   time.Duration // how long an ended run may be missing from the history; 0: 5 s
+}
+
+func (o *Options) setDefaults() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&o.PollAfter, 5*time.Second)
+	def(&o.LostAfter, 30*time.Second)
+	def(&o.FrozenAfter, 2*time.Minute)
+	def(&o.RequestTimeout, 10*time.Second)
+	def(&o.PostTimeout, time.Minute)
+	def(&o.StallTimeout, time.Minute)
+	def(&o.RefreshEvery, 5*time.Minute)
+	def(&o.HistoryGrace, 5*time.Second)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Changed == nil {
+		o.Changed = func() {}
+	}
+	if o.Dial == nil {
+		o.Dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+	}
+	if o.Studio == "" {
+		o.Studio = "studio"
+	}
+}
+
+// Driver is a backend.Driver for one ComfyUI server. It is safe for concurrent use.
+type Driver struct {
+	prefix  string // of every address, without a slash at its end
+	options Options
+	log     *slog.Logger
+	client  *http.Client // requests, over kept connections
+	upgrade *http.Client // socket handshakes
+
+	closed context.Context // ends with Close
+	end    context.CancelFunc
+	wg     sync.WaitGroup
+	wgMu   sync.Mutex // nothing joins wg once closed has ended
+
+	probe   prober
+	epochs  epochs
+	spares  spares
+	tidy    tidier
+	own     atomic.Int64 // prompts of ours that the server has and that are not over
+	foreign atomic.Int64 // what the last status frame said beyond ours
+}
+
+var _ backend.Driver = (*Driver)(nil)
+
+// New returns a driver for the server at address, such as http://gpu1:8188. It does not connect.
+func New(address string, o Options) (*Driver, error) {
+	o.setDefaults()
+	base, err := url.Parse(strings.TrimRight(address, "/"))
+	if err != nil || (base.Scheme != "http" && base.Scheme != "https") || base.Host == "" || base.RawQuery != "" {
+		return nil, fault.Wrap(fault.Invalid, err, "%q is not the address of a ComfyUI server.", address).
+			WithRemedy("Write it like http://gpu1:8188.")
+	}
+	d := &Driver{prefix: base.String(), options: o, log: o.Log}
+	d.closed, d.end = context.WithCancel(context.Background())
+	d.client = &http.Client{Transport: &http.Transport{
+		DialContext:         o.Dial,
+		MaxIdleConnsPerHost: 16,
+		IdleConnTimeout:     90 * time.Second,
+		DisableCompression:  true, // a LAN is quicker than gzip
+	}}
+	d.upgrade = &http.Client{Transport: &handshake{dial: o.Dial}}
+	d.epochs.have = make(map[string]int64)
+	d.tidy.known = make(map[string]struct{})
+	d.tidy.kick = make(chan struct{}, 1)
+	return d, nil
+}
+
+// Close cuts every socket and ends what goes on in the background. Runs go on at the server.
+func (d *Driver) Close() error {
+	d.wgMu.Lock()
+	d.end()
+	d.wgMu.Unlock()
+	d.spares.close()
+	d.wg.Wait()
+	d.lastTidy()
+	d.client.CloseIdleConnections()
+	return nil
+}
+
+// background runs f beside; Close waits for it. After Close it does not run and background reports false.
+func (d *Driver) background(f func()) bool {
+	d.wgMu.Lock()
+	defer d.wgMu.Unlock()
+	if d.closed.Err() != nil {
+		return false
+	}
+	d.wg.Go(f)
+	return true
+}
+
+// ClientID returns the id of a socket that is open and free, or a fresh one.
+func (d *Driver) ClientID() string {
+	if id, ok := d.spares.reserve(); ok {
+		return id
+	}
+	return uuid.NewString()
+}
+
+// Free asks the server to give up memory once it is idle.
+func (d *Driver) Free(ctx context.Context, unloadModels, freeMemory bool) error {
+	ctx, cancel := context.WithTimeout(ctx, d.options.RequestTimeout)
+	defer cancel()
+	body := fmt.Appendf(nil, `{"unload_models":%t,"free_memory":%t}`, unloadModels, freeMemory)
+	return d.post(ctx, "/free", body)
+}
+
+// webPaths are where custom nodes and the server's packages keep what a page may read.
+var webPaths = []string{"/extensions/", "/api/workflow_templates/", "/docs/"}
+
+// WebFile reads one file of a custom node's web directory, or of its templates or help pages.
+func (d *Driver) WebFile(ctx context.Context, path string) (io.ReadCloser, string, error) {
+	allowed := false
+	for _, p := range webPaths {
+		allowed = allowed || strings.HasPrefix(path, p)
+	}
+	decoded, err := url.PathUnescape(path)
+	if err != nil || !allowed || strings.Contains(decoded, "..") || strings.ContainsAny(decoded, "\\\x00?#") {
+		return nil, "", fault.New(fault.Invalid, "%q is not the path of a web file.", path)
+	}
+	resp, cancel, err := d.open(ctx, http.MethodGet, path, "", nil, 0)
+	if err != nil {
+		return nil, "", err
+	}
+	if resp.StatusCode != http.StatusOK {
+		drop(resp)
+		cancel(nil)
+		return nil, "", fault.Wrap(fault.Missing, errStatus("GET "+path, resp), "The back end has no web file %s.", path)
+	}
+	return newStream(resp.Body, d.options.StallTimeout, cancel), resp.Header.Get("Content-Type"), nil
+}

@@ -1,0 +1,217 @@
+package comfyui
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/comfy/pyjson"
+	"github.com/ahelme/comfyume/internal/fault"
+)
+
+// run is one attempt on the server.
+type run struct {
+	d       *Driver
+	t       backend.Task
+	id      string // prompt id on the server
+	epoch   string
+	sock    *socket // nil: cut
+	resumed bool
+	running bool            // resumed while the server was at it
+	result  *backend.Result // known already when resumed after its end
+
+	stop    atomic.Bool   // somebody wants it interrupted
+	removed atomic.Bool   // it was taken out of the server's queue
+	wake    chan struct{} // look at the above now
+
+	mu      sync.Mutex
+	state   runState
+	started bool // Start was called: the socket has served
+	closed  bool
+}
+
+// runState says what the server may have of a run.
+type runState uint8
+
+const (
+	unposted runState = iota
+	posted            // the server was, or may have been, given the prompt
+	over              // it ended, or the server knows nothing of it
+)
+
+var _ backend.Run = (*run)(nil)
+
+func (d *Driver) newRun(t backend.Task) *run {
+	return &run{d: d, t: t, id: t.Attempt.RunID, wake: make(chan struct{}, 1)}
+}
+
+// Prepare uploads the inputs and sees to a socket under the attempt's client id.
+func (d *Driver) Prepare(ctx context.Context, t backend.Task) (backend.Run, error) {
+	r := d.newRun(t)
+	var err error
+	if r.epoch, err = d.epoch(ctx, false); err != nil {
+		return nil, err
+	}
+	if err := d.ensureUploads(ctx, r.epoch, t.Uploads, false); err != nil {
+		return nil, err
+	}
+	if r.sock, err = d.socketFor(ctx, t.Attempt.ClientID); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// socketFor takes the socket that was opened ahead under a client id, or opens one.
+func (d *Driver) socketFor(ctx context.Context, clientID string) (*socket, error) {
+	s := d.spares.take(clientID)
+	if s == nil || s.gone.Load() {
+		var err error
+		if s, err = d.dial(ctx, clientID, false); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Resume takes up a run that an earlier process may have posted.
+func (d *Driver) Resume(ctx context.Context, t backend.Task) (backend.Run, error) {
+	r := d.newRun(t)
+	r.resumed = true
+	r.state = posted
+	var err error
+	if r.epoch, err = d.epoch(ctx, false); err != nil {
+		return nil, err
+	}
+	d.tidy.own(r.id)
+	for look := range 2 {
+		entry, ok, err := d.history(ctx, r.id)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			result := readEntry(entry)
+			r.result = &result
+			r.state = over
+			return r, nil
+		}
+		if look == 1 {
+			break // neither waiting nor running a moment ago, and not over either
+		}
+		at, _, err := d.look(ctx, r.id)
+		if err != nil {
+			return nil, err
+		}
+		if at != absent {
+			if r.sock, err = d.socketFor(ctx, t.Attempt.ClientID); err != nil {
+				return nil, err
+			}
+			r.running = at == running
+			d.own.Add(1)
+			return r, nil
+		}
+	}
+	return nil, backend.ErrUnknownRun
+}
+
+// Epoch is the server's start under which the run was prepared.
+func (r *run) Epoch() string { return r.epoch }
+
+// Fetch opens an output file.
+func (r *run) Fetch(ctx context.Context, f backend.FileRef) (io.ReadCloser, error) {
+	q := url.Values{"filename": {f.Filename}, "subfolder": {f.Subfolder}, "type": {f.Type}}
+	resp, cancel, err := r.d.open(ctx, http.MethodGet, "/view?"+q.Encode(), "", nil, 0)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		drop(resp)
+		cancel(nil)
+		status := errStatus("GET /view", resp)
+		if resp.StatusCode >= 500 {
+			return nil, fmt.Errorf("%w: %s: %w", backend.ErrUnreachable, f.Filename, status)
+		}
+		return nil, fault.Wrap(fault.Missing, status, "The back end no longer has the file %s.", f.Filename)
+	}
+	return newStream(resp.Body, r.d.options.StallTimeout, cancel), nil
+}
+
+// Interrupt stops the run if it runs, and takes it back if it waits.
+func (r *run) Interrupt(ctx context.Context) error {
+	r.stop.Store(true)
+	defer r.nudge()
+	r.mu.Lock()
+	state := r.state
+	r.mu.Unlock()
+	if state != posted {
+		return nil // Start sees the mark before it posts
+	}
+	removed, err := r.d.interrupt(ctx, r.id)
+	if removed {
+		r.removed.Store(true)
+	}
+	return err
+}
+
+func (r *run) nudge() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Close gives the socket back or cuts it, and has the server forget the run.
+func (r *run) Close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	if r.sock != nil && (r.started || !r.d.spares.putBack(r.sock)) {
+		r.sock.close()
+	}
+	switch r.state {
+	case posted:
+		r.d.own.Add(-1)
+		r.d.tidyLater(r.id, true)
+	case over:
+		r.d.tidyLater(r.id, false)
+	}
+	return nil
+}
+
+// become moves the run on and keeps the count of our prompts on the server.
+func (r *run) become(s runState) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state == s || r.closed {
+		return
+	}
+	if s == posted {
+		r.d.own.Add(1)
+		r.d.tidy.own(r.id)
+	} else if r.state == posted {
+		r.d.own.Add(-1)
+	}
+	r.state = s
+}
+
+// body returns the request that hands over the prompt.
+func (r *run) body() []byte {
+	b := make([]byte, 0, len(r.t.Prompt)+len(r.t.ExtraData)+256)
+	b = append(append(b, `{"prompt":`...), r.t.Prompt...)
+	b = append(append(b, `,"client_id":`...), pyjson.Quote(r.t.Attempt.ClientID)...)
+	b = append(append(b, `,"prompt_id":`...), pyjson.Quote(r.id)...)
+	if len(r.t.ExtraData) > 0 {
+		b = append(append(b, `,"extra_data":`...), r.t.ExtraData...)
+	}
+	if r.t.Targets != nil {
+		b = pyjson.AppendStrings(append(b, `,"partial_execution_targets":`...), r.t.Targets)
+	}
+	return append(b, '}')
+}

@@ -1,0 +1,332 @@
+package comfyui
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/google/uuid"
+
+	"github.com/ahelme/comfyume/internal/backend"
+)
+
+// maxFrame bounds one frame: full-size pictures come this way.
+const maxFrame = 256 << 20
+
+// hello is the first frame on every socket: it asks for previews that name their node.
+var hello = []byte(`{"type":"feature_flags","data":{"supports_preview_metadata":true}}`)
+
+// socket is one connection to /ws under one client id.
+type socket struct {
+	id      string
+	conn    *websocket.Conn
+	claimed atomic.Bool // frames are kept for a run; before that only the queue's length is of interest
+	gone    atomic.Bool // the connection was cut
+	frames  chan frame  // closed when the connection is gone
+	done    chan struct{}
+	once    sync.Once
+}
+
+// dial opens a socket under a client id. Its reader runs until the socket is closed or cut, or the driver closed.
+func (d *Driver) dial(ctx context.Context, clientID string, claimed bool) (*socket, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.options.RequestTimeout)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, d.prefix+"/ws?clientId="+url.QueryEscape(clientID),
+		&websocket.DialOptions{HTTPClient: d.upgrade, HTTPHeader: d.options.Header.Clone()})
+	if err != nil {
+		return nil, fmt.Errorf("%w: no web socket: %w", backend.ErrUnreachable, err)
+	}
+	conn.SetReadLimit(maxFrame)
+	if err := conn.Write(ctx, websocket.MessageText, hello); err != nil {
+		conn.CloseNow()
+		return nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, err)
+	}
+	s := &socket{id: clientID, conn: conn, frames: make(chan frame, 16), done: make(chan struct{})}
+	s.claimed.Store(claimed)
+	if !d.background(func() { d.read(s) }) {
+		conn.CloseNow()
+		return nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, errClosed)
+	}
+	return s, nil
+}
+
+// close cuts the socket. The server takes a cut for a close; a handshake would only cost time.
+func (s *socket) close() {
+	s.once.Do(func() {
+		close(s.done)
+		s.conn.CloseNow()
+	})
+}
+
+// read takes frames from the connection until it ends.
+func (d *Driver) read(s *socket) {
+	defer close(s.frames)
+	defer s.conn.CloseNow()
+	stop := context.AfterFunc(d.closed, s.close)
+	defer stop()
+	var buf bytes.Buffer
+	for {
+		kind, r, err := s.conn.Reader(context.Background()) // ended by closing the connection
+		if err == nil {
+			buf.Reset()
+			_, err = buf.ReadFrom(r)
+		}
+		if err != nil {
+			select {
+			case <-s.done:
+			default:
+				d.log.Debug("socket was cut", "client", s.id, "err", err)
+				d.cut(s)
+			}
+			return
+		}
+		f, remaining := decode(kind == websocket.MessageBinary, buf.Bytes())
+		if f.kind == frameStatus {
+			d.noteRemaining(remaining)
+		}
+		if f.kind == frameNone || !s.claimed.Load() {
+			continue
+		}
+		select {
+		case s.frames <- f:
+		case <-s.done:
+			return
+		}
+		if buf.Cap() > 1<<20 { // one big picture is no reason to keep its room
+			buf = bytes.Buffer{}
+		}
+	}
+}
+
+// cut notes that a connection went away without our doing: the server may have been restarted.
+func (d *Driver) cut(s *socket) {
+	s.gone.Store(true)
+	d.epochs.doubt()
+	if d.spares.remove(s) {
+		d.options.Changed()
+	}
+}
+
+// noteRemaining compares the server's count of runs with ours.
+func (d *Driver) noteRemaining(remaining int64) {
+	foreign := max(remaining-d.own.Load(), 0)
+	if was := d.foreign.Swap(foreign); (was > 0) != (foreign > 0) {
+		d.options.Changed()
+	}
+}
+
+// spares holds sockets that are open ahead of the run that will use them.
+type spares struct {
+	mu      sync.Mutex
+	free    *socket
+	held    map[string]held // handed out by reserve, not yet taken
+	dialing bool
+	closed  bool
+}
+
+type held struct {
+	socket *socket
+	since  time.Time
+}
+
+// reserveFor is how long a client id that was handed out keeps its socket.
+const reserveFor = time.Minute
+
+// reserve hands out the client id of the free socket.
+func (p *spares) reserve() (string, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.free
+	if s == nil {
+		return "", false
+	}
+	p.free = nil
+	if p.held == nil {
+		p.held = make(map[string]held)
+	}
+	now := time.Now()
+	for id, h := range p.held {
+		if now.Sub(h.since) > reserveFor { // whoever asked for it never came
+			delete(p.held, id)
+			h.socket.close()
+		}
+	}
+	p.held[s.id] = held{s, now}
+	return s.id, true
+}
+
+// take gives the socket of a client id, or nil.
+func (p *spares) take(id string) *socket {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.held[id].socket
+	if s == nil && p.free != nil && p.free.id == id {
+		s, p.free = p.free, nil
+	}
+	delete(p.held, id)
+	return s
+}
+
+// put keeps s for a coming run. It reports false when there is one already, or no more runs will come.
+func (p *spares) put(s *socket) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.free != nil || s.gone.Load() {
+		return false
+	}
+	p.free = s
+	return true
+}
+
+// putBack keeps a socket that was taken for a run which then never began.
+func (p *spares) putBack(s *socket) bool {
+	s.claimed.Store(false)
+	return p.put(s)
+}
+
+// remove forgets s; it reports whether s was kept here.
+func (p *spares) remove(s *socket) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.held[s.id].socket == s {
+		delete(p.held, s.id)
+		return true
+	}
+	if p.free == s {
+		p.free = nil
+		return true
+	}
+	return false
+}
+
+func (p *spares) close() {
+	p.mu.Lock()
+	all := []*socket{p.free}
+	for _, h := range p.held {
+		all = append(all, h.socket)
+	}
+	p.free, p.held, p.closed = nil, nil, true
+	p.mu.Unlock()
+	for _, s := range all {
+		if s != nil {
+			s.close()
+		}
+	}
+}
+
+// wanted reports whether a free socket is missing, and books its opening.
+func (p *spares) wanted() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.dialing || p.free != nil {
+		return false
+	}
+	p.dialing = true
+	return true
+}
+
+// openSpare opens a free socket when there is none. One that can't be opened is no trouble yet: the run that
+// needs it opens its own and says why it can't.
+func (d *Driver) openSpare(ctx context.Context) error {
+	if !d.spares.wanted() {
+		return nil
+	}
+	s, err := d.dial(ctx, uuid.NewString(), false)
+	d.spares.mu.Lock()
+	d.spares.dialing = false
+	d.spares.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if !d.spares.put(s) {
+		s.close()
+	}
+	return nil
+}
+
+// spareLater opens a free socket in the background.
+func (d *Driver) spareLater() {
+	d.background(func() {
+		if err := d.openSpare(d.closed); err != nil && d.closed.Err() == nil {
+			d.log.Debug("no socket ahead of the next run", "err", err)
+		}
+	})
+}
+
+// handshake carries out the upgrade request of one socket on a connection of its own. http.Transport would do,
+// but it keeps two goroutines and two large buffers for every connection that it then gives away.
+type handshake struct {
+	dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// RoundTrip dials, sends req and reads the answer; its body is the connection.
+func (h *handshake) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
+	port := req.URL.Port()
+	if port == "" {
+		port = map[string]string{"https": "443"}[req.URL.Scheme]
+	}
+	if port == "" {
+		port = "80"
+	}
+	conn, err := h.dial(ctx, "tcp", net.JoinHostPort(req.URL.Hostname(), port))
+	if err != nil {
+		return nil, err
+	}
+	if req.URL.Scheme == "https" {
+		conn = tls.Client(conn, &tls.Config{ServerName: req.URL.Hostname(), MinVersion: tls.VersionTLS12})
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	resp, err := upgrade(conn, req)
+	if !stop() || err != nil {
+		conn.Close()
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		return nil, err
+	}
+	return resp, nil
+}
+
+func upgrade(conn net.Conn, req *http.Request) (*http.Response, error) {
+	if err := req.Write(conn); err != nil {
+		return nil, err
+	}
+	br := bufio.NewReaderSize(conn, 4096)
+	resp, err := http.ReadResponse(br, req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		resp.Body = upgraded{Reader: br, Conn: conn}
+	} else {
+		resp.Body = closing{Reader: resp.Body, conn: conn}
+	}
+	return resp, nil
+}
+
+// upgraded is a connection of which a reader may have read ahead.
+type upgraded struct {
+	*bufio.Reader
+	net.Conn
+}
+
+func (u upgraded) Read(p []byte) (int, error) { return u.Reader.Read(p) }
+
+// closing is the body of a refused upgrade.
+type closing struct {
+	io.Reader
+	conn net.Conn
+}
+
+func (c closing) Close() error { return c.conn.Close() }

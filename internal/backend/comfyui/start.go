@@ -1,0 +1,349 @@
+package comfyui
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/comfy/pyjson"
+)
+
+// Pauses of the loop that follows a run.
+const (
+	historyDelay = 25 * time.Millisecond // after the end frame: the history is written right after it
+	historyRetry = 2 * time.Millisecond  // first pause when it was not there yet; doubled each time
+	redialFirst  = 50 * time.Millisecond // first pause after a connection could not be opened again; doubled
+	redialMost   = 5 * time.Second
+)
+
+// errUnknown is the cause of a run that is in neither queue nor history.
+var errUnknown = errors.New("the server knows nothing of it any more")
+
+// errClosed is the cause of what ends with the driver.
+var errClosed = errors.New("the driver is closed")
+
+// follower is the state of Start: one run followed to its end.
+type follower struct {
+	*run
+	update func(backend.Update) error
+	tell   func() // posted, at most once
+
+	replied  bool      // the answer to our POST came, or was given up
+	postErr  error     // how the POST failed without saying whether the server took it
+	accepted bool      // posted was called
+	began    bool      // execution_start came
+	ended    time.Time // when the end frame came
+	record   record    // what frames told, should the history never tell
+	alive    time.Time // when the server last gave a sign of life
+	looked   time.Time // when the queue was last looked at
+	pause    time.Duration
+	timer    *time.Timer
+}
+
+// Start hands over the prompt and follows the run to its end.
+func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update) error) (backend.Result, error) {
+	r.mu.Lock()
+	r.started = true
+	if r.sock != nil {
+		r.sock.claimed.Store(true)
+	}
+	r.mu.Unlock()
+	f := &follower{run: r, update: update, tell: tell, began: r.running, alive: time.Now(), looked: time.Now()}
+	f.timer = time.NewTimer(r.d.options.PollAfter)
+	defer f.timer.Stop()
+	// What the server still sends would fill the connection and hold up its other clients.
+	defer f.setSocket(nil)
+	if r.result != nil {
+		f.accept()
+		return *r.result, nil
+	}
+	if r.resumed {
+		f.replied = true
+		f.accept()
+		return f.follow(ctx, nil)
+	}
+	if r.stop.Load() {
+		return interrupted(r.id), nil
+	}
+	if r.d.foreign.Load() > 0 {
+		if _, others, err := r.d.look(ctx, r.id); err != nil {
+			return backend.Result{}, err
+		} else if others > 0 {
+			return backend.Result{}, backend.ErrForeign
+		}
+	}
+	r.become(posted)
+	replies := make(chan reply, 1)
+	handing, cancel := context.WithCancel(ctx)
+	var hand sync.WaitGroup
+	defer hand.Wait()
+	defer cancel()
+	hand.Go(func() { replies <- r.d.hand(handing, r.id, r.body()) })
+	return f.follow(ctx, replies)
+}
+
+// follow takes frames, answers and silence until the run is over.
+func (f *follower) follow(ctx context.Context, replies <-chan reply) (backend.Result, error) {
+	for {
+		var frames <-chan frame
+		if f.sock != nil {
+			frames = f.sock.frames
+		}
+		var result *backend.Result
+		var err error
+		select {
+		case <-ctx.Done():
+			return backend.Result{}, context.Cause(ctx)
+		case <-f.d.closed.Done():
+			return backend.Result{}, fmt.Errorf("%w: %w", backend.ErrUnreachable, errClosed)
+		case fr, ok := <-frames:
+			if ok {
+				result, err = f.take(ctx, fr)
+			} else {
+				f.setSocket(nil)
+				f.pause = 0
+				f.timer.Reset(0)
+			}
+		case rep := <-replies:
+			replies = nil
+			result, err = f.answered(ctx, rep)
+		case <-f.wake:
+			f.timer.Reset(0)
+		case <-f.timer.C:
+			result, err = f.check(ctx)
+		}
+		if err != nil || result != nil {
+			return f.over(result, err)
+		}
+	}
+}
+
+// over settles what the server has of the run.
+func (f *follower) over(result *backend.Result, err error) (backend.Result, error) {
+	switch {
+	case err == nil, errors.Is(err, errUnknown):
+		f.become(over)
+	case !f.accepted && f.postErr == nil && f.replied:
+		f.become(unposted) // it certainly did not take it
+	}
+	if err != nil {
+		return backend.Result{}, err
+	}
+	return *result, nil
+}
+
+// setSocket closes the socket and takes another, or none.
+func (f *follower) setSocket(s *socket) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.sock != nil {
+		f.sock.close()
+	}
+	f.sock = s
+}
+
+// accept tells that the server has the prompt.
+func (f *follower) accept() {
+	if f.accepted {
+		return
+	}
+	f.accepted = true
+	f.tell()
+	f.d.spareLater() // the server is busy with the run: a good time for the next one's handshake
+}
+
+// answered takes the answer to our POST.
+func (f *follower) answered(ctx context.Context, rep reply) (*backend.Result, error) {
+	f.replied = true
+	switch {
+	case rep.err == nil:
+		f.alive = time.Now()
+		f.accept()
+		return nil, f.interruptIfWanted(ctx)
+	case f.accepted: // frames of the run came already
+		return nil, nil
+	case rep.unsent:
+		return f.retryRefused(ctx, rep.err)
+	default: // the connection broke: the server may have it or not
+		f.postErr = rep.err
+		f.pause = 0
+		f.timer.Reset(0)
+		return nil, nil
+	}
+}
+
+// retryRefused posts once more when the refusal may be due to inputs that we believed the server to have.
+func (f *follower) retryRefused(ctx context.Context, refused error) (*backend.Result, error) {
+	if _, ok := errors.AsType[*backend.Refused](refused); !ok || len(f.t.Uploads) == 0 {
+		return nil, refused
+	}
+	if err := f.d.ensureUploads(ctx, f.epoch, f.t.Uploads, true); err != nil {
+		return nil, err
+	}
+	rep := f.d.hand(ctx, f.id, f.body())
+	if rep.unsent {
+		return nil, rep.err
+	}
+	f.t.Uploads = nil
+	return f.answered(ctx, rep)
+}
+
+// interruptIfWanted stops a run whose owner changed their mind while it was handed over.
+func (f *follower) interruptIfWanted(ctx context.Context) error {
+	if !f.stop.Load() || !f.ended.IsZero() {
+		return nil
+	}
+	return f.Interrupt(ctx)
+}
+
+// take handles one frame.
+func (f *follower) take(ctx context.Context, fr frame) (*backend.Result, error) {
+	f.alive = time.Now()
+	mine := fr.runID == f.id
+	if fr.kind == frameStatus || (mine && fr.kind == frameNull) {
+		if f.ended.IsZero() && fr.kind == frameNull {
+			f.ended = f.alive
+		}
+		if !f.ended.IsZero() { // the history is written before either is sent
+			return f.read(ctx)
+		}
+		return nil, nil
+	}
+	if f.ended.IsZero() {
+		f.pause = 0
+		f.timer.Reset(f.d.options.PollAfter)
+	}
+	// A frame without an id can only be of the run that runs now; others' frames carry theirs.
+	if !mine && (fr.runID != "" || !f.began || !f.ended.IsZero()) {
+		return nil, nil
+	}
+	if fr.kind == frameNull {
+		return nil, nil
+	}
+	f.accept()
+	f.began = f.began || mine
+	if fr.Type == "executing" && !mine { // a socket that comes back is told the present node, and nothing else
+		fr.Data = pyjson.AppendObject(nil, []pyjson.Member{
+			{Key: "node", Value: pyjson.Quote(fr.Node)}, {Key: "display_node", Value: pyjson.Quote(fr.Node)},
+			{Key: "prompt_id", Value: pyjson.Quote(f.id)},
+		})
+	}
+	if fr.kind == frameEnd {
+		f.ended = f.alive
+		f.pause = 0
+		f.timer.Reset(historyDelay)
+	}
+	f.record.note(fr)
+	return nil, f.update(fr.Update)
+}
+
+// read asks the history for the result of a run that has ended.
+func (f *follower) read(ctx context.Context) (*backend.Result, error) {
+	entry, ok, err := f.d.history(ctx, f.id)
+	if err == nil {
+		f.alive = time.Now()
+	}
+	if ok {
+		result := readEntry(entry)
+		return &result, nil
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if time.Since(f.ended) > f.d.options.HistoryGrace && f.record.end != "" {
+		f.d.log.Warn("an ended run is not in the back end's history", "req", f.id, "err", err)
+		result := f.record.result()
+		return &result, nil
+	}
+	f.pause = min(max(2*f.pause, historyRetry), time.Second)
+	f.timer.Reset(f.pause)
+	return nil, nil
+}
+
+// check looks after a run of which nothing was heard: it may have ended, be lost, or just take its time.
+func (f *follower) check(ctx context.Context) (*backend.Result, error) {
+	if !f.ended.IsZero() {
+		if result, err := f.read(ctx); result != nil || err != nil || f.sock != nil {
+			return result, err
+		}
+	}
+	reconnected := false
+	if f.sock == nil {
+		s, err := f.d.dial(ctx, f.t.Attempt.ClientID, true)
+		if err != nil {
+			return nil, f.unreachable(ctx, err)
+		}
+		f.setSocket(s)
+		reconnected = true
+	}
+	entry, ok, err := f.d.history(ctx, f.id)
+	if err != nil {
+		return nil, f.unreachable(ctx, err)
+	}
+	f.alive = time.Now()
+	if ok {
+		result := readEntry(entry)
+		return &result, nil
+	}
+	f.pause = 0
+	f.timer.Reset(f.d.options.PollAfter)
+	if !f.replied {
+		return nil, nil // it has not had the chance to know of it
+	}
+	if !reconnected && f.postErr == nil && !f.removed.Load() && time.Since(f.looked) < 6*f.d.options.PollAfter {
+		return nil, nil
+	}
+	return f.search(ctx)
+}
+
+// search looks for the run in the queue and then once more in the history: in neither, it is lost.
+func (f *follower) search(ctx context.Context) (*backend.Result, error) {
+	at, _, err := f.d.look(ctx, f.id)
+	if err != nil {
+		return nil, f.unreachable(ctx, err)
+	}
+	f.looked = time.Now()
+	if at != absent {
+		f.postErr = nil
+		f.accept()
+		return nil, f.interruptIfWanted(ctx)
+	}
+	entry, ok, err := f.d.history(ctx, f.id)
+	switch {
+	case err != nil:
+		return nil, f.unreachable(ctx, err)
+	case ok:
+		result := readEntry(entry)
+		return &result, nil
+	case f.removed.Load():
+		result := interrupted(f.id)
+		return &result, nil
+	case !f.ended.IsZero() && f.record.end != "":
+		return nil, nil // read gives it its grace
+	case f.postErr != nil && !f.accepted:
+		return nil, f.postErr
+	default:
+		return nil, fmt.Errorf("%w: %w", backend.ErrLost, errUnknown)
+	}
+}
+
+// unreachable decides whether a server that does not answer is given up.
+func (f *follower) unreachable(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	silent := time.Since(f.alive)
+	frozen := errors.Is(err, context.DeadlineExceeded)
+	switch {
+	case frozen && silent > f.d.options.FrozenAfter:
+		return fmt.Errorf("%w: %w", backend.ErrFrozen, err)
+	case !frozen && silent > f.d.options.LostAfter:
+		return fmt.Errorf("%w: %w", backend.ErrLost, err)
+	}
+	f.pause = min(max(2*f.pause, redialFirst), redialMost)
+	f.timer.Reset(f.pause)
+	return nil
+}
