@@ -1,0 +1,176 @@
+package api
+
+import (
+	"time"
+
+	"github.com/ahelme/comfyume/internal/identity"
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// User is an account.
+type User struct {
+	Name      string        `json:"name"`
+	Group     string        `json:"group,omitempty"`
+	Role      identity.Role `json:"role" enum:"participant,instructor,operator"`
+	Suspended bool          `json:"suspended"`
+	SignsIn   string        `json:"signs_in_with" doc:"password, pin or link"`
+	Created   *time.Time    `json:"created,omitempty"`
+	Seen      *time.Time    `json:"seen,omitempty" doc:"last use, to the minute"`
+}
+
+// NewUser is an account to be made.
+type NewUser struct {
+	Name     string        `json:"name" doc:"lower-case letters, digits, - and _"`
+	Group    string        `json:"group,omitempty"`
+	Role     identity.Role `json:"role,omitempty" enum:"participant,instructor,operator" doc:"participant when left out"`
+	Password string        `json:"password,omitempty" doc:"without one the person comes in by a link"`
+}
+
+// UserChange names what of an account is to be another.
+type UserChange struct {
+	Group     *string        `json:"group,omitempty"`
+	Role      *identity.Role `json:"role,omitempty" enum:"participant,instructor,operator"`
+	Suspended *bool          `json:"suspended,omitempty"`
+}
+
+// Imported says what came of a roster.
+type Imported struct {
+	Made  []User `json:"made" nullable:"false"`
+	There int    `json:"there" doc:"people who had an account already and were left as they are"`
+}
+
+// Link is a one-time sign-in link.
+type Link struct {
+	User    string    `json:"user"`
+	URL     string    `json:"url"`
+	Expires time.Time `json:"expires"`
+}
+
+// Token is a personal token. Secret is there once, in the answer to its making.
+type Token struct {
+	ID      string     `json:"id"`
+	User    string     `json:"user"`
+	Label   string     `json:"label"`
+	Scope   string     `json:"scope" enum:"all,comfy"`
+	Secret  string     `json:"token,omitempty"`
+	Created time.Time  `json:"created"`
+	Used    *time.Time `json:"used,omitempty"`
+	Expires *time.Time `json:"expires,omitempty"`
+}
+
+// NewToken is a token to be made.
+type NewToken struct {
+	Label string `json:"label,omitempty" maxLength:"100"`
+	Scope string `json:"scope,omitempty" enum:"all,comfy" doc:"all: whatever the person may do; comfy: their ComfyUI server only"`
+	Hours int    `json:"hours,omitempty" minimum:"0" doc:"how long it lives; 0: until it is revoked"`
+}
+
+// Group is a number of people.
+type Group struct {
+	Name    string     `json:"name"`
+	Title   string     `json:"title,omitempty"`
+	Members int        `json:"members"`
+	Created *time.Time `json:"created,omitempty"`
+}
+
+// Code lets people join a group by themselves.
+type Code struct {
+	Code    string    `json:"code"`
+	URL     string    `json:"url"`
+	Group   string    `json:"group"`
+	By      string    `json:"by,omitempty"`
+	Places  int       `json:"places"`
+	Joined  int       `json:"joined"`
+	Expires time.Time `json:"expires"`
+}
+
+// Job is one run of a graph.
+type Job struct {
+	ID       job.ID     `json:"id"`
+	User     string     `json:"user"`
+	Group    string     `json:"group,omitempty"`
+	PromptID string     `json:"prompt_id"`
+	State    job.State  `json:"state" enum:"pending,running,completed,failed,cancelled"`
+	Class    job.Class  `json:"priority" doc:"0 instructor, 1 high, 2 normal, 3 low"`
+	Created  time.Time  `json:"created"`
+	Started  *time.Time `json:"started,omitempty"`
+	Finished *time.Time `json:"finished,omitempty"`
+	Attempt  int        `json:"attempt" doc:"0 before the first"`
+	BackEnd  string     `json:"backend,omitempty"`
+	Staged   bool       `json:"staged" doc:"a back end is chosen and the prompt not sent yet"`
+	Stopping bool       `json:"stopping" doc:"somebody asked to interrupt it"`
+	Why      string     `json:"why,omitempty" doc:"why it waits"`
+	Error    string     `json:"error,omitempty"`
+}
+
+// Jobs is a page of a list.
+type Jobs struct {
+	Jobs  []Job `json:"jobs" nullable:"false"`
+	Total int   `json:"total"`
+}
+
+// Load is how many jobs somebody has open.
+type Load struct {
+	User    string `json:"user"`
+	Pending int    `json:"pending"`
+	Running int    `json:"running"`
+}
+
+// QueueState is the queue at a glance.
+type QueueState struct {
+	Mode   string     `json:"mode" doc:"as it is set"`
+	Order  string     `json:"order" doc:"as it is in effect"`
+	Note   string     `json:"note,omitempty" doc:"where the two differ"`
+	Counts job.Counts `json:"counts"`
+	Users  []Load     `json:"users" nullable:"false"`
+}
+
+// BackEnd is a GPU source.
+type BackEnd struct {
+	Name    string     `json:"name"`
+	Driver  string     `json:"driver"`
+	URL     string     `json:"url"`
+	State   string     `json:"state" doc:"ready, busy, unreachable, refused or unknown"`
+	Reason  string     `json:"reason,omitempty"`
+	Version string     `json:"version,omitempty" doc:"of its ComfyUI"`
+	Classes int        `json:"node_classes,omitempty"`
+	Devices []Device   `json:"devices" nullable:"false"`
+	Seen    *time.Time `json:"seen,omitempty"`
+}
+
+// Device is one GPU.
+type Device struct {
+	Name      string `json:"name"`
+	VRAMTotal int64  `json:"vram_total"`
+	VRAMFree  int64  `json:"vram_free"`
+}
+
+// Status is the studio at a glance.
+type Status struct {
+	Name     string     `json:"name"`
+	ID       string     `json:"id"`
+	Version  string     `json:"version"`
+	URL      string     `json:"url"`
+	Running  bool       `json:"running" doc:"false: the command looked into the data folder, no server runs"`
+	Since    *time.Time `json:"since,omitempty"`
+	Ready    bool       `json:"ready"`
+	Reasons  []string   `json:"reasons" nullable:"false" doc:"why it is not ready, and what is worth knowing"`
+	Frontend string     `json:"frontend,omitempty"`
+	Queue    job.Counts `json:"queue"`
+	BackEnds []BackEnd  `json:"backends" nullable:"false"`
+}
+
+// Me is who asks.
+type Me struct {
+	Name  string        `json:"name"`
+	Group string        `json:"group,omitempty"`
+	Role  identity.Role `json:"role"`
+}
+
+// When returns t as the optional times of this interface: nil for the zero time.
+func When(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
