@@ -1,0 +1,355 @@
+package sched_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/sched"
+)
+
+// world is a naive picture of what the machine should know, and checks every decision against it.
+type world struct {
+	opts     sched.Options
+	m, twin  *sched.Machine // the twin gets the same events and must decide the same
+	now      time.Time
+	seq      int64
+	paused   bool
+	jobs     map[job.ID]*thing
+	backEnds []*place
+}
+
+type thing struct {
+	sched.Job
+	on        string // back end, empty while waiting
+	posted    bool
+	avoid     []string
+	notBefore time.Time
+}
+
+type place struct {
+	sched.BackEnd
+	has []string
+}
+
+func (w *world) apply(e sched.Event) {
+	w.m.Apply(e)
+	w.twin.Apply(e)
+}
+
+func (w *world) place(name string) *place {
+	if i := slices.IndexFunc(w.backEnds, func(p *place) bool { return p.Name == name }); i >= 0 {
+		return w.backEnds[i]
+	}
+	return nil
+}
+
+func (w *world) claimed(name string) (n int) {
+	for _, j := range w.jobs {
+		if j.on == name {
+			n++
+		}
+	}
+	return n
+}
+
+// lacks reports whether the back end lacks what the job needs.
+func (p *place) lacks(j *thing) bool {
+	return slices.ContainsFunc(j.Needs, func(n string) bool { return !slices.Contains(p.has, n) })
+}
+
+// may reports whether the job may be given to the back end now.
+func (w *world) may(j *thing, p *place) bool {
+	if w.paused || j.on != "" || j.notBefore.After(w.now) || !p.Ready || p.lacks(j) || w.claimed(p.Name) >= p.Slots {
+		return false
+	}
+	if slices.Contains(j.avoid, p.Name) && slices.ContainsFunc(w.backEnds, func(o *place) bool {
+		return o.Ready && !o.lacks(j) && !slices.Contains(j.avoid, o.Name)
+	}) {
+		return false
+	}
+	on := map[string]bool{p.Name: true}
+	for _, other := range w.jobs {
+		if other.User == j.User && other.on != "" {
+			on[other.on] = true
+		}
+	}
+	return w.opts.MaxRunningPerUser == 0 || len(on) <= w.opts.MaxRunningPerUser
+}
+
+// decide makes one decision and checks it.
+func (w *world) decide(t *rapid.T) bool {
+	d, ok := w.m.Next(w.now)
+	if d2, ok2 := w.twin.Next(w.now); d2 != d || ok2 != ok {
+		t.Fatalf("the same events gave %v %v and %v %v", d, ok, d2, ok2)
+	}
+	if !ok {
+		for _, j := range w.jobs {
+			for _, p := range w.backEnds {
+				if w.may(j, p) {
+					t.Fatalf("%s may run on %s, and nothing was decided; why: %v", j.ID, p.Name, w.m.Why(j.ID, w.now))
+				}
+			}
+		}
+		return false
+	}
+	j, p := w.jobs[d.Job], w.place(d.BackEnd)
+	if j == nil || p == nil {
+		t.Fatalf("decision %v names what is not there", d)
+	}
+	if !w.may(j, p) {
+		t.Fatalf("%s may not run on %s: %+v on %+v", d.Job, d.BackEnd, j, p)
+	}
+	for _, other := range w.jobs {
+		if other.User == j.User && other.ID != j.ID && earlier(other, j) && w.may(other, p) {
+			t.Fatalf("%s overtook %s of the same person", j.ID, other.ID)
+		}
+	}
+	if w.claimed(p.Name) > 0 {
+		for _, q := range w.backEnds {
+			if w.claimed(q.Name) == 0 && w.may(j, q) {
+				t.Fatalf("%s was staged on %s while %s is free", j.ID, p.Name, q.Name)
+			}
+		}
+	}
+	j.on, j.posted = d.BackEnd, false
+	return true
+}
+
+func earlier(x, y *thing) bool {
+	if x.Class != y.Class {
+		return x.Class < y.Class
+	}
+	if x.Number != y.Number {
+		return x.Number < y.Number
+	}
+	return x.Seq < y.Seq
+}
+
+// pick draws one of the jobs that keep accepts.
+func (w *world) pick(t *rapid.T, keep func(*thing) bool) *thing {
+	var some []*thing
+	for _, j := range w.jobs {
+		if keep(j) {
+			some = append(some, j)
+		}
+	}
+	if len(some) == 0 {
+		t.Skip("no such job")
+	}
+	slices.SortFunc(some, func(x, y *thing) int { return int(x.Seq - y.Seq) })
+	return rapid.SampledFrom(some).Draw(t, "job")
+}
+
+var classes = []string{"A", "B", "C"}
+
+func TestMachineProperties(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		w := &world{now: noon, jobs: map[job.ID]*thing{}, opts: sched.Options{
+			Order:             rapid.SampledFrom([]sched.Order{sched.FIFO, sched.RoundRobin}).Draw(t, "order"),
+			MaxRunningPerUser: rapid.IntRange(0, 2).Draw(t, "limit"),
+		}}
+		w.m, w.twin = sched.New(w.opts), sched.New(w.opts)
+		t.Repeat(map[string]func(*rapid.T){
+			"add":      w.add,
+			"back end": w.backEnd,
+			"decide":   func(t *rapid.T) { w.decide(t) },
+			"decide all": func(t *rapid.T) {
+				for w.decide(t) {
+				}
+			},
+			"post": func(t *rapid.T) {
+				j := w.pick(t, func(j *thing) bool { return j.on != "" && !j.posted })
+				j.posted = true
+				w.apply(sched.Posted{Job: j.ID})
+			},
+			"end": func(t *rapid.T) {
+				j := w.pick(t, func(*thing) bool { return true })
+				delete(w.jobs, j.ID)
+				w.apply(sched.Ended{Job: j.ID})
+			},
+			"release": w.release,
+			"recall": func(t *rapid.T) {
+				id, ok := w.m.Recall(w.now)
+				if !ok {
+					return
+				}
+				j := w.jobs[id]
+				if j.posted || w.claimed(j.on) < 2 {
+					t.Fatalf("%s is recalled from %s", id, j.on)
+				}
+				j.on = ""
+				w.apply(sched.Released{Job: id, Avoid: j.avoid, NotBefore: j.notBefore})
+				if !w.decide(t) {
+					t.Fatalf("%s was recalled for nothing", id)
+				}
+			},
+			"pause": func(*rapid.T) {
+				w.paused = !w.paused
+				w.apply(sched.Paused{On: w.paused})
+			},
+			"time": func(*rapid.T) { w.now = w.now.Add(time.Second) },
+			"":     w.check,
+		})
+	})
+}
+
+func (w *world) add(t *rapid.T) {
+	w.seq++
+	j := &thing{Job: sched.Job{
+		ID:     job.ID(fmt.Sprint("j", w.seq)),
+		User:   rapid.SampledFrom([]string{"ann", "bob", "cid", "dan"}).Draw(t, "user"),
+		Class:  job.Class(rapid.IntRange(0, 1).Draw(t, "class")),
+		Number: float64(rapid.IntRange(-2, 2).Draw(t, "number")),
+		Seq:    w.seq,
+		Needs:  rapid.SliceOfNDistinct(rapid.SampledFrom(classes), 0, 2, rapid.ID[string]).Draw(t, "needs"),
+	}}
+	w.jobs[j.ID] = j
+	w.apply(sched.Added{Job: j.Job})
+}
+
+func (w *world) backEnd(t *rapid.T) {
+	name := rapid.SampledFrom([]string{"gpu1", "gpu2", "gpu3"}).Draw(t, "name")
+	p := w.place(name)
+	if p == nil {
+		p = &place{}
+		w.backEnds = append(w.backEnds, p)
+	}
+	p.has = rapid.SliceOfNDistinct(rapid.SampledFrom(classes), 1, 3, rapid.ID[string]).Draw(t, "has")
+	has := p.has
+	p.BackEnd = sched.BackEnd{
+		Name: name, Ready: rapid.IntRange(0, 3).Draw(t, "ready") > 0, Slots: rapid.IntRange(1, 3).Draw(t, "slots"),
+		Missing: func(needs []string) []string {
+			return slices.DeleteFunc(slices.Clone(needs), func(n string) bool { return slices.Contains(has, n) })
+		},
+	}
+	w.apply(p.BackEnd)
+}
+
+func (w *world) release(t *rapid.T) {
+	j := w.pick(t, func(j *thing) bool { return j.on != "" })
+	avoid := []string(nil)
+	if rapid.Bool().Draw(t, "avoid") {
+		avoid = []string{j.on}
+	}
+	j.on, j.posted, j.avoid = "", false, avoid
+	j.notBefore = w.now.Add(time.Duration(rapid.IntRange(-1, 2).Draw(t, "wait")) * time.Second)
+	w.apply(sched.Released{Job: j.ID, Avoid: avoid, NotBefore: j.notBefore})
+}
+
+// check holds what the machine says against the picture.
+func (w *world) check(t *rapid.T) {
+	waiting := 0
+	for _, j := range w.jobs {
+		pos, ok := w.m.Place(j.ID)
+		if ok != (j.on == "") {
+			t.Fatalf("Place(%s) = %d, %v while it is on %q", j.ID, pos, ok, j.on)
+		}
+		if ok {
+			waiting++
+		}
+		if why := w.m.Why(j.ID, w.now); why.Sentence == "" || why.Code == sched.WhyUnknown {
+			t.Fatalf("Why(%s) = %+v", j.ID, why)
+		}
+	}
+	if n := w.m.Waiting(); n != waiting {
+		t.Fatalf("Waiting = %d, want %d", n, waiting)
+	}
+	positions := map[int]job.ID{}
+	for _, user := range []string{"ann", "bob", "cid", "dan"} {
+		for _, p := range w.m.Places(user) {
+			if one, _ := w.m.Place(p.Job); one != p.Position {
+				t.Fatalf("Place(%s) = %d, Places says %d", p.Job, one, p.Position)
+			}
+			if other, twice := positions[p.Position]; twice {
+				t.Fatalf("%s and %s both have place %d", other, p.Job, p.Position)
+			}
+			positions[p.Position] = p.Job
+		}
+	}
+	for i := range waiting {
+		if _, ok := positions[i+1]; !ok {
+			t.Fatalf("nobody has place %d of %d", i+1, waiting)
+		}
+	}
+}
+
+// TestPlacesAreTrue holds the places against the order in which one back end really gets the jobs.
+func TestPlacesAreTrue(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := machine(sched.Options{Order: rapid.SampledFrom([]sched.Order{sched.FIFO, sched.RoundRobin}).Draw(t, "order")}, "gpu")
+		w := &world{m: m, twin: machine(sched.Options{}), jobs: map[job.ID]*thing{}}
+		some := func() {
+			for range rapid.IntRange(0, 12).Draw(t, "jobs") {
+				w.add(t)
+			}
+		}
+		some()
+		for range rapid.IntRange(0, 6).Draw(t, "served") {
+			if d, ok := m.Next(noon); ok {
+				m.Apply(sched.Ended{Job: d.Job})
+			}
+		}
+		some()
+		var want []job.ID
+		places := map[int]job.ID{}
+		for _, user := range []string{"ann", "bob", "cid", "dan"} {
+			for _, p := range m.Places(user) {
+				places[p.Position] = p.Job
+			}
+		}
+		for i := range len(places) {
+			want = append(want, places[i+1])
+		}
+		if got := drain(m, noon); !slices.Equal(got, want) {
+			t.Fatalf("places say %v, they ran as %v", want, got)
+		}
+	})
+}
+
+// TestNobodyStarves: in round_robin a person's next job is chosen before anybody else gets two more.
+func TestNobodyStarves(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		m := machine(sched.Options{}, "gpu")
+		seq := int64(0)
+		more := func(user string) {
+			seq++
+			m.Apply(sched.Added{Job: sched.Job{ID: job.ID(fmt.Sprint(user, "-", seq)), User: user, Seq: seq}})
+		}
+		users := []string{"ann", "bob", "cid", "dan"}[:rapid.IntRange(2, 4).Draw(t, "users")]
+		for _, u := range users {
+			more(u)
+		}
+		since := map[string]map[string]int{} // decisions for the inner one since the outer one was served
+		for range 40 {
+			for _, u := range users {
+				for range rapid.IntRange(1, 3).Draw(t, "burst") { // everybody always has something to do
+					more(u)
+				}
+			}
+			d, ok := m.Next(noon)
+			if !ok {
+				t.Fatal("nothing was decided")
+			}
+			m.Apply(sched.Ended{Job: d.Job})
+			served := string(d.Job[:3])
+			for _, u := range users {
+				if since[u] == nil {
+					since[u] = map[string]int{}
+				}
+				since[u][served]++
+				if u != served && since[u][served] > 1 {
+					t.Fatalf("%s was served twice while %s waited", served, u)
+				}
+			}
+			clear(since[served])
+		}
+	})
+}

@@ -1,0 +1,265 @@
+package sched_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/sched"
+)
+
+var noon = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+// machine returns a machine with ready back ends of two slots each that lack nothing.
+func machine(o sched.Options, backEnds ...string) *sched.Machine {
+	m := sched.New(o)
+	for _, name := range backEnds {
+		m.Apply(sched.BackEnd{Name: name, Ready: true})
+	}
+	return m
+}
+
+// add adds waiting jobs named like "ann1" in this order, the letters being the person.
+func add(m *sched.Machine, ids ...string) {
+	for i, id := range ids {
+		m.Apply(sched.Added{Job: waiting(id, int64(i+1))})
+	}
+}
+
+func waiting(id string, seq int64) sched.Job {
+	return sched.Job{ID: job.ID(id), User: strings.TrimRight(id, "0123456789"), Class: job.ClassNormal, Number: float64(seq), Seq: seq}
+}
+
+// drain lets decisions happen one after another on machines that finish at once, and returns the order of the jobs.
+func drain(m *sched.Machine, now time.Time) (order []job.ID) {
+	for {
+		d, ok := m.Next(now)
+		if !ok {
+			return order
+		}
+		order = append(order, d.Job)
+		m.Apply(sched.Posted{Job: d.Job})
+		m.Apply(sched.Ended{Job: d.Job})
+	}
+}
+
+// next returns all decisions that can be made now, as "job@back end".
+func next(m *sched.Machine) (all []string) {
+	for {
+		d, ok := m.Next(noon)
+		if !ok {
+			return all
+		}
+		all = append(all, string(d.Job)+"@"+d.BackEnd)
+	}
+}
+
+func equal[T any](t *testing.T, got, want T) {
+	t.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("want -, got +\n%s", diff)
+	}
+}
+
+func TestOrderBetweenPeople(t *testing.T) {
+	t.Parallel()
+	for order, want := range map[sched.Order][]job.ID{
+		sched.FIFO:       {"ann1", "ann2", "ann3", "bob1", "cid1", "bob2"},
+		sched.RoundRobin: {"ann1", "bob1", "cid1", "ann2", "bob2", "ann3"},
+	} {
+		t.Run(string(order), func(t *testing.T) {
+			t.Parallel()
+			m := machine(sched.Options{Order: order}, "gpu")
+			add(m, "ann1", "ann2", "ann3", "bob1", "cid1", "bob2")
+			equal(t, drain(m, noon), want)
+		})
+	}
+}
+
+func TestOrderWithinAPerson(t *testing.T) {
+	t.Parallel()
+	m := machine(sched.Options{}, "gpu")
+	add(m, "ann1", "ann2", "ann3", "ann4")
+	front := waiting("ann5", 5)
+	front.Number = -5
+	m.Apply(sched.Added{Job: front})
+	urgent := waiting("ann4", 4)
+	urgent.Class = job.ClassInstructor
+	m.Apply(sched.Added{Job: urgent}) // moved
+	equal(t, drain(m, noon), []job.ID{"ann4", "ann5", "ann1", "ann2", "ann3"})
+}
+
+func TestFreeBackEndsGoBeforeStaging(t *testing.T) {
+	t.Parallel()
+	m := machine(sched.Options{}, "gpu1", "gpu2")
+	add(m, "ann1", "bob1", "cid1", "dan1", "eve1")
+	equal(t, next(m), []string{"ann1@gpu1", "bob1@gpu2", "cid1@gpu1", "dan1@gpu2"})
+	m.Apply(sched.Ended{Job: "bob1"})
+	equal(t, next(m), []string{"eve1@gpu2"})
+}
+
+func TestSameBackEndForSamePerson(t *testing.T) {
+	t.Parallel()
+	m := machine(sched.Options{}, "gpu1", "gpu2")
+	add(m, "ann1", "bob1")
+	equal(t, next(m), []string{"ann1@gpu1", "bob1@gpu2"})
+	m.Apply(sched.Ended{Job: "ann1"})
+	m.Apply(sched.Ended{Job: "bob1"})
+	m.Apply(sched.Added{Job: waiting("bob2", 3)})
+	equal(t, next(m), []string{"bob2@gpu2"})
+}
+
+func TestMissingNodesHoldUpNobody(t *testing.T) {
+	t.Parallel()
+	m := machine(sched.Options{}, "gpu1")
+	lacks := func(needs []string) []string {
+		return slices.DeleteFunc(slices.Clone(needs), func(n string) bool { return n == "KSampler" })
+	}
+	m.Apply(sched.BackEnd{Name: "gpu1", Ready: true, Missing: lacks})
+	odd := waiting("ann1", 1)
+	odd.Needs = []string{"KSampler", "Odd", "Rare"}
+	m.Apply(sched.Added{Job: odd})
+	m.Apply(sched.Added{Job: waiting("ann2", 2)})
+	equal(t, next(m), []string{"ann2@gpu1"})
+	equal(t, m.Why("ann1", noon), sched.Reason{Code: sched.WhyMissing, Sentence: "No GPU has the nodes Odd, Rare."})
+	m.Apply(sched.BackEnd{Name: "gpu2", Ready: true})
+	equal(t, next(m), []string{"ann1@gpu2"})
+}
+
+func TestLimitOfRunningJobs(t *testing.T) {
+	t.Parallel()
+	m := machine(sched.Options{MaxRunningPerUser: 1}, "gpu1", "gpu2")
+	add(m, "ann1", "ann2", "ann3")
+	equal(t, next(m), []string{"ann1@gpu1", "ann2@gpu1"}) // staged behind the own job, never beside it
+	equal(t, m.Why("ann3", noon).Code, sched.WhyLimit)
+	m.Apply(sched.Ended{Job: "ann1"})
+	equal(t, next(m), []string{"ann3@gpu1"})
+}
+
+func TestReleased(t *testing.T) {
+	t.Parallel()
+	m := machine(sched.Options{}, "gpu1")
+	add(m, "ann1", "bob1", "ann2")
+	equal(t, next(m), []string{"ann1@gpu1", "bob1@gpu1"})
+	later := noon.Add(time.Second)
+	m.Apply(sched.Ended{Job: "bob1"})
+	m.Apply(sched.Released{Job: "ann1", Avoid: []string{"gpu1"}, NotBefore: later, Reason: "The GPU gpu1 was lost."})
+	equal(t, next(m), []string{"ann2@gpu1"})
+	equal(t, m.Why("ann1", noon), sched.Reason{Code: sched.WhyRetry, Sentence: "The GPU gpu1 was lost. It is tried again in a moment."})
+	if at, ok := m.NextTime(noon); !ok || !at.Equal(later) {
+		t.Errorf("NextTime = %v, %v", at, ok)
+	}
+	m.Apply(sched.Ended{Job: "ann2"})
+	m.Apply(sched.BackEnd{Name: "gpu2", Ready: true, Slots: 1})
+	if d, ok := m.Next(later); !ok || d != (sched.Decision{Job: "ann1", BackEnd: "gpu2"}) {
+		t.Errorf("Next = %v, %v", d, ok)
+	}
+	m.Apply(sched.BackEnd{Name: "gpu2", Reason: "gpu2 does not answer."})
+	m.Apply(sched.Released{Job: "ann1", Avoid: []string{"gpu1", "gpu2"}})
+	equal(t, next(m), []string{"ann1@gpu1"}) // better the one that failed than none
+}
+
+func TestReleaseGivesTheTurnBack(t *testing.T) {
+	t.Parallel()
+	m := machine(sched.Options{}, "gpu")
+	add(m, "ann1", "ann2", "bob1")
+	if d, _ := m.Next(noon); d.Job != "ann1" {
+		t.Fatalf("first is %v", d)
+	}
+	m.Apply(sched.Released{Job: "ann1"})
+	equal(t, drain(m, noon), []job.ID{"ann1", "bob1", "ann2"})
+}
+
+func TestRecall(t *testing.T) {
+	t.Parallel()
+	m := machine(sched.Options{}, "gpu1")
+	add(m, "ann1", "bob1")
+	equal(t, next(m), []string{"ann1@gpu1", "bob1@gpu1"})
+	m.Apply(sched.Posted{Job: "ann1"})
+	if id, ok := m.Recall(noon); ok {
+		t.Errorf("%s is recalled although no back end is free", id)
+	}
+	m.Apply(sched.BackEnd{Name: "gpu2", Ready: true})
+	id, ok := m.Recall(noon)
+	if !ok || id != "bob1" {
+		t.Fatalf("Recall = %v, %v", id, ok)
+	}
+	m.Apply(sched.Released{Job: id})
+	equal(t, next(m), []string{"bob1@gpu2"})
+	if id, ok := m.Recall(noon); ok {
+		t.Errorf("%s is recalled twice", id)
+	}
+}
+
+func TestResumed(t *testing.T) {
+	t.Parallel()
+	m := machine(sched.Options{})
+	m.Apply(sched.Resumed{Job: waiting("ann1", 1), BackEnd: "gpu1", Posted: true})
+	add(m, "bob1")
+	equal(t, next(m), nil)
+	equal(t, m.Why("bob1", noon).Code, sched.WhyNoBackEnd)
+	m.Apply(sched.BackEnd{Name: "gpu1", Ready: true})
+	equal(t, next(m), []string{"bob1@gpu1"})
+	equal(t, m.Why("ann1", noon), sched.Reason{Code: sched.WhyRunning, Sentence: "It runs on gpu1."})
+	m.Apply(sched.BackEndGone{Name: "gpu1"})
+	m.Apply(sched.Ended{Job: "ann1"})
+	m.Apply(sched.Released{Job: "bob1"})
+	equal(t, m.Why("bob1", noon).Sentence, "No GPU is connected to the studio.")
+}
+
+func TestWhy(t *testing.T) {
+	t.Parallel()
+	m := machine(sched.Options{})
+	add(m, "ann1", "bob1", "ann2", "cid1")
+	why := func(id job.ID) string { return m.Why(id, noon).Sentence }
+	equal(t, why("ann1"), "No GPU is connected to the studio.")
+	m.Apply(sched.BackEnd{Name: "gpu", Reason: "gpu does not answer."})
+	equal(t, why("ann1"), "No GPU answers at the moment. gpu does not answer.")
+	m.Apply(sched.BackEnd{Name: "gpu", Ready: true})
+	equal(t, why("ann1"), "It is the next one.")
+	equal(t, why("bob1"), "One job goes before it.")
+	equal(t, why("ann2"), "3 jobs go before it.")
+	m.Apply(sched.Paused{On: true, Reason: "The disk is full."})
+	equal(t, why("ann1"), "The queue is paused. The disk is full.")
+	equal(t, next(m), nil)
+	m.Apply(sched.Paused{})
+	equal(t, next(m), []string{"ann1@gpu", "bob1@gpu"})
+	equal(t, why("ann1"), "gpu is getting ready for it.")
+	equal(t, why("bob1"), "It is the next one on gpu.")
+	equal(t, m.Why("zoe1", noon).Code, sched.WhyUnknown)
+	equal(t, m.Waiting(), 2)
+}
+
+func BenchmarkNext(b *testing.B) {
+	for _, size := range []struct{ users, jobs int }{{1, 1000}, {100, 1000}, {100, 100_000}, {1000, 100_000}} {
+		b.Run(fmt.Sprintf("users=%d/jobs=%d", size.users, size.jobs), func(b *testing.B) {
+			m := machine(sched.Options{}, "gpu1", "gpu2", "gpu3", "gpu4")
+			seq := int64(0)
+			enqueue := func() {
+				seq++
+				m.Apply(sched.Added{Job: sched.Job{
+					ID: job.ID(fmt.Sprint(seq)), User: fmt.Sprint("user", seq%int64(size.users)),
+					Number: float64(seq), Seq: seq, Needs: []string{"KSampler", "SaveImage", "VAEDecode"},
+				}})
+			}
+			for range size.jobs {
+				enqueue()
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				d, ok := m.Next(noon)
+				if !ok {
+					b.Fatal("nothing to do")
+				}
+				m.Apply(sched.Posted{Job: d.Job})
+				m.Apply(sched.Ended{Job: d.Job})
+				enqueue()
+			}
+		})
+	}
+}
