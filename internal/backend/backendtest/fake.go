@@ -52,6 +52,7 @@ type Fake struct {
 	requests map[string]int // by method and path
 	closed   bool
 	mute     bool
+	lose     string
 }
 
 // play is one prompt on the fake.
@@ -135,6 +136,10 @@ func (f *Fake) Handler() http.Handler {
 		f.mu.Lock()
 		f.requests[r.Method+" "+r.URL.Path]++
 		frozen := f.frozen
+		lose := f.lose == r.Method+" "+r.URL.Path
+		if lose {
+			f.lose = ""
+		}
 		f.mu.Unlock()
 		if frozen != nil {
 			select {
@@ -143,8 +148,27 @@ func (f *Fake) Handler() http.Handler {
 				return
 			}
 		}
+		if lose {
+			mux.ServeHTTP(nowhere{}, r)
+			panic(http.ErrAbortHandler) // how a handler cuts its connection
+		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// nowhere takes an answer that is not sent.
+type nowhere struct{}
+
+func (nowhere) Header() http.Header         { return http.Header{} }
+func (nowhere) Write(b []byte) (int, error) { return len(b), nil }
+func (nowhere) WriteHeader(int)             {}
+
+// LoseAnswer does what the next request of a route, such as "POST /prompt", asks for, and then cuts the
+// connection instead of answering.
+func (f *Fake) LoseAnswer(route string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lose = route
 }
 
 func (f *Fake) text(body func() string) http.HandlerFunc {

@@ -70,23 +70,29 @@ func (f *Fake) serveSocket(w http.ResponseWriter, r *http.Request) {
 func (s *fakeSocket) pump(ctx context.Context) {
 	for {
 		s.mu.Lock()
-		out := s.out
-		s.out = nil
+		var next []byte
+		if len(s.out) > 0 {
+			next = s.out[0]
+		}
 		s.mu.Unlock()
-		for _, b := range out {
-			kind := websocket.MessageText
-			if b[0] != '{' {
-				kind = websocket.MessageBinary
-			}
-			if s.conn.Write(ctx, kind, b) != nil {
+		if next == nil {
+			select {
+			case <-s.kick:
+				continue
+			case <-ctx.Done():
 				return
 			}
 		}
-		select {
-		case <-s.kick:
-		case <-ctx.Done():
+		kind := websocket.MessageText
+		if next[0] == 0 { // JSON and its like begin with a character, binary frames with their event word
+			kind = websocket.MessageBinary
+		}
+		if s.conn.Write(ctx, kind, next) != nil {
 			return
 		}
+		s.mu.Lock()
+		s.out = s.out[1:]
+		s.mu.Unlock()
 	}
 }
 
@@ -98,6 +104,19 @@ func (f *Fake) status() {
 			s.send(frame)
 		}
 	}
+}
+
+// Unsent tells how many frames wait in sockets whose clients do not read.
+func (f *Fake) Unsent() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := 0
+	for s := range f.every {
+		s.mu.Lock()
+		n += len(s.out)
+		s.mu.Unlock()
+	}
+	return n
 }
 
 // Mute stops sending frames, or goes on; what was not sent is lost.

@@ -16,15 +16,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
-	"go.uber.org/goleak"
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/backend/backendtest"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
 	"github.com/ahelme/comfyume/internal/job"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // bench is one fake server with a driver, inside a synctest bubble.
 type bench struct {
@@ -54,6 +51,21 @@ func inBubble(t *testing.T, f func(b *bench)) {
 		srv.Close()
 		serving.Wait()
 	})
+}
+
+// newServer serves h on a network of its own.
+func newServer(t *testing.T, h http.HandlerFunc) *backendtest.Net {
+	t.Helper()
+	n := backendtest.NewNet()
+	srv := &http.Server{Handler: h}
+	var serving sync.WaitGroup
+	serving.Go(func() { srv.Serve(n) })
+	t.Cleanup(func() {
+		n.Close()
+		srv.Close()
+		serving.Wait()
+	})
+	return n
 }
 
 func (b *bench) open() *comfyui.Driver {

@@ -30,9 +30,10 @@ var hello = []byte(`{"type":"feature_flags","data":{"supports_preview_metadata":
 type socket struct {
 	id      string
 	conn    *websocket.Conn
-	claimed atomic.Bool // frames are kept for a run; before that only the queue's length is of interest
-	gone    atomic.Bool // the connection was cut
-	frames  chan frame  // closed when the connection is gone
+	claimed atomic.Bool   // frames are kept for a run; before that only the queue's length is of interest
+	gone    atomic.Bool   // the connection was cut
+	frames  chan frame    // closed when the connection is gone
+	ready   chan struct{} // closed when the server has greeted: before that it may not know the client id yet
 	done    chan struct{}
 	once    sync.Once
 }
@@ -51,13 +52,22 @@ func (d *Driver) dial(ctx context.Context, clientID string, claimed bool) (*sock
 		conn.CloseNow()
 		return nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, err)
 	}
-	s := &socket{id: clientID, conn: conn, frames: make(chan frame, 16), done: make(chan struct{})}
+	s := &socket{id: clientID, conn: conn, frames: make(chan frame, 16), ready: make(chan struct{}), done: make(chan struct{})}
 	s.claimed.Store(claimed)
 	if !d.background(func() { d.read(s) }) {
 		conn.CloseNow()
 		return nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, errClosed)
 	}
-	return s, nil
+	select {
+	case <-s.ready:
+		return s, nil
+	case <-s.done:
+		err = errClosed
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	s.close()
+	return nil, fmt.Errorf("%w: no greeting on the web socket: %w", backend.ErrUnreachable, err)
 }
 
 // close cuts the socket. The server takes a cut for a close; a handshake would only cost time.
@@ -71,10 +81,11 @@ func (s *socket) close() {
 // read takes frames from the connection until it ends.
 func (d *Driver) read(s *socket) {
 	defer close(s.frames)
-	defer s.conn.CloseNow()
+	defer s.close()
 	stop := context.AfterFunc(d.closed, s.close)
 	defer stop()
 	var buf bytes.Buffer
+	greeted := false
 	for {
 		kind, r, err := s.conn.Reader(context.Background()) // ended by closing the connection
 		if err == nil {
@@ -93,6 +104,11 @@ func (d *Driver) read(s *socket) {
 		f, remaining := decode(kind == websocket.MessageBinary, buf.Bytes())
 		if f.kind == frameStatus {
 			d.noteRemaining(remaining)
+			if !greeted {
+				greeted = true
+				close(s.ready)
+				continue
+			}
 		}
 		if f.kind == frameNone || !s.claimed.Load() {
 			continue
