@@ -1,0 +1,268 @@
+package gateway
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/account"
+	"github.com/ahelme/comfyume/internal/fault"
+)
+
+// maxForm bounds the forms of the door; nobody is signed in when they come.
+const maxForm = 16 << 10
+
+// door answers the studio's own pages. rest is the raw path behind the first segment.
+func (g *Gateway) door(v *visit, r *http.Request, first, rest string) {
+	h := v.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "no-referrer")
+	rest, err := url.PathUnescape(rest)
+	if err != nil {
+		g.fail(v, r, errPath(err))
+		return
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+	case http.MethodPost:
+		// A foreign page must not sign a person in as somebody else, nor out.
+		if err := g.sameOrigin(v, r); err != nil {
+			g.fail(v, r, err)
+			return
+		}
+		if err := g.readForm(v, r); err != nil {
+			g.fail(v, r, err)
+			return
+		}
+	default:
+		h.Set("Allow", "GET, HEAD, POST")
+		v.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
+	post := r.Method == http.MethodPost
+	switch first + "/" + rest {
+	case "signin/":
+		if post {
+			g.signIn(v, r)
+			return
+		}
+		g.showSignIn(v, r)
+	case "signin/ca.crt":
+		g.giveCA(v, r)
+	case "signin/cleared":
+		g.cleared(v, r, post)
+	case "signout/":
+		if post {
+			g.signOut(v, r)
+			return
+		}
+		g.showSignOut(v, r)
+	default:
+		g.deeper(v, r, first, rest, post)
+	}
+}
+
+// deeper answers the pages that carry a code in their address, and those of who is signed in.
+func (g *Gateway) deeper(v *visit, r *http.Request, first, rest string, post bool) {
+	switch {
+	case first == "join" && post:
+		g.join(v, r, rest)
+	case first == "join":
+		g.showJoin(v, r, rest)
+	case first == "link" && rest != "" && !post:
+		g.link(v, r, rest)
+	case first == "me":
+		g.me(v, r, rest, post)
+	default:
+		g.fail(v, r, errNoPage())
+	}
+}
+
+func errNoPage() error {
+	return fault.New(fault.Missing, "There is nothing at this address.")
+}
+
+func (g *Gateway) readForm(v *visit, r *http.Request) error {
+	// A form is short; who sends it slowly holds a connection for nothing. Not every writer has deadlines, and none
+	// of ours needs this one to be right.
+	_ = http.NewResponseController(v).SetReadDeadline(time.Now().Add(20 * time.Second))
+	r.Body = http.MaxBytesReader(v, r.Body, maxForm)
+	if err := r.ParseForm(); err != nil {
+		return fault.Wrap(fault.Invalid, err, "The form can't be read.").WithCode("bad_form")
+	}
+	_ = http.NewResponseController(v).SetReadDeadline(time.Time{})
+	return nil
+}
+
+func (g *Gateway) attempt(v *visit, r *http.Request) account.Attempt {
+	return account.Attempt{Address: v.address, Device: deviceOf(r.UserAgent())}
+}
+
+// signInPage is the sign-in page.
+type signInPage struct {
+	Name, Next   string
+	Error        *problem
+	SignedInAs   string
+	CA, HasCodes bool
+}
+
+// problem is why a form was not taken.
+type problem struct{ Sentence, Remedy string }
+
+func problemOf(err error) *problem {
+	sentence, remedy := fault.Public(err)
+	return &problem{sentence, remedy}
+}
+
+func (g *Gateway) showSignIn(v *visit, r *http.Request) {
+	p := signInPage{Next: localPath(r.URL.Query().Get("next")), CA: len(g.o.CA) > 0}
+	if cred, err := g.session(v, r); err == nil {
+		p.SignedInAs = cred.Person.Name
+	}
+	g.render(v, r, http.StatusOK, "signin", p)
+}
+
+func (g *Gateway) signIn(v *visit, r *http.Request) {
+	name, next := r.PostForm.Get("name"), localPath(r.PostForm.Get("next"))
+	in, err := g.accounts.SignIn(r.Context(), name, r.PostForm.Get("password"), g.attempt(v, r))
+	if err != nil {
+		v.cause = err
+		g.retryAfter(v, err)
+		g.render(v, r, statusOf(err), "signin", signInPage{
+			Name: name, Next: next, Error: problemOf(err), CA: len(g.o.CA) > 0,
+		})
+		return
+	}
+	g.setCookie(v, "", in.Cookie, in.Expires)
+	g.redirect(v, r, g.base+next, http.StatusSeeOther)
+}
+
+// giveCA gives the certificate of the studio's own authority, for people to trust it.
+func (g *Gateway) giveCA(v *visit, r *http.Request) {
+	if len(g.o.CA) == 0 {
+		g.fail(v, r, errNoPage())
+		return
+	}
+	h := v.Header()
+	h.Set("Content-Type", "application/x-x509-ca-cert")
+	h.Set("Content-Disposition", `attachment; filename="studio-ca.crt"`)
+	v.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		g.wrote(v, g.o.CA)
+	}
+}
+
+// link signs a person in by a one-time link. Looking at it, as mail programs and browsers' guesses do, uses nothing
+// up.
+func (g *Gateway) link(v *visit, r *http.Request, code string) {
+	if r.Method == http.MethodHead {
+		v.WriteHeader(http.StatusOK)
+		return
+	}
+	if isPrefetch(r) {
+		v.WriteHeader(http.StatusNoContent)
+		return
+	}
+	in, err := g.accounts.UseLink(r.Context(), code, g.attempt(v, r))
+	if err != nil {
+		g.fail(v, r, err)
+		return
+	}
+	g.setCookie(v, "", in.Cookie, in.Expires)
+	g.redirect(v, r, g.base+"/", http.StatusSeeOther)
+}
+
+// isPrefetch reports whether a browser asks on a guess of its own.
+func isPrefetch(r *http.Request) bool {
+	for _, name := range []string{"Sec-Purpose", "Purpose", "X-Purpose", "X-Moz"} {
+		value := strings.ToLower(r.Header.Get(name))
+		if strings.HasPrefix(value, "prefetch") || value == "preview" || value == "prerender" {
+			return true
+		}
+	}
+	return false
+}
+
+// joinPage is the page of a class code.
+type joinPage struct {
+	Code, Class   string // empty: no code yet
+	New, Back     string // names as they were typed
+	Error         *problem
+	ErrorBack     bool // the error is of who comes back
+	Full          bool // nobody new can come in
+	PIN, Name     string
+	SignedInAs    string
+	Typed         string
+	SuggestedName string
+}
+
+func (g *Gateway) showJoin(v *visit, r *http.Request, typed string) {
+	if typed == "" {
+		if typed = r.URL.Query().Get("code"); typed != "" {
+			g.redirect(v, r, g.base+"/join/"+url.PathEscape(strings.TrimSpace(typed)), http.StatusSeeOther)
+			return
+		}
+		g.render(v, r, http.StatusOK, "join", joinPage{})
+		return
+	}
+	c, err := g.accounts.Code(r.Context(), typed, v.address)
+	if err != nil {
+		g.joinFailed(v, r, joinPage{Typed: typed}, err)
+		return
+	}
+	p := joinPageOf(c)
+	if cred, err := g.session(v, r); err == nil {
+		p.SignedInAs = cred.Person.Name
+	}
+	g.render(v, r, http.StatusOK, "join", p)
+}
+
+func joinPageOf(c account.Code) joinPage {
+	p := joinPage{Code: c.Code, Class: c.Title, Full: c.Joined >= c.Places || !time.Now().Before(c.Expires)}
+	if p.Class == "" {
+		p.Class = c.Group
+	}
+	return p
+}
+
+func (g *Gateway) joinFailed(v *visit, r *http.Request, p joinPage, err error) {
+	v.cause = err
+	p.Error = problemOf(err)
+	g.retryAfter(v, err)
+	g.render(v, r, statusOf(err), "join", p)
+}
+
+func (g *Gateway) join(v *visit, r *http.Request, typed string) {
+	c, err := g.accounts.Code(r.Context(), typed, v.address)
+	if err != nil {
+		g.joinFailed(v, r, joinPage{Typed: typed}, err)
+		return
+	}
+	p := joinPageOf(c)
+	name := r.PostForm.Get("name")
+	if r.PostForm.Has("pin") {
+		in, err := g.accounts.Return(r.Context(), typed, name, r.PostForm.Get("pin"), g.attempt(v, r))
+		if err != nil {
+			p.Back, p.ErrorBack = name, true
+			g.joinFailed(v, r, p, err)
+			return
+		}
+		g.setCookie(v, "", in.Cookie, in.Expires)
+		g.redirect(v, r, g.base+"/", http.StatusSeeOther)
+		return
+	}
+	in, pin, err := g.accounts.Join(r.Context(), typed, name, g.attempt(v, r))
+	if err != nil {
+		p.New = name
+		if fault.Is(err, fault.Invalid) {
+			p.SuggestedName = account.SuggestName(name)
+		}
+		g.joinFailed(v, r, p, err)
+		return
+	}
+	g.setCookie(v, "", in.Cookie, in.Expires)
+	v.cred, v.signedIn = account.Credential{Person: in.Person, ID: in.ID}, true
+	p.PIN, p.Name = pin[:3]+" "+pin[3:], in.Person.Name
+	g.render(v, r, http.StatusOK, "join", p)
+}

@@ -1,0 +1,171 @@
+package gateway
+
+import (
+	"bufio"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/account"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/identity"
+)
+
+// visit is one request and its answer: what the door knows of it, and the ResponseWriter that the faces get. It
+// belongs to the request's goroutine.
+type visit struct {
+	http.ResponseWriter
+	g *Gateway
+
+	id      string
+	started time.Time
+	address string // of the client, past proxies that are trusted
+	host    string // as the client knows it
+	secure  bool   // the client speaks https
+	place   string // /u/NAME or /k/TOKEN, else empty
+	owner   string // NAME of the place
+	token   string // TOKEN of the place
+
+	queryToken bool // the token came in the query
+	signedIn   bool
+	cred       account.Credential
+
+	status   int
+	bytes    int64
+	hijacked bool
+	cause    error // what the access log says beside the status
+}
+
+func (g *Gateway) visit(w http.ResponseWriter, r *http.Request) *visit {
+	v := &visit{ResponseWriter: w, g: g, started: time.Now()}
+	g.readForwarded(v, r)
+	if v.id == "" {
+		v.id = strconv.FormatUint(rand.Uint64(), 36) // to find log lines again; no secret
+	}
+	return v
+}
+
+// allowed reports whether the person may use what a role is needed for.
+func (v *visit) allowed(need identity.Role) error {
+	if v.cred.Scope != account.ScopeAll {
+		return fault.New(fault.Denied, "This token is for the ComfyUI server only.").
+			WithRemedy("Make one with the scope “all”.").WithCode("scope")
+	}
+	rank := map[identity.Role]int{identity.Participant: 1, identity.Instructor: 2, identity.Operator: 3}
+	if rank[v.cred.Person.Role] < rank[need] {
+		return fault.New(fault.Denied, "This is for the %s.", need).WithCode("role")
+	}
+	return nil
+}
+
+// WriteHeader notes the status.
+func (v *visit) WriteHeader(status int) {
+	if v.status == 0 && status >= 200 || status == http.StatusSwitchingProtocols {
+		v.status = status
+	}
+	v.ResponseWriter.WriteHeader(status)
+}
+
+// Write counts what is written.
+func (v *visit) Write(p []byte) (int, error) {
+	if v.status == 0 {
+		v.status = http.StatusOK
+	}
+	n, err := v.ResponseWriter.Write(p)
+	v.bytes += int64(n)
+	return n, err
+}
+
+// ReadFrom lets the server send a file without copying it through the program.
+func (v *visit) ReadFrom(r io.Reader) (int64, error) {
+	if v.status == 0 {
+		v.status = http.StatusOK
+	}
+	n, err := io.Copy(v.ResponseWriter, r)
+	v.bytes += n
+	return n, err
+}
+
+// Unwrap gives http.ResponseController what it needs.
+func (v *visit) Unwrap() http.ResponseWriter { return v.ResponseWriter }
+
+// Flush sends what is written.
+func (v *visit) Flush() {
+	if f, ok := v.ResponseWriter.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+// Hijack takes the connection over. It is cut when the credential that opened it ends.
+func (v *visit) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(v.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	v.hijacked = true
+	if v.status == 0 {
+		v.status = http.StatusSwitchingProtocols
+	}
+	return v.g.o.Live.add(conn, v.cred), rw, nil
+}
+
+// finish ends a request: a panic becomes an answer, and the log gets its line.
+func (g *Gateway) finish(v *visit, r *http.Request) {
+	if p := recover(); p != nil {
+		if p == http.ErrAbortHandler { // a face cuts the connection on purpose
+			panic(p)
+		}
+		g.log.Error("a request panicked", "req", v.id, "method", r.Method, "path", redact(r.URL.Path),
+			"panic", p, "stack", string(debug.Stack()))
+		if v.status == 0 && !v.hijacked {
+			clear(v.Header())
+			g.fail(v, r, fault.New(fault.Internal, "Something went wrong inside the studio.").
+				WithRemedy("Tell the operator the request's number: %s.", v.id))
+		}
+	}
+	level := slog.LevelDebug
+	switch {
+	case v.status >= 500 && v.status != http.StatusInsufficientStorage && v.status != http.StatusServiceUnavailable:
+		level = slog.LevelError
+	case v.status >= 400 || r.Method != http.MethodGet && r.Method != http.MethodHead:
+		level = slog.LevelInfo
+	}
+	if !g.log.Enabled(r.Context(), level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("req", v.id), slog.String("method", r.Method), slog.String("path", redact(r.URL.Path)),
+		slog.Int("status", v.status), slog.Int64("bytes", v.bytes), slog.Duration("dur", time.Since(v.started)),
+		slog.String("remote", v.address),
+	}
+	if v.signedIn {
+		attrs = append(attrs, slog.String("user", v.cred.Person.Name))
+	}
+	if v.cause != nil {
+		attrs = append(attrs, slog.String("err", v.cause.Error()))
+	}
+	g.log.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// secrets are parts of a path that let somebody in. The query is never logged.
+var secrets = regexp.MustCompile(`cm_[0-9A-Za-z]*|(^|/)(k|link|join)/[^/]*`)
+
+// redact returns a path as it may be logged.
+func redact(path string) string {
+	if !strings.Contains(path, "cm_") && !strings.Contains(path, "k/") && !strings.Contains(path, "join/") {
+		return path
+	}
+	return secrets.ReplaceAllStringFunc(path, func(s string) string {
+		if i := strings.LastIndexByte(s, '/'); i >= 0 {
+			return s[:i+1] + "***"
+		}
+		return "***"
+	})
+}
