@@ -22,7 +22,12 @@ type book struct {
 	jobs   map[job.ID]*job.Job
 	people map[string]*person
 	counts job.Counts
-	coming int // submissions on their way to the store
+	coming int   // submissions on their way to the store
+	ended  int64 // number of the last end that the book knows
+
+	// withdrawn holds the fences of staged attempts that their owner is just taking away: such an attempt may no
+	// longer report that it was posted.
+	withdrawn map[job.ID]int64
 }
 
 // person is what the book knows of one user.
@@ -35,7 +40,7 @@ type person struct {
 }
 
 func newBook() *book {
-	return &book{jobs: map[job.ID]*job.Job{}, people: map[string]*person{}}
+	return &book{jobs: map[job.ID]*job.Job{}, people: map[string]*person{}, withdrawn: map[job.ID]int64{}}
 }
 
 func (b *book) setNumbers(marks map[string]int64) {
@@ -91,6 +96,10 @@ func (b *book) replace(j *job.Job) {
 func (b *book) update(id job.ID, fn func(*job.Job) bool) (j job.Job, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	return b.updateLocked(id, fn)
+}
+
+func (b *book) updateLocked(id job.ID, fn func(*job.Job) bool) (j job.Job, ok bool) {
 	old := b.jobs[id]
 	if old == nil {
 		return job.Job{}, false
@@ -133,13 +142,14 @@ func (b *book) remaining(user string) int {
 	return 0
 }
 
-// open returns the user's open jobs in the order in which they are shown.
-func (b *book) open(user string) []job.Job {
+// open returns the user's open jobs in the order in which they are shown, and the number of the last end that they
+// already leave out.
+func (b *book) open(user string) ([]job.Job, int64) {
 	b.mu.RLock()
-	p := b.people[user]
+	p, ended := b.people[user], b.ended
 	if p == nil || len(p.open) == 0 {
 		b.mu.RUnlock()
-		return nil
+		return nil, ended
 	}
 	list := make([]*job.Job, 0, len(p.open))
 	for _, j := range p.open {
@@ -147,16 +157,70 @@ func (b *book) open(user string) []job.Job {
 	}
 	b.mu.RUnlock()
 	slices.SortFunc(list, shown)
-	return values(list)
+	return values(list), ended
 }
 
-// all returns everybody's open jobs in order of acceptance.
-func (b *book) all() []job.Job {
+// all returns everybody's open jobs in order of acceptance, and the number of the last end that they leave out.
+func (b *book) all() ([]job.Job, int64) {
 	b.mu.RLock()
+	ended := b.ended
 	list := slices.AppendSeq(make([]*job.Job, 0, len(b.jobs)), maps.Values(b.jobs))
 	b.mu.RUnlock()
 	slices.SortFunc(list, func(x, y *job.Job) int { return cmp.Compare(x.Seq, y.Seq) })
-	return values(list)
+	return values(list), ended
+}
+
+// end takes an open job out: fn makes it final. ended is the number of its end.
+func (b *book) end(id job.ID, ended int64, fn func(*job.Job)) (j job.Job, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = max(b.ended, ended)
+	return b.updateLocked(id, func(j *job.Job) bool { fn(j); return true })
+}
+
+// withdraw notes that these jobs, as far as they are staged, are being taken away. It returns those that are
+// still pending in their owner's eyes; settleWithdrawal ends it.
+func (b *book) withdraw(jobs []job.Job) (still []job.Job) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, j := range jobs {
+		now := b.jobs[j.ID]
+		if now == nil || visible(*now) != job.Pending {
+			continue
+		}
+		if now.State == job.Running {
+			b.withdrawn[j.ID] = now.Attempt.Fence
+		}
+		still = append(still, *now)
+	}
+	return still
+}
+
+func (b *book) settleWithdrawal(jobs []job.Job) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, j := range jobs {
+		if b.withdrawn[j.ID] == j.Attempt.Fence {
+			delete(b.withdrawn, j.ID)
+		}
+	}
+}
+
+// post notes that the attempt was given to its back end. held says whether it may report, first whether it is news.
+func (b *book) post(id job.ID, fence int64, at time.Time) (j job.Job, held, first bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j, ok := b.updateLocked(id, func(j *job.Job) bool {
+		if held = j.State == job.Running && j.Attempt.Fence == fence && b.withdrawn[id] != fence; !held || j.Attempt.Posted {
+			return false
+		}
+		j.Attempt.Posted = true
+		if j.Started.IsZero() {
+			j.Started = at
+		}
+		return true
+	})
+	return j, held, ok
 }
 
 // expired returns the running jobs whose lease is over.

@@ -19,7 +19,8 @@ func (s *Service) Open(ctx context.Context, user string) ([]job.Job, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return s.book.open(user), nil
+	jobs, _ := s.book.open(user)
+	return jobs, nil
 }
 
 // Requests returns what the person's jobs with these ids ask for; others' and unknown ones are left out.
@@ -95,7 +96,8 @@ func (s *Service) Jobs(ctx context.Context, user string, q job.ListQuery) ([]job
 	if user == "" {
 		return nil, 0, nil
 	}
-	return s.list(ctx, s.book.open(user), Scope{User: user}, q)
+	open, ended := s.book.open(user)
+	return s.list(ctx, open, Scope{User: user, Ended: ended}, q)
 }
 
 // list merges open jobs, which are in memory, with final ones from the store.
@@ -127,12 +129,6 @@ func (s *Service) list(ctx context.Context, open []job.Job, scope Scope, q job.L
 	if err != nil {
 		return nil, 0, fmt.Errorf("list jobs: %w", err)
 	}
-	// A job that ended between the two looks is in both: the store has the later word.
-	ended := make(map[job.ID]bool, len(jobs))
-	for _, j := range jobs {
-		ended[j.ID] = true
-	}
-	open = slices.DeleteFunc(open, func(j job.Job) bool { return ended[j.ID] })
 	total += len(open)
 	all := append(open, jobs...)
 	order(all, q)
@@ -180,7 +176,7 @@ func window(jobs []job.Job, q job.ListQuery) []job.Job {
 func (s *Service) RemovePending(ctx context.Context, user string, promptIDs []string) ([]job.Job, error) {
 	var jobs []job.Job
 	for _, id := range promptIDs {
-		if j, ok := s.book.find(user, id); ok && visible(j) == job.Pending {
+		if j, ok := s.book.find(user, id); ok {
 			jobs = append(jobs, j)
 		}
 	}
@@ -189,12 +185,14 @@ func (s *Service) RemovePending(ctx context.Context, user string, promptIDs []st
 
 // ClearPending takes all of the person's waiting jobs out of the queue.
 func (s *Service) ClearPending(ctx context.Context, user string) ([]job.Job, error) {
-	jobs := slices.DeleteFunc(s.book.open(user), func(j job.Job) bool { return visible(j) != job.Pending })
+	jobs, _ := s.book.open(user)
 	return s.withdraw(ctx, jobs)
 }
 
-// withdraw cancels jobs that have not begun, and keeps them out of history.
+// withdraw cancels those of the jobs that have not begun, and keeps them out of history.
 func (s *Service) withdraw(ctx context.Context, jobs []job.Job) ([]job.Job, error) {
+	jobs = s.book.withdraw(jobs)
+	defer s.book.settleWithdrawal(jobs)
 	if len(jobs) == 0 {
 		return nil, nil
 	}
@@ -209,15 +207,11 @@ func (s *Service) withdraw(ctx context.Context, jobs []job.Job) ([]job.Job, erro
 		}
 	}
 	var gone []job.Job
-	err := s.store.Finish(ctx, ends, func(ended []bool) {
-		for i, ok := range ended {
-			if !ok {
-				continue // it began, or ended, meanwhile
+	err := s.store.Finish(ctx, ends, func(ended []int64) {
+		for i, n := range ended {
+			if n > 0 { // else it was claimed, or ended, meanwhile
+				gone = append(gone, s.end(&ends[i], n, jobs[i].ID, job.Removed))
 			}
-			s.replace(jobs[i].ID, job.Removed, func(j *job.Job) {
-				ends[i].apply(j)
-				gone = append(gone, *j)
-			})
 		}
 	})
 	if err != nil {
@@ -231,7 +225,7 @@ func (s *Service) withdraw(ctx context.Context, jobs []job.Job) ([]job.Job, erro
 func (s *Service) Stop(ctx context.Context, user, promptID string) ([]job.Job, error) {
 	var jobs []job.Job
 	if promptID == "" {
-		jobs = s.book.open(user)
+		jobs, _ = s.book.open(user)
 	} else if j, ok := s.book.find(user, promptID); ok {
 		jobs = []job.Job{j}
 	}

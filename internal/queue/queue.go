@@ -69,7 +69,7 @@ func New(ctx context.Context, store Store, o Options) (*Service, error) {
 		return nil, fmt.Errorf("read the counters of the queue: %w", err)
 	}
 	s.book.setNumbers(numbers)
-	err = store.EachOpen(ctx, func(j job.Job) error {
+	s.book.ended, err = store.EachOpen(ctx, func(j job.Job) error {
 		s.book.put(&j)
 		return nil
 	})

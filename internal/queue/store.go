@@ -40,15 +40,17 @@ type Store interface {
 	// Stop notes for running jobs with these fences that they are to be interrupted. done learns for each whether
 	// it held.
 	Stop(ctx context.Context, jobs []Ref, done func(stopped []bool)) error
-	// Finish makes open jobs final, drops their credentials and keeps their outcomes. done learns for each
-	// whether its condition held; no condition holding is not an error.
-	Finish(ctx context.Context, ends []Ending, done func(ended []bool)) error
+	// Finish makes open jobs final, drops their credentials and keeps their outcomes. done learns for each the
+	// number of its end, or zero where the condition did not hold, which is not an error. Numbers of ends grow in
+	// the order of the done calls, and order history.
+	Finish(ctx context.Context, ends []Ending, done func(ended []int64)) error
 	// Hide takes final jobs out of the person's history and drops what they asked and gave: those with the prompt
 	// ids, or all when prompts is nil. done learns how many.
 	Hide(ctx context.Context, user string, prompts []string, done func(n int)) error
 
-	// EachOpen calls fn for every open job of everybody in order of acceptance.
-	EachOpen(ctx context.Context, fn func(job.Job) error) error
+	// EachOpen calls fn for every open job of everybody in order of acceptance. It is called before any change, and
+	// returns a number that is not below any end so far, and below every end to come.
+	EachOpen(ctx context.Context, fn func(job.Job) error) (ended int64, err error)
 	// Numbers returns for each person the last mark of Insertion.NumberMark.
 	Numbers(ctx context.Context) (map[string]int64, error)
 	// Find returns the person's visible job with the prompt id, or ErrMissing.
@@ -68,10 +70,11 @@ type Store interface {
 	List(ctx context.Context, scope Scope, q job.ListQuery) ([]job.Job, int, error)
 }
 
-// Scope says whose final jobs are listed.
+// Scope says which final jobs are listed.
 type Scope struct {
 	User   string // empty: everybody's
 	Hidden bool   // with those that are not in history
+	Ended  int64  // those that ended up to this number, so that none is listed as open and as final
 }
 
 // Insertion is a new job. The job's Seq is not set yet.

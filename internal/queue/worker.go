@@ -13,7 +13,8 @@ import (
 // EachOpen calls fn for every open job of everybody in order of acceptance. After a restart it is how the
 // dispatcher learns what waits and what may still run somewhere.
 func (s *Service) EachOpen(ctx context.Context, fn func(job.Job) error) error {
-	for _, j := range s.book.all() {
+	jobs, _ := s.book.all()
+	for _, j := range jobs {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -86,21 +87,9 @@ func (s *Service) load(ctx context.Context, j job.Job) (job.Entry, map[string]st
 // meanwhile and the run has to be stopped.
 func (s *Service) Posted(id job.ID, fence int64) error {
 	held := false
-	at := now()
 	s.change(func() []job.Changed {
-		first := false
-		j, ok := s.book.update(id, func(j *job.Job) bool {
-			if held = j.State == job.Running && j.Attempt.Fence == fence; !held || j.Attempt.Posted {
-				return false
-			}
-			first = true
-			j.Attempt.Posted = true
-			if j.Started.IsZero() {
-				j.Started = at
-			}
-			return true
-		})
-		if !ok || !first {
+		j, may, first := s.book.post(id, fence, now())
+		if held = may; !first {
 			return nil
 		}
 		return []job.Changed{{Change: job.Posted, Job: j}}
@@ -190,9 +179,9 @@ func (s *Service) conclude(ctx context.Context, j job.Job, out job.Outcome, refu
 		}
 	}
 	held := false
-	err := s.store.Finish(ctx, []Ending{end}, func(ended []bool) {
-		if held = ended[0]; held {
-			s.replace(j.ID, job.Finished, func(j *job.Job) { end.apply(j) }, &out)
+	err := s.store.Finish(ctx, []Ending{end}, func(ended []int64) {
+		if held = ended[0] > 0; held {
+			s.end(&end, ended[0], j.ID, job.Finished)
 		}
 	})
 	if err != nil {
@@ -237,18 +226,26 @@ func (s *Service) Release(ctx context.Context, id job.ID, fence int64, reason st
 }
 
 // replace changes an open job in the book after the store has, and announces it.
-func (s *Service) replace(id job.ID, what job.Change, fn func(*job.Job), out ...*job.Outcome) {
+func (s *Service) replace(id job.ID, what job.Change, fn func(*job.Job)) {
 	s.change(func() []job.Changed {
 		j, ok := s.book.update(id, func(j *job.Job) bool { fn(j); return true })
 		if !ok {
 			return nil
 		}
-		c := job.Changed{Change: what, Job: j}
-		if len(out) > 0 {
-			c.Outcome = out[0]
-		}
-		return []job.Changed{c}
+		return []job.Changed{{Change: what, Job: j}}
 	})
+}
+
+// end takes a job out of the book after the store has made it final, and announces it.
+func (s *Service) end(e *Ending, ended int64, id job.ID, what job.Change) (j job.Job) {
+	s.change(func() []job.Changed {
+		var ok bool
+		if j, ok = s.book.end(id, ended, e.apply); !ok {
+			return nil
+		}
+		return []job.Changed{{Change: what, Job: j, Outcome: e.Outcome}}
+	})
+	return j
 }
 
 func notPending() error {

@@ -219,14 +219,14 @@ const (
 )
 
 // Finish implements queue.Store.
-func (q *Queue) Finish(ctx context.Context, ends []queue.Ending, done func([]bool)) error {
+func (q *Queue) Finish(ctx context.Context, ends []queue.Ending, done func([]int64)) error {
 	bodies := make([][]byte, len(ends))
 	for i, e := range ends {
 		if e.Outcome != nil && !e.Hidden {
 			bodies[i] = q.pack.outcome(*e.Outcome)
 		}
 	}
-	ended := make([]bool, len(ends))
+	ended := make([]int64, len(ends))
 	return q.db.Write(ctx, func(tx *Tx) error {
 		for i := range ends {
 			var err error
@@ -239,10 +239,11 @@ func (q *Queue) Finish(ctx context.Context, ends []queue.Ending, done func([]boo
 	})
 }
 
-func (q *Queue) finish(tx *Tx, e *queue.Ending, body []byte) (bool, error) {
+// finish returns the number of the end, or zero where the condition did not hold.
+func (q *Queue) finish(tx *Tx, e *queue.Ending, body []byte) (int64, error) {
 	end, err := q.next(tx)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	var message string
 	var summary json.RawMessage
@@ -256,17 +257,17 @@ func (q *Queue) finish(tx *Tx, e *queue.Ending, body []byte) (bool, error) {
 	n, err := tx.Affect(query, string(e.State), jobMillis(e.Started), jobMillis(e.Finished), end, e.Hidden, message,
 		[]byte(summary), e.Seq, e.Fence)
 	if err != nil || n == 0 {
-		return false, err
+		return 0, err
 	}
 	if _, err := tx.Exec(sqlDeleteCredential, e.Seq); err != nil {
-		return false, err
+		return 0, err
 	}
 	if e.Hidden {
 		_, err = tx.Exec(sqlDeleteRequest, e.Seq)
 	} else if body != nil {
 		_, err = tx.Exec(sqlInsertOutcome, e.Seq, body)
 	}
-	return err == nil, err
+	return end, err
 }
 
 // forget drops what a final job asked for and gave.

@@ -11,28 +11,28 @@ import (
 
 // Lists of final jobs. The conditions are written out, so that each query uses its index and is a constant.
 const (
-	sqlListStates = ` and state in (select value from json_each(?2)) and (?3 = '' or workflow_id = ?3)`
-	sqlListOwn    = ` from job where user = ?1 and ended is not null and hidden = 0` + sqlListStates
-	sqlListAll    = ` from job where ended is not null and (?1 = '' or user = ?1)` + sqlListStates
-	sqlListPage   = ` limit ?4 offset ?5`
+	sqlListFinal  = ` and ended <= ?3 and state in (select value from json_each(?2))`
+	sqlListOwn    = ` from job where user = ?1 and ended is not null and hidden = 0` + sqlListFinal
+	sqlListAll    = ` from job where ended is not null and (?1 = '' or user = ?1)` + sqlListFinal
+	sqlOfWorkflow = ` and (?4 = '' or workflow_id = ?4)`
+	sqlListPage   = ` limit ?5 offset ?6`
 	byDuration    = ` order by coalesce(finished - started, 0)`
 
-	sqlCountOwn = `select count(*) from job where user = ?1 and ended is not null and hidden = 0
-		and state in (select value from json_each(?2))`
-	sqlCountOwnWorkflow = `select count(*)` + sqlListOwn
-	sqlCountAll         = `select count(*)` + sqlListAll
+	sqlCountOwn         = `select count(*)` + sqlListOwn
+	sqlCountOwnWorkflow = `select count(*)` + sqlListOwn + sqlOfWorkflow
+	sqlCountAll         = `select count(*)` + sqlListAll + sqlOfWorkflow
 )
 
 // listQueries holds the statement for each scope and order: hidden, by duration, ascending.
 var listQueries = map[[3]bool]string{
-	{false, false, false}: `select ` + jobColumns + sqlListOwn + ` order by seq desc` + sqlListPage,
-	{false, false, true}:  `select ` + jobColumns + sqlListOwn + ` order by seq` + sqlListPage,
-	{false, true, false}:  `select ` + jobColumns + sqlListOwn + byDuration + ` desc, seq desc` + sqlListPage,
-	{false, true, true}:   `select ` + jobColumns + sqlListOwn + byDuration + `, seq` + sqlListPage,
-	{true, false, false}:  `select ` + jobColumns + sqlListAll + ` order by seq desc` + sqlListPage,
-	{true, false, true}:   `select ` + jobColumns + sqlListAll + ` order by seq` + sqlListPage,
-	{true, true, false}:   `select ` + jobColumns + sqlListAll + byDuration + ` desc, seq desc` + sqlListPage,
-	{true, true, true}:    `select ` + jobColumns + sqlListAll + byDuration + `, seq` + sqlListPage,
+	{false, false, false}: `select ` + jobColumns + sqlListOwn + sqlOfWorkflow + ` order by seq desc` + sqlListPage,
+	{false, false, true}:  `select ` + jobColumns + sqlListOwn + sqlOfWorkflow + ` order by seq` + sqlListPage,
+	{false, true, false}:  `select ` + jobColumns + sqlListOwn + sqlOfWorkflow + byDuration + ` desc, seq desc` + sqlListPage,
+	{false, true, true}:   `select ` + jobColumns + sqlListOwn + sqlOfWorkflow + byDuration + `, seq` + sqlListPage,
+	{true, false, false}:  `select ` + jobColumns + sqlListAll + sqlOfWorkflow + ` order by seq desc` + sqlListPage,
+	{true, false, true}:   `select ` + jobColumns + sqlListAll + sqlOfWorkflow + ` order by seq` + sqlListPage,
+	{true, true, false}:   `select ` + jobColumns + sqlListAll + sqlOfWorkflow + byDuration + ` desc, seq desc` + sqlListPage,
+	{true, true, true}:    `select ` + jobColumns + sqlListAll + sqlOfWorkflow + byDuration + `, seq` + sqlListPage,
 }
 
 // List implements queue.Store.
@@ -44,7 +44,7 @@ func (q *Queue) List(ctx context.Context, scope queue.Scope, lq job.ListQuery) (
 	if err != nil {
 		return nil, 0, fmt.Errorf("encode states: %w", err)
 	}
-	count, args := sqlCountOwn, []any{scope.User, string(states)}
+	count, args := sqlCountOwn, []any{scope.User, string(states), scope.Ended}
 	switch {
 	case scope.Hidden:
 		count, args = sqlCountAll, append(args, lq.WorkflowID)
@@ -63,7 +63,7 @@ func (q *Queue) List(ctx context.Context, scope queue.Scope, lq job.ListQuery) (
 		limit = -1
 	}
 	rows, err := q.db.Query(ctx, listQueries[[3]bool{scope.Hidden, lq.ByDuration, lq.Ascending}],
-		scope.User, string(states), lq.WorkflowID, limit, lq.Offset)
+		scope.User, string(states), scope.Ended, lq.WorkflowID, limit, lq.Offset)
 	jobs, err := scanJobs(rows, err)
 	return jobs, total, classify(err)
 }

@@ -101,22 +101,27 @@ const (
 )
 
 // EachOpen implements queue.Store.
-func (q *Queue) EachOpen(ctx context.Context, fn func(job.Job) error) error {
+func (q *Queue) EachOpen(ctx context.Context, fn func(job.Job) error) (int64, error) {
+	// Ends get numbers from a counter whose reservation is durable before they are.
+	var mark int64
+	if err := q.db.QueryRow(ctx, sqlMark).Scan(&mark); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return 0, classify(err)
+	}
 	rows, err := q.db.Query(ctx, sqlOpen)
 	if err != nil {
-		return classify(err)
+		return 0, classify(err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		j, err := scanJob(rows)
 		if err != nil {
-			return classify(err)
+			return 0, classify(err)
 		}
 		if err := fn(j); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return classify(rows.Err())
+	return mark, classify(rows.Err())
 }
 
 // Numbers implements queue.Store.

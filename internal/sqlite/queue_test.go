@@ -37,3 +37,5 @@ func TestQueueConforms(t *testing.T) {
 	t.Parallel()
 	queuetest.Conform(t, shelf)
 }
+
+func BenchmarkQueue(b *testing.B) { queuetest.Benchmark(b, shelf) }

@@ -2,31 +2,50 @@ package queuetest
 
 import (
 	"testing"
-
-	"github.com/ahelme/comfyume/internal/job"
-	"github.com/ahelme/comfyume/internal/queue"
 )
 
 // Conform runs the conformance suite over stores of the shelf.
 func Conform(t *testing.T, shelf Shelf) {
-	for name, test := range map[string]func(*testing.T, Shelf){
-		"life of a job": testLife,
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			test(t, shelf)
-		})
-	}
-}
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, Shelf)
+	}{
+		{"a job's life", testLife},
+		{"bytes come back as they were", testBytes},
+		{"wrong submissions are refused", testRefusals},
+		{"a repeated submission is one job", testRepeat},
+		{"a finished prompt id can be used again", testReplace},
+		{"prompt ids belong to a person", testPromptIDsArePersonal},
+		{"concurrent repeats are one job", testConcurrentRepeat},
+		{"numbers", testNumbers},
+		{"limits", testLimits},
+		{"order of open jobs", testOpenOrder},
+		{"credentials", testCredentials},
 
-func testLife(t *testing.T, shelf Shelf) {
-	b := start(t, shelf(t), queue.Options{})
-	j := b.submit("ann")
-	if n := b.Remaining("ann"); n != 1 {
-		t.Errorf("Remaining = %d, want 1", n)
-	}
-	b.finish(j.ID, job.Completed)
-	if n := b.Remaining("ann"); n != 0 {
-		t.Errorf("Remaining = %d, want 0", n)
+		{"one claim wins", testOneClaimWins},
+		{"fences only grow", testFencesGrow},
+		{"a stale fence changes nothing", testStaleFence},
+		{"leases", testLeases},
+		{"release", testRelease},
+		{"fail without a run", testFail},
+		{"everything survives a restart", testRestart},
+		{"announcements are in order", testAnnouncements},
+
+		{"remove what waits", testRemove},
+		{"withdraw what is staged", testWithdrawStaged},
+		{"stop", testStop},
+		{"history pages", testHistory},
+		{"history in the order of the end", testHistoryOrder},
+		{"delete history", testDeleteHistory},
+		{"lists", testLists},
+		{"lists by duration", testListsByDuration},
+		{"a list is whole while jobs end", testListWhileEnding},
+		{"nobody sees others", testIsolation},
+		{"operators", testOperators},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.test(t, shelf)
+		})
 	}
 }

@@ -46,7 +46,9 @@ func start(t testing.TB, open Open, o queue.Options) *bench {
 	}
 	b := &bench{t: t, open: open, opts: o}
 	b.opts.Sealer = sealer
-	b.opts.Notify = b.hear
+	if o.Notify == nil {
+		b.opts.Notify = b.hear
+	}
 	b.boot()
 	t.Cleanup(func() { b.shut() })
 	return b

@@ -36,7 +36,7 @@ create unique index job_id on job (id);
 create unique index job_prompt on job (user, prompt_id) where hidden = 0;
 create index job_open on job (seq) where ended is null;
 create index job_history on job (user, ended) where ended is not null and hidden = 0;
-create index job_list on job (user, seq, state) where ended is not null and hidden = 0;
+create index job_list on job (user, seq, state, ended) where ended is not null and hidden = 0;
 
 -- What a job asks for and how it ended, packed. Lists never read them.
 create table job_request (
