@@ -53,9 +53,20 @@ type Item struct {
 	Modified time.Time
 }
 
-// NewKey returns a key below owner that nobody has used. Keys are per owner and random, so that neither the key nor
-// the time a Put takes tells what others hold.
-func NewKey(owner string) string { return owner + "/" + strings.ToLower(rand.Text()) }
+// FileKeys is what the keys of people's files begin with.
+const FileKeys = "files/"
+
+const thumbSuffix = ".thumb"
+
+// NewFileKey returns a key for a file of user that nobody has used. Keys are per person and random, so that neither
+// the key nor the time a Put takes tells what others hold.
+func NewFileKey(user string) string { return FileKeys + user + "/" + strings.ToLower(rand.Text()) }
+
+// ThumbKey returns the key of the thumbnail of the picture under key, so that both can go together.
+func ThumbKey(key string) string { return key + thumbSuffix }
+
+// PictureKey returns the key that a thumbnail's key was made from, and any other key as it is.
+func PictureKey(key string) string { return strings.TrimSuffix(key, thumbSuffix) }
 
 // Longest key and part of a key. They fit every file system and object store.
 const (
