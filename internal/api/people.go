@@ -44,26 +44,26 @@ func (f *Face) people() {
 		})
 	on(f, route{http.MethodPatch, "/users/{name}", "change-user", "Change an account", operators, 0},
 		func(ctx context.Context, _ identity.Person, in *struct {
-			userPath
-			body[UserChange]
+			Name string `path:"name"`
+			Body UserChange
 		},
 		) (*body[User], error) {
 			return answer(f.People.ChangeUser(ctx, in.Name, in.Body))
 		})
 	on(f, route{http.MethodDelete, "/users/{name}", "remove-user", "Remove an account", operators, http.StatusNoContent},
 		func(ctx context.Context, _ identity.Person, in *struct {
-			userPath
-			Files bool `query:"files" doc:"its files too"`
+			Name  string `path:"name"`
+			Files bool   `query:"files" doc:"its files too"`
 		},
 		) (*empty, error) {
 			return done(f.People.RemoveUser(ctx, in.Name, in.Files))
 		})
 	on(f, route{http.MethodPut, "/users/{name}/password", "set-password", "Give an account another password", operators, http.StatusNoContent},
 		func(ctx context.Context, _ identity.Person, in *struct {
-			userPath
-			body[struct {
+			Name string `path:"name"`
+			Body struct {
 				Password string `json:"password"`
-			}]
+			}
 		},
 		) (*empty, error) {
 			return done(f.People.SetPassword(ctx, in.Name, in.Body.Password))
@@ -80,8 +80,8 @@ func (f *Face) people() {
 }
 
 func (f *Face) newLink(ctx context.Context, who identity.Person, in *struct {
-	userPath
-	Hours int `query:"hours" minimum:"0" doc:"how long it lives unused; 0: 14 days"`
+	Name  string `path:"name"`
+	Hours int    `query:"hours" minimum:"0" doc:"how long it lives unused; 0: 14 days"`
 },
 ) (*body[Link], error) {
 	u, err := f.People.User(ctx, in.Name)
@@ -104,8 +104,8 @@ func (f *Face) tokens() {
 		})
 	on(f, route{http.MethodPost, "/users/{name}/tokens", "new-token", "Make a personal token", anyone, http.StatusCreated},
 		func(ctx context.Context, who identity.Person, in *struct {
-			userPath
-			body[NewToken]
+			Name string `path:"name"`
+			Body NewToken
 		},
 		) (*body[Token], error) {
 			if err := self(who, in.Name); err != nil {
@@ -115,8 +115,8 @@ func (f *Face) tokens() {
 		})
 	on(f, route{http.MethodDelete, "/users/{name}/tokens/{id}", "revoke-token", "End a token at once", anyone, http.StatusNoContent},
 		func(ctx context.Context, who identity.Person, in *struct {
-			userPath
-			ID string `path:"id"`
+			Name string `path:"name"`
+			ID   string `path:"id"`
 		},
 		) (*empty, error) {
 			if err := self(who, in.Name); err != nil {
@@ -155,9 +155,9 @@ func (f *Face) groups() {
 		})
 	on(f, route{http.MethodPost, "/groups/{group}/codes", "new-code", "Make a code by which people join the group", staff, http.StatusCreated},
 		func(ctx context.Context, who identity.Person, in *struct {
-			groupPath
-			Places int `query:"places" minimum:"0" doc:"how many people it lets in; 0: 500"`
-			Hours  int `query:"hours" minimum:"0" doc:"how long it lives; 0: 90 days"`
+			Group  string `path:"group"`
+			Places int    `query:"places" minimum:"0" doc:"how many people it lets in; 0: 500"`
+			Hours  int    `query:"hours" minimum:"0" doc:"how long it lives; 0: 90 days"`
 		},
 		) (*body[Code], error) {
 			return answer(f.People.NewCode(ctx, in.Group, who.Name, in.Places, time.Duration(in.Hours)*time.Hour))

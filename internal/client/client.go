@@ -184,3 +184,16 @@ func (r *record) WriteHeader(status int) {
 		r.status = status
 	}
 }
+
+// Answers reports whether a studio answers at all.
+func (c *Client) Answers(ctx context.Context) bool {
+	r, err := http.NewRequestWithContext(ctx, http.MethodHead, c.base+api.Base+"/v1/me", nil)
+	if err != nil {
+		return false
+	}
+	res, err := c.http.Do(r)
+	if err != nil {
+		return false
+	}
+	return res.Body.Close() == nil
+}

@@ -90,3 +90,29 @@ func resolve(text, folder string) string {
 	}
 	return filepath.Join(folder, text)
 }
+
+// Setting describes one setting that holds a single value.
+type Setting struct {
+	Path    string // queue.mode
+	Doc     string
+	Default string
+	Switch  bool // true or false
+}
+
+// Settings returns all settings that hold a single value, in the order of the reference.
+func Settings() []Setting {
+	defaults := Default()
+	var all []Setting
+	for f := range fields(reflect.ValueOf(&defaults).Elem(), "") {
+		if f.value.Kind() == reflect.Slice {
+			continue
+		}
+		all = append(all, Setting{
+			Path: f.path, Doc: f.tag.Get("doc"), Default: fmt.Sprint(f.value.Interface()), Switch: f.value.Kind() == reflect.Bool,
+		})
+	}
+	return all
+}
+
+// FlagName returns the name of the flag that sets the value at path, without dashes in front.
+func FlagName(path string) string { return strings.NewReplacer(".", "-", "_", "-").Replace(path) }

@@ -28,6 +28,8 @@ type Source struct {
 	Optional bool              // File may be missing
 	Environ  []string          // as os.Environ gives it
 	Flags    map[string]string // by path, such as queue.mode
+	Backends []string          // addresses that stand in place of the file's back ends; nil: the file's count
+	Users    []User            // accounts besides the file's
 }
 
 // Origin says where a value came from.
@@ -109,8 +111,9 @@ func Load(src Source) (*Loaded, error) {
 	}
 	l.environment(src.Environ)
 	for _, path := range slices.Sorted(maps.Keys(src.Flags)) {
-		l.setAt(path, src.Flags[path], Origin{Name: "--" + strings.NewReplacer(".", "-", "_", "-").Replace(path)})
+		l.setAt(path, src.Flags[path], Origin{Name: "--" + FlagName(path)})
 	}
+	l.lists(src)
 	l.check()
 	if len(l.problems) > 0 {
 		slices.SortStableFunc(l.problems, func(a, b Problem) int { return a.Where.Line - b.Where.Line })
@@ -145,6 +148,24 @@ func (l *loader) setAt(path, text string, from Origin) {
 		return
 	}
 	l.out.origin[path] = from
+}
+
+// lists takes back ends and users that were given besides the file.
+func (l *loader) lists(src Source) {
+	if src.Backends != nil {
+		l.out.Backends = nil
+		l.out.origin["backends"] = Origin{Name: "--backend"}
+		for i, address := range src.Backends {
+			at := fmt.Sprintf("backends[%d]", i)
+			delete(l.out.origin, at)
+			l.out.Backends = append(l.out.Backends, Back{Name: fmt.Sprintf("gpu%d", i+1), Driver: "comfyui", URL: address})
+		}
+	}
+	for _, u := range src.Users {
+		if !slices.ContainsFunc(l.out.Users, func(have User) bool { return have.Name == u.Name }) {
+			l.out.Users = append(l.out.Users, u)
+		}
+	}
 }
 
 func (l *loader) file(src Source) error {

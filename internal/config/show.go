@@ -127,3 +127,17 @@ func quote(s string) string {
 	}
 	return fmt.Sprintf("%q", s)
 }
+
+// Value is one setting in effect. Secrets show as the reference they are.
+type Value struct{ Path, Value string }
+
+// Values returns the settings that hold a single value, in the order of the reference.
+func (l *Loaded) Values() []Value {
+	var all []Value
+	for f := range fields(reflect.ValueOf(&l.Config).Elem(), "") {
+		if f.value.Kind() != reflect.Slice {
+			all = append(all, Value{f.path, fmt.Sprint(f.value.Interface())})
+		}
+	}
+	return all
+}

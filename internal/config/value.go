@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -25,12 +26,12 @@ var units = []struct {
 	size Size
 }{
 	{"TiB", 1 << 40},
-	{"GiB", 1 << 30},
-	{"MiB", 1 << 20},
-	{"KiB", 1 << 10},
 	{"TB", TB},
+	{"GiB", 1 << 30},
 	{"GB", GB},
+	{"MiB", 1 << 20},
 	{"MB", MB},
+	{"KiB", 1 << 10},
 	{"KB", KB},
 	{"B", 1},
 }
@@ -60,14 +61,16 @@ func ParseSize(s string) (Size, error) {
 	return Size(f * float64(factor)), nil
 }
 
-// String returns the size in the largest unit that leaves a whole number.
+// String returns the size in the unit that leaves the shortest whole number.
 func (s Size) String() string {
-	for _, u := range units {
-		if s >= u.size && s%u.size == 0 && u.size > 1 {
-			return strconv.FormatInt(int64(s/u.size), 10) + u.word
+	best := strconv.FormatInt(int64(s), 10)
+	shortest := s
+	for _, u := range slices.Backward(units) {
+		if n := s / u.size; u.size > 1 && s%u.size == 0 && n > 0 && n < shortest {
+			best, shortest = strconv.FormatInt(int64(n), 10)+u.word, n
 		}
 	}
-	return strconv.FormatInt(int64(s), 10)
+	return best
 }
 
 // Secret refers to something that must not stand in a file: env:NAME or file:PATH. It prints as ***.

@@ -1,0 +1,32 @@
+package app
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/ahelme/comfyume/internal/queue"
+)
+
+// queueMetrics tells how deep the queue is and how jobs ended.
+type queueMetrics struct{ q *queue.Service }
+
+var (
+	jobsNow   = prometheus.NewDesc("comfyume_queue_jobs", "Open jobs.", []string{"state"}, nil)
+	jobsEnded = prometheus.NewDesc("comfyume_queue_ended_jobs_total", "Jobs that ended since the start.", []string{"state"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (queueMetrics) Describe(out chan<- *prometheus.Desc) {
+	out <- jobsNow
+	out <- jobsEnded
+}
+
+// Collect implements prometheus.Collector.
+func (m queueMetrics) Collect(out chan<- prometheus.Metric) {
+	c := m.q.Counts()
+	for state, n := range map[string]int{"pending": c.Pending, "running": c.Running} {
+		out <- prometheus.MustNewConstMetric(jobsNow, prometheus.GaugeValue, float64(n), state)
+	}
+	for state, n := range map[string]int{"completed": c.Completed, "failed": c.Failed, "cancelled": c.Cancelled} {
+		out <- prometheus.MustNewConstMetric(jobsEnded, prometheus.CounterValue, float64(n), state)
+	}
+}

@@ -1,0 +1,226 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/account"
+	"github.com/ahelme/comfyume/internal/api"
+	"github.com/ahelme/comfyume/internal/config"
+	"github.com/ahelme/comfyume/internal/event"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/frontend"
+	"github.com/ahelme/comfyume/internal/gateway"
+	"github.com/ahelme/comfyume/internal/identity"
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/queue"
+	"github.com/ahelme/comfyume/internal/sqlite"
+	"github.com/ahelme/comfyume/internal/telemetry"
+)
+
+// Studio is everything that runs. Fields are set by the steps below, in their order, and not changed afterwards.
+type Studio struct {
+	o     Options
+	cfg   *config.Loaded
+	log   *slog.Logger
+	parts *parts
+	since time.Time
+	self  self
+
+	// store
+	db       *sqlite.DB
+	live     *gateway.Live
+	accounts *account.Service
+
+	// work
+	bus   *event.Bus
+	queue *queue.Service
+
+	// faces
+	metrics *telemetry.Metrics
+	page    *frontend.Server
+	api     *api.Face
+	door    *gateway.Gateway
+
+	backends []config.Back // those of the settings, and the simulated one
+	serving  bool          // a server, not a command that looks into the folder
+	ready    atomic.Bool
+	notes    []string // worth knowing and no reason not to be ready
+}
+
+// store opens the database and what knows people by it. A command without server needs no more.
+func (s *Studio) store(ctx context.Context) (err error) {
+	s.db, err = sqlite.Open(ctx, filepath.Join(s.cfg.Data, "comfyume.db"), sqlite.Options{Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.parts.add("database", func(context.Context) error { return s.db.Close() })
+	s.live = gateway.NewLive()
+	s.accounts = account.New(sqlite.NewAccounts(s.db), account.Options{Ended: s.live.End, Log: s.log})
+	return nil
+}
+
+// people makes the accounts of the settings.
+func (s *Studio) people(ctx context.Context) error {
+	list := make([]account.NewUser, 0, len(s.cfg.Users))
+	for _, u := range s.cfg.Users {
+		list = append(list, account.NewUser{Name: u.Name, Group: u.Group, Role: identity.Role(u.Role)})
+	}
+	made, err := s.accounts.EnsureUsers(ctx, list)
+	if err != nil {
+		return err
+	}
+	for _, u := range made {
+		s.log.Info("account made", "user", u.Name, "role", u.Role)
+	}
+	s.parts.run("people", func(ctx context.Context) error { s.accounts.Run(ctx); return nil })
+	return nil
+}
+
+// newQueue opens the queue over the database.
+func (s *Studio) newQueue(ctx context.Context, notify func(job.Changed)) error {
+	store, err := sqlite.NewQueue(ctx, s.db)
+	if err != nil {
+		return err
+	}
+	sealer, err := queue.NewSealer(s.self.key)
+	if err != nil {
+		return err
+	}
+	s.queue, err = queue.New(ctx, store, queue.Options{
+		Mode: s.cfg.Queue.Mode, MaxPending: s.cfg.Queue.MaxPending, MaxPendingPerUser: s.cfg.Queue.MaxPendingPerUser,
+		Sealer: sealer, Notify: notify, Log: s.log,
+	})
+	return err
+}
+
+// idleQueue opens the queue for a command that only looks at it or takes jobs out.
+func (s *Studio) idleQueue(ctx context.Context) error {
+	s.backends = s.cfg.Backends
+	return s.newQueue(ctx, nil)
+}
+
+// work starts what runs people's graphs, from the bytes upwards.
+func (s *Studio) work(ctx context.Context) error {
+	s.bus = event.New()
+	s.backends = slices.Clone(s.cfg.Backends)
+	if err := s.newQueue(ctx, func(c job.Changed) {
+		s.bus.Publish(event.Event{User: c.Job.User, Body: event.JobChanged{Changed: c}})
+	}); err != nil {
+		return err
+	}
+	if note := s.queue.Note(); note != "" {
+		s.notes = append(s.notes, note)
+		s.log.Warn("queue", "note", note)
+	}
+	// Next, in this order: bytes (blob), names (workspace), delivery, catalog, simulated GPU, fleet, dispatch.
+	return nil
+}
+
+// faces builds what answers requests.
+func (s *Studio) faces(context.Context) (err error) {
+	if s.metrics, err = telemetry.NewMetrics(s.o.Version); err != nil {
+		return err
+	}
+	if err = s.metrics.Register(queueMetrics{s.queue}); err != nil {
+		return err
+	}
+	if s.page, err = frontend.New(s.o.Frontends, s.cfg.Frontend, s.log); err != nil {
+		return err
+	}
+	if s.page.Version() == "" && s.cfg.Frontend == "auto" {
+		s.notes = append(s.notes, "No editor page is installed. Type: comfyume frontend install")
+	}
+	s.door, err = gateway.New(s.accounts, gateway.Faces{
+		Comfy:  http.NotFoundHandler(), // the per-user ComfyUI server (comfyserver) goes here
+		Static: s.page,
+		Mounts: []gateway.Mount{
+			{Prefix: api.Base + "/", Handler: s.apiFace()},
+			{Prefix: "/metrics", Role: identity.Operator, Handler: s.metrics.Handler(s.log)},
+		},
+		Ready: s.whyNotReady,
+	}, gateway.Options{
+		Studio: s.self.ID, Title: s.cfg.Name, PublicURL: s.cfg.PublicURL, TrustedProxies: s.cfg.TrustedProxies,
+		Insecure: s.insecure(), MaxBody: int64(s.cfg.Limits.Upload), Live: s.live, Log: s.log,
+	})
+	return err
+}
+
+// doors opens the listeners: whoever gets through finds everything behind them ready.
+func (s *Studio) doors(context.Context) error {
+	main, err := listen("listen", s.cfg.Listen)
+	if err != nil {
+		return err
+	}
+	path, err := SocketPath(s.cfg.Data, os.Getenv("XDG_RUNTIME_DIR"))
+	if err != nil {
+		return errors.Join(err, main.Close())
+	}
+	control, err := listenControl(path)
+	if err != nil {
+		return errors.Join(err, main.Close())
+	}
+	if err := s.metricsDoor(); err != nil {
+		return errors.Join(err, main.Close(), control.Close())
+	}
+	s.parts.serveOn("control", control, s.control(), nil, s.log)
+	s.parts.serveOn("listen", main, s.door, nil, s.log)
+	return nil
+}
+
+// metricsDoor opens the port for metrics. A default port that is taken is left off; one that was set is an error.
+func (s *Studio) metricsDoor() error {
+	if s.cfg.Metrics == "" {
+		return nil
+	}
+	l, err := listen("metrics", s.cfg.Metrics)
+	if err != nil && !s.cfg.IsSet("metrics") && fault.Is(err, fault.Conflict) {
+		s.log.Warn("metrics are on listen only", "err", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", s.metrics.Handler(s.log))
+	mux.Handle("GET /healthz", s.door)
+	mux.Handle("GET /readyz", s.door)
+	s.parts.serveOn("metrics", l, mux, nil, s.log)
+	return nil
+}
+
+// control is what the control socket serves: the interface for who owns the data folder, and no password.
+func (s *Studio) control() http.Handler {
+	face := s.apiFace()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		face.ServeHTTP(w, r.WithContext(identity.With(r.Context(), identity.Person{Role: identity.Operator})))
+	})
+}
+
+func (s *Studio) apiFace() *api.Face {
+	if s.api == nil {
+		s.api = api.New(api.Deps{
+			People: people{s: s.accounts, address: s.Address, removed: s.removed},
+			Queue:  queueFace{Service: s.queue, why: func(job.ID) string { return "" }},
+			Fleet:  fleetFace{backends: s.backends},
+			Studio: s,
+		}, s.log)
+	}
+	return s.api
+}
+
+// removed is called before an account is removed: what it has open ends, and its files go when they are to.
+func (s *Studio) removed(ctx context.Context, user string, _ bool) error {
+	if _, err := s.queue.ClearPending(ctx, user); err != nil {
+		return err
+	}
+	_, err := s.queue.Stop(ctx, user, "")
+	return err
+}
