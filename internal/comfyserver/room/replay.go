@@ -58,7 +58,7 @@ func (r *room) attach(s *socket, known bool) {
 	s.lastOut.Store(now.UnixNano())
 	s.heard = heard
 	r.sockets = append(r.sockets, s)
-	frames := []frame{statusFrame(r.hub.queue.Remaining(r.user), s.sid)}
+	frames := []frame{statusFrame(r.remaining(), s.sid)}
 	if !known {
 		s.push(frames...)
 		return
@@ -161,7 +161,7 @@ func (r *room) refresh(s *socket) {
 		r.hub.spawn(s.cut)
 		return
 	}
-	frames := []frame{statusFrame(r.hub.queue.Remaining(r.user), "")}
+	frames := []frame{statusFrame(r.remaining(), "")}
 	for _, n := range r.runs {
 		if n.job.ClientID == s.sid && (n.ended.IsZero() || n.ended.After(s.since)) {
 			frames = append(frames, n.replay(s)...)

@@ -187,10 +187,25 @@ func (r *room) tellStatus() {
 	if len(r.sockets) == 0 {
 		return
 	}
-	f := statusFrame(r.hub.queue.Remaining(r.user), "")
+	f := statusFrame(r.remaining(), "")
 	for _, s := range r.sockets {
 		s.push(f)
 	}
+}
+
+// remaining is how many of the person's jobs are open, for a frame that goes out now. A job counts until its own end has
+// been told: a client that sees 0 before that takes its run as over and looks no further.
+func (r *room) remaining() int { return max(r.hub.queue.Remaining(r.user), r.open()) }
+
+// open is how many jobs the room believes open.
+func (r *room) open() int {
+	n := 0
+	for _, run := range r.runs {
+		if run.ended.IsZero() {
+			n++
+		}
+	}
+	return n
 }
 
 // resync reads the truth anew after events may have been lost: runs that ended meanwhile end now.
@@ -258,13 +273,17 @@ func (r *room) tick(now time.Time, second int) {
 			continue
 		}
 		if remaining < 0 {
-			remaining = r.hub.queue.Remaining(r.user)
+			remaining = r.remaining()
 		}
 		if remaining > 0 {
 			s.push(statusFrame(remaining, ""))
 		}
 	}
 	r.reap(now)
+	if r.open() > 0 && r.hub.queue.Remaining(r.user) == 0 {
+		// An end is about to be told, or was lost: then this finds it.
+		r.hub.spawn(r.resync)
+	}
 }
 
 // Limits of what is remembered of finished runs.

@@ -164,7 +164,7 @@ func (r *room) finish(c job.Changed) {
 	n.drop("progress", previewKey)
 	delete(r.places, n.job.ID)
 	r.studio = true
-	status := statusFrame(r.hub.queue.Remaining(r.user), "")
+	status := statusFrame(r.remaining(), "")
 	over := overFrame(n.job.PromptID)
 	written := func() { n.unsent.Add(-1) }
 	for _, s := range r.sockets {

@@ -1,0 +1,150 @@
+package comfyserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/ahelme/comfyume/internal/comfy/pyjson"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/file"
+	"github.com/ahelme/comfyume/internal/identity"
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// promptInfo answers GET /prompt: how many of the person's jobs are left.
+func (s *Server) promptInfo(w http.ResponseWriter, c *call) error {
+	b := append([]byte(`{"exec_info": {"queue_remaining": `), strconv.Itoa(s.Queue.Remaining(c.user()))...)
+	return writeJSON(w, http.StatusOK, append(b, `}}`...))
+}
+
+// promptPost takes a graph into the queue. Nothing is told of the run before the answer has left.
+func (s *Server) promptPost(w http.ResponseWriter, c *call) error {
+	body, err := s.jsonBody(w, c)
+	if err != nil {
+		return err
+	}
+	sub, refusal, err := parsePrompt(body)
+	if err != nil {
+		return err
+	}
+	if refusal != nil {
+		return writeJSON(w, http.StatusBadRequest, refusal)
+	}
+	verdict, err := s.check(c.Context(), c.person, sub)
+	if err != nil {
+		return err
+	}
+	if verdict.Refusal != nil {
+		return writeJSON(w, http.StatusBadRequest, verdict.Refusal)
+	}
+	sub.Request.Outputs = verdict.Outputs
+	j, err := s.submit(w, c, sub, verdict.NodeErrors)
+	if err != nil {
+		return err
+	}
+	s.log.Debug("job accepted", "user", c.user(), "job", j.ID)
+	return nil
+}
+
+// check validates what was sent.
+func (s *Server) check(ctx context.Context, p identity.Person, sub *job.Submission) (Verdict, error) {
+	has := func(ref file.Ref) bool {
+		_, err := s.Files.Stat(ctx, p.Name, ref)
+		return err == nil
+	}
+	return s.Checker.Check(ctx, p, sub.Request.Prompt, sub.Request.Targets, has)
+}
+
+// submit accepts the job and answers.
+func (s *Server) submit(w http.ResponseWriter, c *call, sub *job.Submission, nodeErrors json.RawMessage) (job.Job, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return job.Job{}, err
+	}
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	sub.ID, sub.User, sub.Group, sub.Created = job.ID(id.String()), c.user(), c.person.Group, now
+	sub.Class = job.ClassNormal
+	if c.person.Role == identity.Instructor {
+		sub.Class = job.ClassInstructor
+	}
+	sub.Request.ExtraData = stamp(sub.Request.ExtraData, now)
+	hold := s.hub.Hold(c.user(), sub.ID)
+	defer hold.Release()
+	j, _, err := s.Queue.Submit(c.Context(), *sub)
+	if err != nil {
+		return job.Job{}, err
+	}
+	if nodeErrors == nil {
+		nodeErrors = empty
+	}
+	b := pyjson.AppendString([]byte(`{"prompt_id": `), j.PromptID)
+	b = appendNumber(append(b, `, "number": `...), j.Number)
+	b = append(append(b, `, "node_errors": `...), nodeErrors...)
+	if err := writeJSON(w, http.StatusOK, append(b, '}')); err != nil {
+		return j, err
+	}
+	if err := http.NewResponseController(w).Flush(); err != nil {
+		s.log.Debug("answer to a prompt was not flushed", "user", c.user(), "job", j.ID, "err", err) // accepted all the same
+	}
+	return j, nil
+}
+
+// jsonBody reads a JSON body, whatever its content type says. Few large ones are read at a time.
+func (s *Server) jsonBody(w http.ResponseWriter, c *call) ([]byte, error) {
+	const large = 4 << 20
+	if c.ContentLength > s.options.MaxPrompt {
+		return nil, tooLarge("The request", s.options.MaxPrompt)
+	}
+	if c.ContentLength < 0 || c.ContentLength > large {
+		select {
+		case s.bodies <- struct{}{}:
+			defer func() { <-s.bodies }()
+		case <-c.Context().Done():
+			return nil, c.Context().Err()
+		}
+	}
+	r := http.MaxBytesReader(w, c.Body, s.options.MaxPrompt)
+	var b []byte
+	var err error
+	if c.ContentLength >= 0 {
+		b = make([]byte, c.ContentLength)
+		_, err = io.ReadFull(r, b)
+	} else {
+		b, err = io.ReadAll(r)
+	}
+	if err != nil {
+		return nil, bodyError(err, s.options.MaxPrompt)
+	}
+	return b, nil
+}
+
+// bodyError says why a body could not be read.
+func bodyError(err error, limit int64) error {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return tooLarge("The request", limit)
+	}
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		return f
+	}
+	return fault.Wrap(fault.Invalid, err, "The request ended before its body was complete.").WithCode("incomplete_body")
+}
+
+func tooLarge(what string, limit int64) error {
+	return fault.New(fault.Invalid, "%s is larger than the limit of %d MB.", what, limit>>20).
+		WithRemedy("Send something smaller, or ask the operator to raise the limit.").WithCode(codeTooLarge)
+}
+
+// appendNumber writes a place in the queue the way Python does: whole numbers without a fraction.
+func appendNumber(b []byte, n float64) []byte {
+	if n == float64(int64(n)) && n < 1e15 && n > -1e15 {
+		return strconv.AppendInt(b, int64(n), 10)
+	}
+	return strconv.AppendFloat(b, n, 'g', -1, 64)
+}
