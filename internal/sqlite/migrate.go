@@ -40,8 +40,9 @@ func migrate(ctx context.Context, db *sql.DB, path string, log *slog.Logger) err
 			WithRemedy("Use that version, or the copy of the database that it left beside the file before it changed it.").
 			WithCode("database_newer")
 	}
+	existing := current > 0
 	for current < target {
-		if current > 0 {
+		if existing {
 			if err := saveCopy(ctx, db, fmt.Sprintf("%s.schema-%d", path, current)); err != nil {
 				return err
 			}

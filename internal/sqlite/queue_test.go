@@ -39,3 +39,7 @@ func TestQueueConforms(t *testing.T) {
 }
 
 func BenchmarkQueue(b *testing.B) { queuetest.Benchmark(b, shelf) }
+
+func TestQueueModel(t *testing.T) {
+	queuetest.Model(t, shelf)
+}

@@ -22,10 +22,21 @@ type Open func(t testing.TB) (queue.Store, func())
 // Shelf makes an Open over an empty place of its own.
 type Shelf func(t testing.TB) Open
 
+// failer is what a test and a property have in common.
+type failer interface {
+	Helper()
+	Error(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Context() context.Context
+}
+
 // bench is a queue under test with what it announced.
 type bench struct {
 	*queue.Service
-	t     testing.TB
+	t     failer
+	tb    testing.TB
 	store queue.Store
 	opts  queue.Options
 	open  Open
@@ -44,7 +55,7 @@ func start(t testing.TB, open Open, o queue.Options) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t: t, open: open, opts: o}
+	b := &bench{t: t, tb: t, open: open, opts: o}
 	b.opts.Sealer = sealer
 	if o.Notify == nil {
 		b.opts.Notify = b.hear
@@ -56,8 +67,8 @@ func start(t testing.TB, open Open, o queue.Options) *bench {
 
 func (b *bench) boot() {
 	b.t.Helper()
-	b.store, b.shut = b.open(b.t)
-	service, err := queue.New(context.WithoutCancel(b.t.Context()), b.store, b.opts)
+	b.store, b.shut = b.open(b.tb)
+	service, err := queue.New(b.t.Context(), b.store, b.opts)
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 // equal fails the test where got is not want.
-func equal[T any](t testing.TB, what string, got, want T) {
+func equal[T any](t failer, what string, got, want T) {
 	t.Helper()
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("%s: want -, got +\n%s", what, diff)
@@ -24,7 +24,7 @@ func equal[T any](t testing.TB, what string, got, want T) {
 }
 
 // refused fails the test unless err is of the kind and has the code.
-func refused(t testing.TB, what string, err error, kind fault.Kind, code string) {
+func refused(t failer, what string, err error, kind fault.Kind, code string) {
 	t.Helper()
 	e, ok := err.(*fault.Error)
 	if !ok || e.Kind != kind || e.Code != code {

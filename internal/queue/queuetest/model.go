@@ -1,0 +1,420 @@
+package queuetest
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/queue"
+)
+
+// Model holds the queue against a naive picture of it, over any interleaving of owners, workers that may have lost
+// their right, and restarts: no job is lost, none finishes twice, fences only grow, counts and history are true.
+func Model(t *testing.T, shelf Shelf) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		m := &model{bench: start(t, shelf(t), queue.Options{MaxPendingPerUser: 6}), jobs: map[job.ID]*subject{}}
+		m.t = rt
+		defer func() {
+			m.t = t
+			m.shut()
+			m.shut = func() {}
+		}()
+		rt.Repeat(map[string]func(*rapid.T){
+			"submit":         m.submitOne,
+			"repeat":         m.repeat,
+			"claim":          m.claimOne,
+			"post":           m.post,
+			"renew":          m.renew,
+			"finish":         m.finishOne,
+			"release":        m.release,
+			"expire":         m.expire,
+			"fail":           m.failOne,
+			"remove":         m.remove,
+			"clear":          m.clear,
+			"stop":           m.stopOne,
+			"delete history": m.deleteHistory,
+			"crash":          func(*rapid.T) { m.restart() },
+			"":               m.check,
+		})
+	})
+}
+
+// model is the picture. Worker's tickets are never thrown away: late reports of dead attempts are the point.
+type model struct {
+	*bench
+	jobs    map[job.ID]*subject
+	tickets []job.Fence
+	fence   int64 // last one given
+	ended   int   // counts ends
+}
+
+type subject struct {
+	sub      job.Submission
+	id       job.ID
+	seq      int64
+	number   float64
+	state    job.State
+	fence    int64
+	attempts int
+	posted   bool
+	kept     bool // posted is on disk
+	stop     bool
+	hidden   bool
+	lease    time.Time
+	end      int
+	told     int // how often it was announced as over
+}
+
+func (s *subject) waits() bool {
+	return s.state == job.Pending || s.state == job.Running && !s.posted
+}
+
+var people = []string{"ann", "bob"}
+
+// pick draws a job that keep accepts, and skips the step where there is none.
+func (m *model) pick(t *rapid.T, keep func(*subject) bool) *subject {
+	some := m.some(keep)
+	if len(some) == 0 {
+		t.Skip("no such job")
+	}
+	return rapid.SampledFrom(some).Draw(t, "job")
+}
+
+// some returns the jobs that keep accepts in order of acceptance.
+func (m *model) some(keep func(*subject) bool) (some []*subject) {
+	for _, s := range m.jobs {
+		if keep(s) {
+			some = append(some, s)
+		}
+	}
+	slices.SortFunc(some, func(x, y *subject) int { return cmp.Compare(x.seq, y.seq) })
+	return some
+}
+
+// visible returns the person's job with the prompt id that is open or in history.
+func (m *model) visible(user, promptID string) *subject {
+	for _, s := range m.jobs {
+		if s.sub.User == user && s.sub.PromptID == promptID && !s.hidden {
+			return s
+		}
+	}
+	return nil
+}
+
+func (m *model) submitOne(t *rapid.T) {
+	sub := Submission(rapid.SampledFrom(people).Draw(t, "user"), rapid.IntRange(1, 3).Draw(t, "seed"))
+	sub.PromptID = rapid.SampledFrom([]string{"p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9"}).Draw(t, "prompt id")
+	sub.Front = rapid.Bool().Draw(t, "front")
+	m.offer(t, sub)
+}
+
+func (m *model) repeat(t *rapid.T) {
+	m.offer(t, m.pick(t, func(*subject) bool { return true }).sub)
+}
+
+// offer submits, and predicts the answer.
+func (m *model) offer(t *rapid.T, sub job.Submission) {
+	old := m.visible(sub.User, sub.PromptID)
+	pending := len(m.some(func(s *subject) bool { return s.sub.User == sub.User && s.state == job.Pending }))
+	j, existing, err := m.Submit(m.t.Context(), sub)
+	same := old != nil && queue.Digest(old.sub) == queue.Digest(sub)
+	switch {
+	case same && (!old.state.Final() || pending < 6):
+		if err != nil || !existing || j.ID != old.id {
+			t.Fatalf("a repeat of %s gave %v %v %v", old.id, j.ID, existing, err)
+		}
+	case old != nil && !old.state.Final():
+		refused(t, "another body", err, fault.Conflict, "prompt_id_in_use")
+	case pending >= 6:
+		refused(t, "one too many", err, fault.Busy, "max_pending_per_user")
+	default:
+		if err != nil || existing {
+			t.Fatalf("Submit: %v %v", existing, err)
+		}
+		if m.jobs[j.ID] != nil {
+			t.Fatalf("%s was given twice", j.ID)
+		}
+		if old != nil {
+			old.hidden = true
+		}
+		m.jobs[j.ID] = &subject{sub: sub, id: j.ID, seq: j.Seq, number: j.Number, state: job.Pending}
+	}
+}
+
+func (m *model) claimOne(t *rapid.T) {
+	s := m.pick(t, func(*subject) bool { return true })
+	p := Params()
+	e, _, err := m.Claim(m.t.Context(), s.id, p)
+	if s.state != job.Pending {
+		refused(t, "claim", err, fault.Conflict, "not_pending")
+		return
+	}
+	m.must(err)
+	s.attempts++
+	if a := e.Job.Attempt; a.Fence <= m.fence || a.N != s.attempts {
+		t.Fatalf("attempt %d has fence %d after %d", a.N, a.Fence, m.fence)
+	}
+	if diff := gocmp.Diff(s.sub.Request, e.Request); diff != "" {
+		t.Fatalf("request: %s", diff)
+	}
+	m.fence = e.Job.Attempt.Fence
+	s.state, s.fence, s.posted, s.kept, s.lease = job.Running, m.fence, false, false, p.LeaseUntil
+	m.tickets = append(m.tickets, job.Fence{Job: s.id, N: m.fence})
+}
+
+// ticket draws any attempt that was ever made, and says whether it may still report.
+func (m *model) ticket(t *rapid.T) (f job.Fence, s *subject, holds bool) {
+	if len(m.tickets) == 0 {
+		t.Skip("no attempts")
+	}
+	// Late ones are the most interesting, and must not be drowned by the dead.
+	f = m.tickets[len(m.tickets)-1-rapid.IntRange(0, min(5, len(m.tickets)-1)).Draw(t, "ticket")]
+	s = m.jobs[f.Job]
+	return f, s, s.state == job.Running && s.fence == f.N
+}
+
+func (m *model) post(t *rapid.T) {
+	f, s, holds := m.ticket(t)
+	err := m.Posted(f.Job, f.N)
+	if !holds {
+		refused(t, "post", err, fault.Conflict, "stale_fence")
+		return
+	}
+	m.must(err)
+	s.posted = true
+}
+
+func (m *model) renew(t *rapid.T) {
+	until := time.Now().Add(time.Duration(rapid.IntRange(-60, 120).Draw(t, "lease")) * time.Second).Truncate(time.Millisecond)
+	lost, err := m.Renew(m.t.Context(), m.tickets, until)
+	m.must(err)
+	for _, f := range m.tickets {
+		s := m.jobs[f.Job]
+		holds := s.state == job.Running && s.fence == f.N
+		if slices.Contains(lost, f) == holds {
+			t.Fatalf("renewal of %v, held %v, lost %v", f, holds, lost)
+		}
+		if holds {
+			s.lease, s.kept = until, s.posted
+		}
+	}
+}
+
+func (m *model) finishOne(t *rapid.T) {
+	f, s, holds := m.ticket(t)
+	state := rapid.SampledFrom([]job.State{job.Completed, job.Failed, job.Cancelled}).Draw(t, "state")
+	err := m.Finish(m.t.Context(), f.Job, f.N, Outcome(state))
+	if !holds {
+		refused(t, "finish", err, fault.Conflict, "stale_fence")
+		return
+	}
+	m.must(err)
+	m.over(s, state)
+}
+
+func (m *model) over(s *subject, state job.State) {
+	m.ended++
+	s.state, s.end = state, m.ended
+}
+
+func (m *model) release(t *rapid.T) {
+	f, s, holds := m.ticket(t)
+	err := m.Release(m.t.Context(), f.Job, f.N, "test")
+	if !holds {
+		refused(t, "release", err, fault.Conflict, "stale_fence")
+		return
+	}
+	m.must(err)
+	s.state, s.posted = job.Pending, false
+}
+
+// expire does what a dispatcher does with attempts whose lease is over.
+func (m *model) expire(t *rapid.T) {
+	at := time.Now().Add(90 * time.Second)
+	want := m.some(func(s *subject) bool { return s.state == job.Running && !s.lease.After(at) })
+	got := m.Expired(at)
+	if len(got) != len(want) {
+		t.Fatalf("%d leases expired, want %d", len(got), len(want))
+	}
+	for i, j := range got {
+		if j.ID != want[i].id {
+			t.Fatalf("%s expired, want %s", j.ID, want[i].id)
+		}
+		m.must(m.Release(m.t.Context(), j.ID, j.Attempt.Fence, "its lease ended"))
+		want[i].state, want[i].posted = job.Pending, false
+	}
+}
+
+func (m *model) failOne(t *rapid.T) {
+	s := m.pick(t, func(*subject) bool { return true })
+	err := m.Fail(m.t.Context(), s.id, Outcome(job.Failed))
+	if s.state != job.Pending {
+		refused(t, "fail", err, fault.Conflict, "not_pending")
+		return
+	}
+	m.must(err)
+	m.over(s, job.Failed)
+}
+
+func (m *model) remove(t *rapid.T) {
+	s := m.pick(t, func(*subject) bool { return true })
+	user := rapid.SampledFrom(people).Draw(t, "user")
+	gone, err := m.RemovePending(m.t.Context(), user, []string{s.sub.PromptID})
+	m.must(err)
+	m.withdrawn(t, gone, func(s2 *subject) bool { return s2.sub.User == user && s2.sub.PromptID == s.sub.PromptID })
+}
+
+func (m *model) clear(t *rapid.T) {
+	user := rapid.SampledFrom(people).Draw(t, "user")
+	gone, err := m.ClearPending(m.t.Context(), user)
+	m.must(err)
+	m.withdrawn(t, gone, func(s *subject) bool { return s.sub.User == user })
+}
+
+func (m *model) withdrawn(t *rapid.T, gone []job.Job, meant func(*subject) bool) {
+	want := m.some(func(s *subject) bool { return !s.state.Final() && s.waits() && meant(s) })
+	slices.SortFunc(gone, func(x, y job.Job) int { return cmp.Compare(x.Seq, y.Seq) })
+	if len(gone) != len(want) {
+		t.Fatalf("%d jobs were taken out, want %d", len(gone), len(want))
+	}
+	for i, s := range want {
+		if gone[i].ID != s.id {
+			t.Fatalf("%s was taken out, want %s", gone[i].ID, s.id)
+		}
+		m.over(s, job.Cancelled)
+		s.hidden = true
+	}
+}
+
+func (m *model) stopOne(t *rapid.T) {
+	user := rapid.SampledFrom(people).Draw(t, "user")
+	jobs, err := m.Stop(m.t.Context(), user, "")
+	m.must(err)
+	want := m.some(func(s *subject) bool { return s.sub.User == user && s.state == job.Running && s.posted })
+	if len(jobs) != len(want) {
+		t.Fatalf("%d jobs are to stop, want %d", len(jobs), len(want))
+	}
+	for _, s := range want {
+		s.stop = true
+	}
+}
+
+func (m *model) deleteHistory(t *rapid.T) {
+	s := m.pick(t, func(*subject) bool { return true })
+	m.must(m.DeleteHistory(m.t.Context(), s.sub.User, []string{s.sub.PromptID}))
+	if v := m.visible(s.sub.User, s.sub.PromptID); v != nil && v.state.Final() {
+		v.hidden = true
+	}
+}
+
+// restart also checks that what only memory knew is forgotten, and nothing else.
+func (m *model) restart() {
+	m.listen()
+	m.bench.restart()
+	for _, s := range m.jobs {
+		if s.state == job.Running {
+			s.posted = s.kept
+		}
+	}
+}
+
+// listen counts the ends that were announced.
+func (m *model) listen() {
+	for _, c := range m.heard() {
+		if c.Change != job.Finished && c.Change != job.Removed {
+			continue
+		}
+		s := m.jobs[c.Job.ID]
+		if s.told++; s.told > 1 {
+			m.t.Fatalf("%s ended twice", c.Job.ID)
+		}
+		if c.Job.State != s.state || (c.Change == job.Removed) != s.hidden && s.end == m.ended {
+			m.t.Fatalf("%s was announced as %s %s", c.Job.ID, c.Change, c.Job.State)
+		}
+	}
+}
+
+// check holds everything that can be read against the picture.
+func (m *model) check(t *rapid.T) {
+	m.listen()
+	var counts job.Counts
+	for _, user := range people {
+		open := m.some(func(s *subject) bool { return s.sub.User == user && !s.state.Final() })
+		for _, s := range open {
+			counts.Add(s.state, 1)
+		}
+		if n := m.Remaining(user); n != len(open) {
+			t.Fatalf("Remaining(%s) = %d, want %d", user, n, len(open))
+		}
+		m.checkOpen(t, user, open)
+		m.checkHistory(t, user)
+	}
+	if c := m.Counts(); c.Pending != counts.Pending || c.Running != counts.Running {
+		t.Fatalf("Counts = %+v, want %+v", c, counts)
+	}
+	for _, s := range m.some(func(s *subject) bool { return s.state.Final() }) {
+		j, err := m.Get(m.t.Context(), s.id)
+		if err != nil || j.State != s.state || j.Hidden != s.hidden {
+			t.Fatalf("%s is %s hidden %v %v, want %s hidden %v", s.id, j.State, j.Hidden, err, s.state, s.hidden)
+		}
+	}
+}
+
+func (m *model) checkOpen(t *rapid.T, user string, open []*subject) {
+	stage := func(s *subject) int {
+		switch {
+		case s.state == job.Running && s.posted:
+			return 0
+		case s.state == job.Running:
+			return 1
+		}
+		return 2
+	}
+	slices.SortFunc(open, func(x, y *subject) int {
+		if c := cmp.Compare(stage(x), stage(y)); c != 0 {
+			return c
+		}
+		if x.state == job.Running {
+			return cmp.Compare(x.fence, y.fence)
+		}
+		return cmp.Or(cmp.Compare(x.number, y.number), cmp.Compare(x.seq, y.seq))
+	})
+	var want, got []string
+	for _, s := range open {
+		want = append(want, fmt.Sprint(s.id, s.state, s.posted, s.stop))
+	}
+	jobs, err := m.Open(m.t.Context(), user)
+	m.must(err)
+	for _, j := range jobs {
+		got = append(got, fmt.Sprint(j.ID, j.State, j.Attempt.Posted, j.Stop))
+	}
+	if !slices.Equal(got, want) {
+		t.Fatalf("open of %s:\n%v\nwant\n%v", user, got, want)
+	}
+}
+
+func (m *model) checkHistory(t *rapid.T, user string) {
+	past := m.some(func(s *subject) bool { return s.sub.User == user && s.state.Final() && !s.hidden })
+	slices.SortFunc(past, func(x, y *subject) int { return cmp.Compare(x.end, y.end) })
+	var want, got []job.ID
+	for _, s := range past {
+		want = append(want, s.id)
+	}
+	err := m.EachHistory(context.WithoutCancel(m.t.Context()), user, job.HistoryQuery{MaxItems: -1, Offset: -1}, func(e job.Entry) error {
+		got = append(got, e.Job.ID)
+		return nil
+	})
+	m.must(err)
+	if !slices.Equal(got, want) {
+		t.Fatalf("history of %s is %v, want %v", user, got, want)
+	}
+}
