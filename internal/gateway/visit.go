@@ -148,8 +148,13 @@ func (g *Gateway) finish(v *visit, r *http.Request) {
 	if v.signedIn {
 		attrs = append(attrs, slog.String("user", v.cred.Person.Name))
 	}
-	if v.cause != nil {
-		attrs = append(attrs, slog.String("err", v.cause.Error()))
+	switch fault.KindOf(v.cause) {
+	case fault.Internal, fault.Unavailable:
+		if v.cause != nil {
+			attrs = append(attrs, slog.String("err", v.cause.Error()))
+		}
+	default: // the client's own doing: the word says enough
+		attrs = append(attrs, slog.String("why", codeOf(v.cause)))
 	}
 	g.log.LogAttrs(r.Context(), level, "request", attrs...)
 }
