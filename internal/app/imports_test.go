@@ -55,7 +55,8 @@ var layers = map[string]struct {
 	"thumb":               {[]string{"fault", "file"}, "pictures only"},
 	"rewrite":             {[]string{"comfy", "comfy/pyjson", "job", "file", "fault"}, "the one translation between a person's and a back end's names"},
 	"dispatch":            {[]string{"job", "sched", "backend", "event", "fault", "file", "comfy"}, "everything else comes as its own small interface"},
-	"comfyserver":         {[]string{"comfy", "comfy/pyjson", "job", "event", "fault", "identity", "file"}, "everything else comes as its own small interface"},
+	"comfyserver/room":    {[]string{"comfy", "comfy/pyjson", "job", "event", "fault"}, "the live side of one person hears by the bus"},
+	"comfyserver":         {[]string{"comfyserver/room", "comfy", "comfy/pyjson", "job", "event", "fault", "identity", "file"}, "everything else comes as its own small interface"},
 	"api":                 {[]string{"job", "event", "fault", "identity"}, "everything else comes as its own small interface"},
 	"gateway":             {[]string{"account", "fault", "identity"}, "faces are handed in as http.Handler"},
 	"frontend":            {[]string{"fault"}, "the official page is data"},
@@ -75,7 +76,7 @@ var layers = map[string]struct {
 var onlyIn = map[string][]string{
 	"modernc.org/sqlite":                  {"sqlite"},
 	"github.com/pressly/goose":            {"sqlite"},
-	"github.com/coder/websocket":          {"comfyserver", "backend/comfyui", "backend/backendtest", "sim", "../e2e"},
+	"github.com/coder/websocket":          {"comfyserver", "comfyserver/room", "backend/comfyui", "backend/backendtest", "sim", "../e2e"},
 	"github.com/caddyserver/certmagic":    {"tlscert"},
 	"go.uber.org/zap":                     {"tlscert"},
 	"github.com/alecthomas/kong":          {"cli"},

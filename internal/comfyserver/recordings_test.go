@@ -179,6 +179,9 @@ func (p *player) play() {
 			if err := p.sockets[e.Client].conn.Write(context.Background(), websocket.MessageText, e.JSON); err != nil {
 				p.t.Fatal(err)
 			}
+			if bytes.Contains(e.JSON, []byte("feature_flags")) {
+				p.sockets[e.Client].await(`{"Type":"feature_flags","Data":{"supports_preview_metadata":true}}`)
+			}
 		case "ws":
 			p.frame(e)
 		}

@@ -1,11 +1,10 @@
 package room
 
 import (
-	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"strconv"
 
+	"github.com/ahelme/comfyume/internal/comfy"
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 )
 
@@ -32,7 +31,7 @@ type frame struct {
 
 // text returns a JSON frame.
 func text(k kind, typ string, data json.RawMessage) frame {
-	return frame{kind: k, data: encodeFrame(typ, data)}
+	return frame{kind: k, data: comfy.EncodeFrame(typ, data)}
 }
 
 // statusFrame tells how many of the person's jobs are left. sid is set on the first frame of a socket alone.
@@ -61,23 +60,15 @@ func overFrame(promptID string) frame {
 	return text(kindState, "executing", append(b, '}'))
 }
 
-func encodeFrame(typ string, data json.RawMessage) []byte {
-	b := append([]byte(`{"type": `), pyjson.AppendString(nil, typ)...)
-	b = append(append(b, `, "data": `...), data...)
-	return append(b, '}')
-}
-
-func plainPreview(b []byte) ([]byte, bool) {
-	if len(b) < 8 || binary.BigEndian.Uint32(b) != 4 {
+// plainPreview is a preview with metadata as clients take it that did not ask for any. ok is false for other frames.
+func plainPreview(b []byte) (plain []byte, ok bool) {
+	f, err := comfy.DecodeBinary(b)
+	if err != nil {
 		return nil, false
 	}
-	n := int(binary.BigEndian.Uint32(b[4:]))
-	if n > len(b)-8 {
+	p, ok := f.Plain()
+	if !ok {
 		return nil, false
 	}
-	out := []byte{0, 0, 0, 1, 0, 0, 0, 1}
-	if bytes.Contains(b[8:8+n], []byte("image/png")) {
-		out[7] = 2
-	}
-	return append(out, b[8+n:]...), true
+	return p.Encode(), true
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ahelme/comfyume/internal/comfy"
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/job"
@@ -83,7 +84,7 @@ func (r *room) runFrame(b event.RunFrame) {
 	case "progress", "progress_state":
 		k = kindProgress
 	}
-	f := frame{kind: k, key: b.Type, data: encodeFrame(b.Type, b.Data), run: n}
+	f := frame{kind: k, key: b.Type, data: comfy.EncodeFrame(b.Type, b.Data), run: n}
 	n.keep(keptFrame{key: frameKey(b.Type, b.Node), frame: f})
 	r.tellStatus()
 	for s := range r.session(n.job.ClientID) {
