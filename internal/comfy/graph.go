@@ -206,3 +206,12 @@ func (n *Node) append(b []byte) []byte {
 	}
 	return pyjson.AppendObject(b, fields)
 }
+
+// FileInput is an input of a graph's node that reads a file, or a folder, of the person.
+type FileInput struct {
+	Node   string
+	Input  string
+	Value  string // as the graph has it, with its annotation if any
+	Type   string // where a value without annotation is: input, output or temp
+	Folder bool   // Value names a folder
+}

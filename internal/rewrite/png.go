@@ -9,87 +9,119 @@ import (
 	"io"
 )
 
-// maxText bounds the text chunk that PNGText holds in memory. A graph of ComfyUI's own limit for bodies fits.
+// maxText bounds the text chunk that is held in memory. A graph of ComfyUI's own limit for bodies fits.
 const maxText = 128 << 20
 
 var pngSignature = []byte("\x89PNG\r\n\x1a\n")
 
-// PNGText copies src to dst and puts the text chunks of a PNG through edit, which gets a chunk's keyword and text
-// and returns the new text. All other bytes, pixels included, stay as they are; so does a file that is no PNG,
-// and a chunk whose text edit leaves alone. The text is what stands in a tEXt chunk; ComfyUI writes JSON in
-// ASCII, so a chunk of another kind (zTXt, iTXt) is never its own and passes through.
+// NewPNGReader returns src with the text chunks of a PNG put through edit, which gets a chunk's keyword and text and
+// returns the new text. All other bytes, pixels included, stay as they are; so does a file that is no PNG, and a
+// chunk whose text edit leaves alone. The text is what stands in a tEXt chunk; ComfyUI writes JSON in ASCII, so
+// a chunk of another kind (zTXt, iTXt) is never its own and passes through.
 //
 // Source of the layout: PNG specification, 5.3 (chunk), 11.3.4.3 (tEXt).
-func PNGText(dst io.Writer, src io.Reader, edit func(keyword string, text []byte) []byte) error {
-	var sig [8]byte
-	n, err := io.ReadFull(src, sig[:])
-	if _, werr := dst.Write(sig[:n]); werr != nil {
-		return werr
-	}
-	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return nil
-	case err != nil:
-		return err
-	case !bytes.Equal(sig[:], pngSignature):
-		_, err := io.Copy(dst, src)
-		return err
-	}
+func NewPNGReader(src io.Reader, edit func(keyword string, text []byte) []byte) io.Reader {
+	return &pngReader{src: src, edit: edit, step: (*pngReader).signature}
+}
+
+// pngReader hands out what is ready, then what may pass, then takes the next step.
+type pngReader struct {
+	src   io.Reader
+	edit  func(keyword string, text []byte) []byte
+	ready []byte
+	pass  int64 // bytes of src that pass as they are; negative: all
+	step  func(*pngReader) error
+}
+
+// Read implements io.Reader.
+func (p *pngReader) Read(b []byte) (int, error) {
 	for {
-		more, err := pngChunk(dst, src, edit)
-		if err != nil || !more {
-			return err
+		switch {
+		case len(b) == 0:
+			return 0, nil
+		case len(p.ready) > 0:
+			n := copy(b, p.ready)
+			p.ready = p.ready[n:]
+			return n, nil
+		case p.pass < 0:
+			return p.src.Read(b)
+		case p.pass > 0:
+			n, err := p.src.Read(b[:min(int64(len(b)), p.pass)])
+			p.pass -= int64(n)
+			return n, err
+		}
+		if err := p.step(p); err != nil {
+			return 0, err
 		}
 	}
 }
 
-// pngChunk copies one chunk. more is false when nothing of interest can follow: the rest was copied as it is.
-func pngChunk(dst io.Writer, src io.Reader, edit func(keyword string, text []byte) []byte) (more bool, err error) {
-	var head [8]byte // length of the data, kind
-	n, err := io.ReadFull(src, head[:])
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		_, err = dst.Write(head[:n]) // a file that was cut stays as it is
+// head reads n bytes into ready. whole is false when the file ends before: then what there was is all.
+func (p *pngReader) head(n int) (whole bool, err error) {
+	buf := make([]byte, n)
+	got, err := io.ReadFull(p.src, buf)
+	p.ready = buf[:got]
+	switch {
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		p.pass = -1
+		return false, nil
+	case err != nil: // io.EOF too
 		return false, err
 	}
-	if err != nil {
-		return false, err
-	}
-	size, kind := binary.BigEndian.Uint32(head[:4]), string(head[4:])
-	if kind != "tEXt" || size > maxText {
-		if _, err := dst.Write(head[:]); err != nil {
-			return false, err
-		}
-		_, err := io.CopyN(dst, src, int64(size)+4) // with the checksum
-		if errors.Is(err, io.EOF) {
-			return false, nil
-		}
-		return kind != "IEND", err
-	}
-	return textChunk(dst, src, head, size, edit)
+	return true, nil
 }
 
-func textChunk(dst io.Writer, src io.Reader, head [8]byte, size uint32, edit func(keyword string, text []byte) []byte) (bool, error) {
+func (p *pngReader) signature() error {
+	whole, err := p.head(len(pngSignature))
+	if err != nil || !whole {
+		return err
+	}
+	if !bytes.Equal(p.ready, pngSignature) {
+		p.pass = -1
+	}
+	p.step = (*pngReader).chunk
+	return nil
+}
+
+// chunk reads the head of a chunk, and the whole of one with text.
+func (p *pngReader) chunk() error {
+	whole, err := p.head(8)
+	if err != nil || !whole {
+		return err
+	}
+	size, kind := binary.BigEndian.Uint32(p.ready), string(p.ready[4:])
+	switch {
+	case kind == "IEND":
+		p.pass = -1
+	case kind == "tEXt" && size <= maxText:
+		return p.text(p.ready, size)
+	default:
+		p.pass = int64(size) + 4 // with the checksum
+	}
+	return nil
+}
+
+func (p *pngReader) text(head []byte, size uint32) error {
 	var body bytes.Buffer // grows with what is really there, not with what the length claims
-	got, err := io.CopyN(&body, src, int64(size)+4)
+	got, err := io.CopyN(&body, p.src, int64(size)+4)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return false, err
+		return err
 	}
-	whole := got == int64(size)+4
-	data := body.Bytes()
-	if whole {
-		data = data[:size]
+	p.ready = append(head, body.Bytes()...)
+	if got < int64(size)+4 {
+		p.pass = -1
+		return nil
 	}
-	keyword, text, ok := bytes.Cut(data, []byte{0})
-	changed := text
-	if ok && whole {
-		changed = edit(string(keyword), text)
+	keyword, text, ok := bytes.Cut(body.Bytes()[:size], []byte{0})
+	if !ok {
+		return nil
 	}
-	if !ok || !whole || bytes.Equal(changed, text) {
-		_, err := dst.Write(append(head[:], body.Bytes()...))
-		return whole, err
+	changed := p.edit(string(keyword), text)
+	if bytes.Equal(changed, text) {
+		return nil
 	}
 	if len(keyword)+1+len(changed) > maxText {
-		return false, fmt.Errorf("text chunk %q grew to %d bytes", keyword, len(changed))
+		return fmt.Errorf("text chunk %q grew to %d bytes", keyword, len(changed))
 	}
 	chunk := make([]byte, 0, 12+len(keyword)+1+len(changed))
 	chunk = binary.BigEndian.AppendUint32(chunk, uint32(len(keyword)+1+len(changed))) //nolint:gosec // bounded by maxText
@@ -97,7 +129,6 @@ func textChunk(dst io.Writer, src io.Reader, head [8]byte, size uint32, edit fun
 	chunk = append(chunk, keyword...)
 	chunk = append(chunk, 0)
 	chunk = append(chunk, changed...)
-	chunk = binary.BigEndian.AppendUint32(chunk, crc32.ChecksumIEEE(chunk[4:]))
-	_, err = dst.Write(chunk)
-	return true, err
+	p.ready = binary.BigEndian.AppendUint32(chunk, crc32.ChecksumIEEE(chunk[4:]))
+	return nil
 }

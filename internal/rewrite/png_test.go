@@ -8,6 +8,7 @@ import (
 	"image/color"
 	"image/png"
 	"testing"
+	"testing/iotest"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -33,17 +34,17 @@ func withText(t *testing.T, texts ...string) []byte {
 	return append(out, raw[afterHeader:]...)
 }
 
-func TestPNGTextChangesOneChunk(t *testing.T) {
+func TestPNGReaderChangesOneChunk(t *testing.T) {
 	t.Parallel()
 	src := withText(t, "prompt\x00old", "workflow\x00kept")
 	var got bytes.Buffer
-	err := PNGText(&got, bytes.NewReader(src), func(keyword string, text []byte) []byte {
+	r := NewPNGReader(iotest.OneByteReader(bytes.NewReader(src)), func(keyword string, text []byte) []byte {
 		if keyword == "prompt" {
 			return append(bytes.Clone(text), " and new"...)
 		}
 		return text
 	})
-	if err != nil {
+	if _, err := got.ReadFrom(r); err != nil {
 		t.Fatal(err)
 	}
 	want := withText(t, "prompt\x00old and new", "workflow\x00kept")
@@ -55,14 +56,14 @@ func TestPNGTextChangesOneChunk(t *testing.T) {
 	}
 }
 
-// FuzzPNGText: whatever comes in, an edit that changes nothing changes no byte.
-func FuzzPNGText(f *testing.F) {
+// FuzzPNGReader: whatever comes in, an edit that changes nothing changes no byte.
+func FuzzPNGReader(f *testing.F) {
 	f.Add([]byte("\x89PNG\r\n\x1a\n\x00\x00\x00\x05tEXta\x00b"))
 	f.Add([]byte("GIF89a"))
 	f.Add([]byte("\x89PNG\r\n\x1a\n\xff\xff\xff\xfftEXta\x00b"))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		var got bytes.Buffer
-		if err := PNGText(&got, bytes.NewReader(src), func(_ string, text []byte) []byte { return text }); err != nil {
+		if _, err := got.ReadFrom(NewPNGReader(bytes.NewReader(src), func(_ string, text []byte) []byte { return text })); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(src, got.Bytes()) {

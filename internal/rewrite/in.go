@@ -1,0 +1,241 @@
+package rewrite
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/comfy"
+	"github.com/ahelme/comfyume/internal/comfy/pyjson"
+	"github.com/ahelme/comfyume/internal/file"
+)
+
+// Translation is one attempt's two ways between a person's words and a back end's. It is for one goroutine at a
+// time.
+type Translation struct {
+	promptID, runID, salt string
+	classes, targets      []string
+	prompt, extra         json.RawMessage
+	uploads               []backend.Upload
+	names                 []rename
+}
+
+// rename is a name of ours on the back end and what the person calls it.
+type rename struct{ theirs, mine string }
+
+// Found is a file that a report names: the Index-th below outputs[Node][Key].
+type Found struct {
+	comfy.FileSite
+	Ref backend.FileRef
+}
+
+// Names gives the person's name of a file that a node reported. ok is false when it could not be brought home;
+// then the entry stays away from the person: its name on the back end is nobody's business.
+type Names func(node string, f backend.FileRef) (ref file.Ref, ok bool)
+
+func (t *Translation) upload(u backend.Upload) {
+	same := func(o backend.Upload) bool { return o.Name == u.Name && o.Subfolder == u.Subfolder }
+	if !slices.ContainsFunc(t.uploads, same) {
+		t.uploads = append(t.uploads, u)
+	}
+}
+
+func (t *Translation) rename(theirs, mine string) {
+	if !slices.ContainsFunc(t.names, func(r rename) bool { return r.theirs == theirs }) {
+		t.names = append(t.names, rename{theirs, mine})
+	}
+}
+
+// Task fills in what a driver needs.
+func (t *Translation) Task(task *backend.Task) {
+	task.Prompt, task.ExtraData, task.Targets, task.Uploads = t.prompt, t.extra, t.targets, t.uploads
+}
+
+// Classes are the node classes of the graph.
+func (t *Translation) Classes() []string { return t.classes }
+
+// Files lists the files that an executed frame names.
+func (t *Translation) Files(u backend.Update) []Found {
+	if u.Type != "executed" {
+		return nil
+	}
+	output, _ := pyjson.Get(u.Data, "output")
+	var found []Found
+	_, err := comfy.RewriteOutput(u.Node, output, collect(&found))
+	if err != nil {
+		return nil // In reports it
+	}
+	return found
+}
+
+// ResultFiles lists the files that a result names.
+func (t *Translation) ResultFiles(r backend.Result) []Found {
+	var found []Found
+	if _, err := comfy.RewriteOutputs(r.Outputs, collect(&found)); err != nil {
+		return nil // Result reports it
+	}
+	return found
+}
+
+func collect(found *[]Found) func(comfy.FileSite, comfy.FileEntry) (comfy.FileEntry, error) {
+	return func(s comfy.FileSite, f comfy.FileEntry) (comfy.FileEntry, error) {
+		*found = append(*found, Found{FileSite: s, Ref: backend.FileRef(f)})
+		return f, nil
+	}
+}
+
+// In returns a frame in the person's ids and names.
+func (t *Translation) In(u backend.Update, names Names) (backend.Update, error) {
+	if u.Binary != nil {
+		u.Binary = t.binary(u.Binary)
+		return u, nil
+	}
+	if u.Type == "executed" {
+		data, err := t.executed(u, names)
+		if err != nil {
+			return u, err
+		}
+		u.Data = data
+	}
+	u.Data = t.text(u.Data)
+	return u, nil
+}
+
+func (t *Translation) executed(u backend.Update, names Names) (json.RawMessage, error) {
+	members, err := pyjson.Members(u.Data)
+	if err != nil {
+		return nil, err
+	}
+	for i := range members {
+		if members[i].Key != "output" {
+			continue
+		}
+		if members[i].Value, err = comfy.RewriteOutput(u.Node, members[i].Value, theirs(names)); err != nil {
+			return nil, err
+		}
+	}
+	return pyjson.AppendObject(nil, members), nil
+}
+
+// Result returns a result in the person's ids and names.
+func (t *Translation) Result(r backend.Result, names Names) (backend.Result, error) {
+	outputs, err := comfy.RewriteOutputs(r.Outputs, theirs(names))
+	if err != nil {
+		return r, err
+	}
+	r.Outputs, r.Messages, r.Meta = t.text(outputs), t.text(r.Messages), t.text(r.Meta)
+	return r, nil
+}
+
+func theirs(names Names) func(comfy.FileSite, comfy.FileEntry) (comfy.FileEntry, error) {
+	return func(s comfy.FileSite, f comfy.FileEntry) (comfy.FileEntry, error) {
+		ref, ok := names(s.Node, backend.FileRef(f))
+		if !ok {
+			return comfy.FileEntry{Filename: "not-delivered", Type: f.Type}, nil
+		}
+		return comfy.FileEntry{Filename: ref.Name, Subfolder: ref.Subfolder, Type: ref.Type}, nil
+	}
+}
+
+// Refused returns the body of a refusal in the person's ids and names.
+func (t *Translation) Refused(body json.RawMessage) json.RawMessage { return t.text(body) }
+
+// binary puts the person's prompt id into the metadata of a preview.
+func (t *Translation) binary(raw []byte) []byte {
+	f, err := comfy.DecodeBinary(raw)
+	if err != nil || f.Event != comfy.EventPreviewMetadata || !bytes.Contains(f.Metadata, []byte(t.runID)) {
+		return raw // the rest names no run
+	}
+	f.Metadata = t.text(f.Metadata)
+	return f.Encode()
+}
+
+// text replaces, anywhere in a JSON text, what only exists on the back end: the run's id, our file names and the
+// salt. All three are long random words, so that finding them as bytes can't hit anything else.
+func (t *Translation) text(raw json.RawMessage) json.RawMessage {
+	if len(raw) == 0 {
+		return raw
+	}
+	if bytes.Contains(raw, []byte(t.salt)) || bytes.Contains(raw, []byte(SaltInput)) {
+		raw = t.unsalt(raw)
+	}
+	if t.runID != t.promptID {
+		raw = replace(raw, t.runID, t.promptID)
+	}
+	for _, n := range t.names {
+		raw = replace(raw, n.theirs, n.mine)
+	}
+	return raw
+}
+
+// replace replaces a word inside JSON strings by another text.
+func replace(raw []byte, word, by string) []byte {
+	if !bytes.Contains(raw, []byte(word)) {
+		return raw
+	}
+	quoted := pyjson.Quote(by)
+	return bytes.ReplaceAll(raw, []byte(word), quoted[1:len(quoted)-1])
+}
+
+// unsalt drops the salt wherever inputs are listed, and blanks it in running text such as a traceback.
+func (t *Translation) unsalt(raw json.RawMessage) json.RawMessage {
+	out, err := dropMember(raw, SaltInput)
+	if err != nil {
+		out = raw // no JSON: only the words can be blanked
+	}
+	return bytes.ReplaceAll(out, []byte(t.salt), []byte("owner"))
+}
+
+// dropMember removes a key from every object in raw.
+func dropMember(raw json.RawMessage, key string) (json.RawMessage, error) {
+	if !bytes.Contains(raw, []byte(key)) {
+		return raw, nil
+	}
+	switch pyjson.KindOf(raw) {
+	case pyjson.Object:
+		members, err := pyjson.Members(raw)
+		if err != nil {
+			return nil, err
+		}
+		members = slices.DeleteFunc(members, func(m pyjson.Member) bool { return m.Key == key })
+		for i := range members {
+			if members[i].Value, err = dropMember(members[i].Value, key); err != nil {
+				return nil, err
+			}
+		}
+		return pyjson.AppendObject(nil, members), nil
+	case pyjson.Array:
+		elements, err := pyjson.Elements(raw)
+		if err != nil {
+			return nil, err
+		}
+		out := []byte{'['}
+		for i, e := range elements {
+			if i > 0 {
+				out = append(out, ", "...)
+			}
+			if e, err = dropMember(e, key); err != nil {
+				return nil, err
+			}
+			out = append(out, e...)
+		}
+		return append(out, ']'), nil
+	default:
+		return raw, nil
+	}
+}
+
+// PNG returns a filter that gives the graph in a PNG back its person's words.
+func (t *Translation) PNG() func(io.Reader) io.Reader {
+	return func(src io.Reader) io.Reader {
+		return NewPNGReader(src, func(keyword string, text []byte) []byte {
+			if !strings.EqualFold(keyword, "prompt") {
+				return text
+			}
+			return t.text(text)
+		})
+	}
+}

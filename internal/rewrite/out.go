@@ -1,0 +1,199 @@
+package rewrite
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/comfy"
+	"github.com/ahelme/comfyume/internal/comfy/pyjson"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/file"
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// SaltInput is the undeclared input that keeps one person's outputs apart from another's in a back end's cache.
+const SaltInput = "_comfyume_owner"
+
+// Catalog knows which inputs of a graph read files and which nodes make outputs.
+type Catalog interface {
+	FileInputs(g *comfy.Graph) []comfy.FileInput
+	OutputNodes(g *comfy.Graph) []string
+}
+
+// Files are people's files.
+type Files interface {
+	Stat(ctx context.Context, user string, ref file.Ref) (file.Info, error)
+	Open(ctx context.Context, user string, ref file.Ref) (file.Info, io.ReadSeekCloser, error)
+	List(ctx context.Context, user, typ string) ([]file.Info, error)
+}
+
+// Options are the settings of a Rewriter. The zero value is good.
+type Options struct {
+	SaltAll bool     // isolation strict: salt every node, so that nothing cached is shared between people
+	Exempt  []string // classes that can't take an undeclared input
+}
+
+// Rewriter makes translations. It is safe for concurrent use.
+type Rewriter struct {
+	catalog Catalog
+	files   Files
+	key     []byte
+	options Options
+}
+
+// New returns a Rewriter. key is the studio's secret: whoever knows it can tell a person by their salt.
+func New(catalog Catalog, files Files, key []byte, o Options) *Rewriter {
+	return &Rewriter{catalog: catalog, files: files, key: key, options: o}
+}
+
+// Out translates a job for one attempt, the run id of which is in e. A fault of kind Missing names a file that is
+// not there any more; it is the person's to know.
+func (r *Rewriter) Out(ctx context.Context, e job.Entry, credentials map[string]string) (*Translation, error) {
+	g, err := comfy.ParseGraph(e.Request.Prompt)
+	if err != nil {
+		return nil, fault.Wrap(fault.Invalid, err, "The graph can't be read.")
+	}
+	t := &Translation{
+		promptID: e.Job.PromptID, runID: e.Job.Attempt.RunID, salt: r.salt(e.Job.User),
+		targets: e.Request.Targets,
+	}
+	for _, n := range g.Nodes() {
+		if !slices.Contains(t.classes, n.ClassType) {
+			t.classes = append(t.classes, n.ClassType)
+		}
+	}
+	for _, in := range r.catalog.FileInputs(g) {
+		if err := r.input(ctx, t, g, e.Job.User, in); err != nil {
+			return nil, err
+		}
+	}
+	r.mark(t, g)
+	t.prompt = g.JSON()
+	t.extra, err = extraData(e.Request.ExtraData, credentials)
+	return t, err
+}
+
+// input gives one file input the name its file has on the back end.
+func (r *Rewriter) input(ctx context.Context, t *Translation, g *comfy.Graph, user string, in comfy.FileInput) error {
+	if in.Folder {
+		return r.folder(ctx, t, g, user, in)
+	}
+	ref, ok := file.ParseAnnotated(in.Value, in.Type)
+	if !ok {
+		return fault.New(fault.Denied, "Node %s: %s %q is not the name of one of your files.", in.Node, in.Input, in.Value).
+			WithRemedy("Choose one of your own files.")
+	}
+	info, err := r.files.Stat(ctx, user, ref)
+	if fault.Is(err, fault.Missing) {
+		return fault.New(fault.Missing, "Node %s: the file %q is not among your files any more.", in.Node, in.Value).
+			WithRemedy("Upload it again, or choose another.")
+	}
+	if err != nil {
+		return fmt.Errorf("input file of node %s: %w", in.Node, err)
+	}
+	name := r.name(user, info)
+	t.upload(r.uploadOf(user, info, name, ""))
+	t.rename(name, in.Value)
+	g.Set(in.Node, in.Input, pyjson.Quote(name))
+	return nil
+}
+
+// folder gives an input that reads a whole folder of inputs the folder's name on the back end.
+func (r *Rewriter) folder(ctx context.Context, t *Translation, g *comfy.Graph, user string, in comfy.FileInput) error {
+	list, err := r.files.List(ctx, user, file.Input)
+	if err != nil {
+		return fmt.Errorf("input folder of node %s: %w", in.Node, err)
+	}
+	want := strings.Trim(in.Value, "/")
+	list = slices.DeleteFunc(list, func(f file.Info) bool { return f.Subfolder != want })
+	if len(list) == 0 {
+		return fault.New(fault.Missing, "Node %s: there is no folder %q with files of yours.", in.Node, in.Value).
+			WithRemedy("Upload files into it, or choose another.")
+	}
+	slices.SortFunc(list, func(a, b file.Info) int { return strings.Compare(a.Name, b.Name) })
+	sum := hmac.New(sha256.New, r.key)
+	fmt.Fprintf(sum, "folder\x00%s", user)
+	for _, f := range list {
+		fmt.Fprintf(sum, "\x00%s\x00%s", f.Name, f.Hash)
+	}
+	name := "cm" + hex.EncodeToString(sum.Sum(nil)[:16])
+	for i, f := range list {
+		// The order in which a node reads the folder is that of its names.
+		t.upload(r.uploadOf(user, f, fmt.Sprintf("%05d%s", i, strings.ToLower(path.Ext(f.Name))), name))
+	}
+	t.rename(name, in.Value)
+	g.Set(in.Node, in.Input, pyjson.Quote(name))
+	return nil
+}
+
+// name is what a file is called on back ends: its content and its owner, so that nobody learns by the time an
+// upload takes what others have. The ending stays, because nodes choose by it.
+func (r *Rewriter) name(user string, f file.Info) string {
+	sum := hmac.New(sha256.New, r.key)
+	fmt.Fprintf(sum, "file\x00%s\x00%s", user, f.Hash)
+	return "cm" + hex.EncodeToString(sum.Sum(nil)[:16]) + strings.ToLower(path.Ext(f.Name))
+}
+
+func (r *Rewriter) uploadOf(user string, f file.Info, name, folder string) backend.Upload {
+	return backend.Upload{Name: name, Subfolder: folder, Size: f.Size, Open: func() (io.ReadCloser, error) {
+		// The attempt that uploads may have a context of its own by then.
+		_, content, err := r.files.Open(context.Background(), user, f.Ref)
+		return content, err
+	}}
+}
+
+// salt is the keyed hash of an owner.
+func (r *Rewriter) salt(user string) string {
+	sum := hmac.New(sha256.New, r.key)
+	fmt.Fprintf(sum, "owner\x00%s", user)
+	return hex.EncodeToString(sum.Sum(nil)[:16])
+}
+
+// mark salts the nodes whose results must not be shared.
+func (r *Rewriter) mark(t *Translation, g *comfy.Graph) {
+	var nodes []string
+	if r.options.SaltAll {
+		for _, n := range g.Nodes() {
+			nodes = append(nodes, n.ID)
+		}
+	} else {
+		nodes = r.catalog.OutputNodes(g)
+	}
+	value := pyjson.Quote(t.salt)
+	for _, id := range nodes {
+		if n, ok := g.Node(id); ok && !slices.Contains(r.options.Exempt, n.ClassType) {
+			g.Set(id, SaltInput, value)
+		}
+	}
+}
+
+// extraData is what a back end may know of the request: the workflow for the files it writes, the preview method,
+// and the credentials of this run.
+func extraData(raw json.RawMessage, credentials map[string]string) (json.RawMessage, error) {
+	var out []pyjson.Member
+	if len(raw) > 0 {
+		members, err := pyjson.Members(raw)
+		if err != nil {
+			return nil, fmt.Errorf("extra_data: %w", err)
+		}
+		for _, m := range members {
+			if m.Key != "client_id" && m.Key != "create_time" {
+				out = append(out, m)
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(credentials)) {
+		out = append(out, pyjson.Member{Key: name, Value: pyjson.Quote(credentials[name])})
+	}
+	return pyjson.AppendObject(nil, out), nil
+}
