@@ -115,7 +115,7 @@ func (r *Rewriter) folder(ctx context.Context, t *Translation, g *comfy.Graph, u
 		return fmt.Errorf("input folder of node %s: %w", in.Node, err)
 	}
 	want := strings.Trim(in.Value, "/")
-	list = slices.DeleteFunc(list, func(f file.Info) bool { return f.Subfolder != want })
+	list = slices.DeleteFunc(slices.Clone(list), func(f file.Info) bool { return f.Subfolder != want })
 	if len(list) == 0 {
 		return fault.New(fault.Missing, "Node %s: there is no folder %q with files of yours.", in.Node, in.Value).
 			WithRemedy("Upload files into it, or choose another.")
