@@ -91,6 +91,7 @@ type Result struct {
 	Outputs  json.RawMessage // history entry's outputs
 	Messages json.RawMessage // history entry's status.messages
 	Meta     json.RawMessage // history entry's meta
+	Gap      bool            // frames of the run may have been missed
 }
 
 // FileRef names a file on a back end.
@@ -141,3 +142,11 @@ type Refused struct {
 }
 
 func (r *Refused) Error() string { return "back end refused the graph" }
+
+// Status is what is known of a configured back end now.
+type Status struct {
+	Name   string
+	Driver Driver
+	Ready  bool
+	Reason string // why it is not ready, in a sentence for people
+}

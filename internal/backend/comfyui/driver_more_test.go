@@ -29,7 +29,7 @@ func TestProbeTellsWhoTheServerIs(t *testing.T) {
 		if !bytes.Contains(s.ObjectInfo, []byte("1e308")) || len(s.Models["checkpoints"]) != 1 || len(s.Extensions) != 1 {
 			b.Errorf("abilities: %s %v %v", s.ObjectInfo, s.Models, s.Extensions)
 		}
-		if _, ok := s.WebTexts["/i18n"]; !ok || len(s.WebTexts) != 1 {
+		if _, ok := s.WebTexts["i18n"]; !ok || len(s.WebTexts) != 1 {
 			b.Errorf("web texts: %v", s.WebTexts)
 		}
 		again, err := b.driver.Probe(b.Context())

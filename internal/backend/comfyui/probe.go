@@ -189,7 +189,7 @@ func (d *Driver) list(ctx context.Context, path string) ([]string, error) {
 }
 
 // webTexts are the routes whose JSON a page merges from all custom nodes. Not every version has them all.
-var webTexts = []string{"/i18n", "/workflow_templates", "/global_subgraphs", "/node_replacements"}
+var webTexts = []string{"i18n", "workflow_templates", "global_subgraphs", "node_replacements"}
 
 // maxSubgraphs bounds how many blueprints are read one by one.
 const maxSubgraphs = 500
@@ -197,7 +197,7 @@ const maxSubgraphs = 500
 func (d *Driver) readWebTexts(ctx context.Context, s *backend.Snapshot) error {
 	s.WebTexts = make(map[string]json.RawMessage)
 	read := func(route string) error {
-		raw, err := d.get(ctx, route)
+		raw, err := d.get(ctx, "/"+route)
 		if status, ok := errors.AsType[statusError](err); ok && !errors.Is(status, backend.ErrUnreachable) {
 			return nil // this version, or this custom node, does not have it
 		}
@@ -214,13 +214,13 @@ func (d *Driver) readWebTexts(ctx context.Context, s *backend.Snapshot) error {
 			return err
 		}
 	}
-	members, _ := pyjson.Members(s.WebTexts["/global_subgraphs"]) // anything else has no blueprints
+	members, _ := pyjson.Members(s.WebTexts["global_subgraphs"]) // anything else has no blueprints
 	for i, m := range members {
 		if i == maxSubgraphs {
 			d.log.Warn("only the first blueprints of the back end are offered", "count", maxSubgraphs)
 			break
 		}
-		if err := read("/global_subgraphs/" + url.PathEscape(m.Key)); err != nil {
+		if err := read("global_subgraphs/" + url.PathEscape(m.Key)); err != nil {
 			return err
 		}
 	}

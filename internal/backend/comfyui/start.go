@@ -31,6 +31,7 @@ type follower struct {
 	update func(backend.Update) error
 	tell   func() // posted, at most once
 
+	gap      bool      // frames may have been missed
 	replied  bool      // the answer to our POST came, or was given up
 	postErr  error     // how the POST failed without saying whether the server took it
 	accepted bool      // posted was called
@@ -58,6 +59,7 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 	defer f.setSocket(nil)
 	if r.result != nil {
 		f.accept()
+		r.result.Gap = true
 		return *r.result, nil
 	}
 	if r.resumed {
@@ -103,6 +105,7 @@ func (f *follower) follow(ctx context.Context, replies <-chan reply) (backend.Re
 			if ok {
 				result, err = f.take(ctx, fr)
 			} else {
+				f.gap = true
 				f.setSocket(nil)
 				f.pause = 0
 				f.timer.Reset(0)
@@ -132,6 +135,7 @@ func (f *follower) over(result *backend.Result, err error) (backend.Result, erro
 	if err != nil {
 		return backend.Result{}, err
 	}
+	result.Gap = f.gap || f.resumed || f.ended.IsZero()
 	return *result, nil
 }
 

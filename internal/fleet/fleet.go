@@ -1,0 +1,239 @@
+// Package fleet knows the configured back ends: whether each can take work now and, if not, why; what each can run;
+// and the web files of their custom nodes.
+//
+// Every back end is probed by a goroutine of its own: from time to time, at once when its driver noticed something,
+// and at once when an attempt met trouble. A back end that loses one run after another is left alone for a while.
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/fault"
+)
+
+// State is what a back end is fit for now.
+type State string
+
+// The states. Only a ready back end is given work.
+const (
+	Unknown     State = "unknown"     // not probed yet
+	Ready       State = "ready"       // takes work
+	Busy        State = "busy"        // works for somebody else
+	Unreachable State = "unreachable" // does not answer
+	Refused     State = "refused"     // answers, but can't be used: no ComfyUI, or too old
+	Quarantined State = "quarantined" // lost several runs in a row
+	Drained     State = "drained"     // taken out by the operator
+)
+
+// Member is a configured back end.
+type Member struct {
+	Name   string
+	Driver backend.Driver
+}
+
+// Catalog takes in what back ends can run.
+type Catalog interface {
+	// Update takes in a snapshot. changed reports whether what can be run has changed.
+	Update(backend string, snap backend.Snapshot) (changed bool, err error)
+}
+
+// Options are the settings. The zero value of each field is good.
+type Options struct {
+	// Changed is called when the state of a back end, or what can be run, changed. It must not block.
+	Changed func()
+	// Restarted is called when a back end was started anew since it was last seen.
+	Restarted func(ctx context.Context, backEnd, epoch string) error
+	Log       *slog.Logger
+
+	ProbeEvery    time.Duration // of a back end that answers; 0: 10 s
+	RetryFirst    time.Duration // first pause after one did not answer, doubled each time; 0: 500 ms
+	RetryMost     time.Duration // longest such pause; 0: 15 s
+	MaxLosses     int           // runs lost in a row before a quarantine; 0: 5
+	QuarantineFor time.Duration // length of the first quarantine, doubled each time up to 16 times; 0: 1 min
+}
+
+func (o *Options) setDefaults() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	def(&o.ProbeEvery, 10*time.Second)
+	def(&o.RetryFirst, 500*time.Millisecond)
+	def(&o.RetryMost, 15*time.Second)
+	def(&o.QuarantineFor, time.Minute)
+	if o.MaxLosses <= 0 {
+		o.MaxLosses = 5
+	}
+	if o.Changed == nil {
+		o.Changed = func() {}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+// BackEnd is what is known of one back end.
+type BackEnd struct {
+	Name       string
+	State      State
+	Reason     string // a sentence for people; empty when ready
+	Cause      string // the last trouble in full, for the operator
+	Version    string
+	Epoch      string
+	Devices    []backend.Device
+	QueueOther int       // runs in its queue that are not ours
+	Seen       time.Time // when it last answered
+	Since      time.Time // when it got into its state
+}
+
+// Fleet is the configured back ends. It is safe for concurrent use.
+type Fleet struct {
+	catalog Catalog
+	options Options
+	log     *slog.Logger
+	members []*member // never changes
+}
+
+// member is one back end with what its prober needs.
+type member struct {
+	Member
+	nudge chan struct{} // probe now
+
+	mu          sync.Mutex
+	now         BackEnd
+	failures    int // probes in a row that got no answer
+	losses      int // runs in a row that were lost
+	quarantines int // in a row
+	until       time.Time
+	drained     bool
+}
+
+// New returns a fleet of members in the order of the configuration. Run probes them.
+func New(members []Member, c Catalog, o Options) (*Fleet, error) {
+	o.setDefaults()
+	f := &Fleet{catalog: c, options: o, log: o.Log}
+	for _, m := range members {
+		if m.Name == "" || m.Driver == nil || slices.ContainsFunc(f.members, func(x *member) bool { return x.Name == m.Name }) {
+			return nil, fault.New(fault.Invalid, "Two back ends are called %q, or one has no name or driver.", m.Name)
+		}
+		f.members = append(f.members, &member{
+			Member: m, nudge: make(chan struct{}, 1),
+			now: BackEnd{Name: m.Name, State: Unknown, Reason: fmt.Sprintf("%s has not answered yet.", m.Name), Since: time.Now()},
+		})
+	}
+	return f, nil
+}
+
+// Run probes the back ends until ctx ends.
+func (f *Fleet) Run(ctx context.Context) error {
+	var probing sync.WaitGroup
+	for _, m := range f.members {
+		probing.Go(func() { f.watch(ctx, m) })
+	}
+	probing.Wait()
+	return nil
+}
+
+// Status lists the back ends for the dispatcher.
+func (f *Fleet) Status() []backend.Status {
+	out := make([]backend.Status, len(f.members))
+	for i, m := range f.members {
+		m.mu.Lock()
+		out[i] = backend.Status{Name: m.Name, Driver: m.Driver, Ready: m.now.State == Ready, Reason: m.now.Reason}
+		m.mu.Unlock()
+	}
+	return out
+}
+
+// BackEnds lists what is known of the back ends.
+func (f *Fleet) BackEnds() []BackEnd {
+	out := make([]BackEnd, len(f.members))
+	for i, m := range f.members {
+		m.mu.Lock()
+		out[i] = m.now
+		m.mu.Unlock()
+	}
+	return out
+}
+
+// Test probes a back end now and tells what came of it.
+func (f *Fleet) Test(ctx context.Context, name string) (BackEnd, error) {
+	m := f.member(name)
+	if m == nil {
+		return BackEnd{}, fault.New(fault.Missing, "There is no back end %q.", name)
+	}
+	f.probe(ctx, m)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.now, nil
+}
+
+// Nudge has a back end probed soon: its driver noticed something. It does not block.
+func (f *Fleet) Nudge(name string) {
+	if m := f.member(name); m != nil {
+		m.wake()
+	}
+}
+
+// Drain takes a back end out, what runs there ends; or lets it take work again.
+func (f *Fleet) Drain(name string, on bool) error {
+	m := f.member(name)
+	if m == nil {
+		return fault.New(fault.Missing, "There is no back end %q.", name)
+	}
+	m.mu.Lock()
+	m.drained = on
+	changed := on && m.become(Drained, fmt.Sprintf("%s was taken out by the operator.", name), nil)
+	m.mu.Unlock()
+	if changed {
+		f.options.Changed()
+	}
+	m.wake()
+	return nil
+}
+
+// Report takes in how an attempt ended: nil when a run came to its end, or an error of the classes of package
+// backend. What is certain counts at once, the rest is for the next probe, which is made now. It does not block.
+func (f *Fleet) Report(name string, err error) {
+	m := f.member(name)
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	if err == nil {
+		m.losses, m.quarantines = 0, 0
+		m.mu.Unlock()
+		return
+	}
+	changed := false
+	switch {
+	case errors.Is(err, backend.ErrForeign):
+		changed = m.become(Busy, fmt.Sprintf("%s is busy with other work.", name), err)
+	case errors.Is(err, backend.ErrLost), errors.Is(err, backend.ErrFrozen):
+		changed = m.lost(f.options, err)
+	default:
+		changed = m.become(Unreachable, fmt.Sprintf("%s does not answer.", name), err)
+	}
+	m.mu.Unlock()
+	f.log.Info("trouble with a back end", "backend", name, "err", err)
+	if changed {
+		f.options.Changed()
+	}
+	m.wake()
+}
+
+func (f *Fleet) member(name string) *member {
+	i := slices.IndexFunc(f.members, func(m *member) bool { return m.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return f.members[i]
+}

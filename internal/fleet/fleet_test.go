@@ -1,0 +1,281 @@
+package fleet_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/fleet"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// driver answers probes as it is told.
+type driver struct {
+	backend.Driver
+	mu     sync.Mutex
+	snap   backend.Snapshot
+	err    error
+	probes int
+	files  map[string]string
+	reads  int
+}
+
+func (d *driver) Probe(context.Context) (backend.Snapshot, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.probes++
+	s := d.snap
+	s.Taken = time.Now()
+	return s, d.err
+}
+
+func (d *driver) set(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f()
+}
+
+func (d *driver) WebFile(_ context.Context, path string) (io.ReadCloser, string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reads++
+	text, ok := d.files[path]
+	if !ok {
+		return nil, "", fault.New(fault.Missing, "no %s", path)
+	}
+	return io.NopCloser(newReader(text)), "text/javascript", nil
+}
+
+// catalog counts updates.
+type catalog struct {
+	mu      sync.Mutex
+	updates int
+	err     error
+}
+
+func (c *catalog) Update(_ string, s backend.Snapshot) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.updates++
+	return s.ObjectInfo != nil, c.err
+}
+
+type table struct {
+	*testing.T
+	driver    *driver
+	catalog   *catalog
+	fleet     *fleet.Fleet
+	changes   int
+	restarted []string
+}
+
+// inBubble runs f beside a fleet of one back end in virtual time.
+func inBubble(t *testing.T, f func(b *table)) {
+	t.Helper()
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &table{T: t, driver: &driver{snap: backend.Snapshot{Version: "0.3.64", Epoch: "e1"}}, catalog: &catalog{}}
+		var err error
+		b.fleet, err = fleet.New([]fleet.Member{{Name: "gpu1", Driver: b.driver}}, b.catalog, fleet.Options{
+			Changed: func() { b.changes++ },
+			Restarted: func(_ context.Context, name, epoch string) error {
+				b.restarted = append(b.restarted, name+epoch)
+				return nil
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- b.fleet.Run(ctx) }()
+		synctest.Wait()
+		f(b)
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func (b *table) want(s fleet.State) {
+	b.Helper()
+	synctest.Wait()
+	got := b.fleet.BackEnds()[0]
+	if got.State != s {
+		b.Errorf("state %q (%s; %s), want %q", got.State, got.Reason, got.Cause, s)
+	}
+	if st := b.fleet.Status()[0]; st.Ready != (s == fleet.Ready) || st.Ready != (st.Reason == "") {
+		b.Errorf("status %+v for state %q", st, s)
+	}
+}
+
+func TestStatesFollowTheProbes(t *testing.T) {
+	inBubble(t, func(b *table) {
+		b.want(fleet.Ready)
+		if len(b.restarted) != 1 || b.restarted[0] != "gpu1e1" {
+			b.Errorf("restarted: %v", b.restarted)
+		}
+		for _, c := range []struct {
+			err  error
+			want fleet.State
+		}{
+			{backend.ErrUnreachable, fleet.Unreachable},
+			{fmt.Errorf("%w: 0.3.1", backend.ErrTooOld), fleet.Refused},
+			{backend.ErrNotComfyUI, fleet.Refused},
+			{nil, fleet.Ready},
+		} {
+			b.driver.set(func() { b.driver.err = c.err })
+			before := b.changes
+			b.fleet.Nudge("gpu1")
+			b.want(c.want)
+			if b.changes == before {
+				b.Errorf("nobody was told of %v", c.err)
+			}
+		}
+		b.driver.set(func() { b.driver.snap.QueueOther = 2 })
+		b.fleet.Nudge("gpu1")
+		b.want(fleet.Busy)
+		b.driver.set(func() { b.driver.snap.QueueOther = 0 })
+		time.Sleep(11 * time.Second)
+		b.want(fleet.Ready)
+		b.driver.set(func() { b.driver.snap.Epoch = "e2" })
+		time.Sleep(11 * time.Second)
+		b.want(fleet.Ready)
+		if len(b.restarted) != 2 {
+			b.Errorf("restarted: %v", b.restarted)
+		}
+	})
+}
+
+func TestNoNewsIsNotTold(t *testing.T) {
+	inBubble(t, func(b *table) {
+		before := b.changes
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if b.changes != before {
+			b.Errorf("told %d times that nothing changed", b.changes-before)
+		}
+		if b.driver.probes < 6 || b.driver.probes > 8 {
+			b.Errorf("%d probes in a minute", b.driver.probes)
+		}
+	})
+}
+
+func TestSilentBackEndIsAskedLessOften(t *testing.T) {
+	inBubble(t, func(b *table) {
+		b.driver.set(func() { b.driver.err = backend.ErrUnreachable })
+		b.fleet.Nudge("gpu1")
+		synctest.Wait()
+		start := b.driver.probes
+		time.Sleep(5 * time.Minute)
+		if n := b.driver.probes - start; n < 20 || n > 30 {
+			b.Errorf("%d probes in five minutes, want about 24", n)
+		}
+	})
+}
+
+func TestOneMissedAnswerIsForgiven(t *testing.T) {
+	inBubble(t, func(b *table) {
+		slow := fmt.Errorf("%w: %w", backend.ErrUnreachable, context.DeadlineExceeded)
+		b.driver.set(func() { b.driver.err = slow })
+		b.fleet.Nudge("gpu1")
+		b.want(fleet.Ready)
+		time.Sleep(time.Second)
+		b.want(fleet.Unreachable)
+	})
+}
+
+func TestAttemptsReportTrouble(t *testing.T) {
+	inBubble(t, func(b *table) {
+		b.driver.set(func() { b.driver.err = backend.ErrUnreachable })
+		b.fleet.Report("gpu1", fmt.Errorf("%w: gone", backend.ErrLost))
+		if st := b.fleet.Status()[0]; st.Ready { // at once, without a probe
+			b.Error("ready right after a lost run")
+		}
+		b.want(fleet.Unreachable)
+		b.driver.set(func() { b.driver.err = nil })
+		b.fleet.Report("gpu1", backend.ErrForeign)
+		b.want(fleet.Ready) // the probe finds the queue empty again
+		b.fleet.Report("nobody", backend.ErrLost)
+	})
+}
+
+func TestLosingEveryRunLeadsToQuarantine(t *testing.T) {
+	inBubble(t, func(b *table) {
+		lose := func(n int) {
+			for range n {
+				b.fleet.Report("gpu1", backend.ErrLost)
+				synctest.Wait()
+			}
+		}
+		lose(4)
+		b.want(fleet.Ready)
+		b.fleet.Report("gpu1", nil) // one that went well
+		lose(4)
+		b.want(fleet.Ready)
+		lose(1)
+		b.want(fleet.Quarantined)
+		time.Sleep(59 * time.Second)
+		b.want(fleet.Quarantined)
+		time.Sleep(2 * time.Second)
+		b.want(fleet.Ready)
+		lose(5)
+		time.Sleep(110 * time.Second)
+		b.want(fleet.Quarantined) // the second one is longer
+		time.Sleep(15 * time.Second)
+		b.want(fleet.Ready)
+	})
+}
+
+func TestDrainAndTest(t *testing.T) {
+	inBubble(t, func(b *table) {
+		if err := b.fleet.Drain("gpu1", true); err != nil {
+			b.Fatal(err)
+		}
+		b.want(fleet.Drained)
+		time.Sleep(time.Minute)
+		b.want(fleet.Drained)
+		if err := b.fleet.Drain("gpu1", false); err != nil {
+			b.Fatal(err)
+		}
+		b.want(fleet.Ready)
+		if _, err := b.fleet.Test(b.Context(), "gpu2"); !fault.Is(err, fault.Missing) {
+			b.Errorf("testing an unknown back end: %v", err)
+		}
+		b.driver.set(func() { b.driver.err = backend.ErrNotComfyUI })
+		if got, err := b.fleet.Test(b.Context(), "gpu1"); err != nil || got.State != fleet.Refused || got.Cause == "" {
+			b.Errorf("%+v, %v", got, err)
+		}
+	})
+}
+
+func TestCatalogTroubleKeepsABackEndOut(t *testing.T) {
+	inBubble(t, func(b *table) {
+		b.catalog.mu.Lock()
+		b.catalog.err = errors.New("disk full")
+		b.catalog.mu.Unlock()
+		b.fleet.Nudge("gpu1")
+		b.want(fleet.Unreachable)
+	})
+}
+
+func TestNamesAreUnique(t *testing.T) {
+	t.Parallel()
+	d := &driver{}
+	for _, members := range [][]fleet.Member{{{"a", d}, {"a", d}}, {{"", d}}, {{"a", nil}}} {
+		if _, err := fleet.New(members, &catalog{}, fleet.Options{}); !fault.Is(err, fault.Invalid) {
+			t.Errorf("%v: %v", members, err)
+		}
+	}
+}

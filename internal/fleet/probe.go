@@ -1,0 +1,145 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/backend"
+)
+
+// wake has the prober look now.
+func (m *member) wake() {
+	select {
+	case m.nudge <- struct{}{}:
+	default:
+	}
+}
+
+// become changes the state and reports whether that is news. The lock is held.
+func (m *member) become(s State, reason string, cause error) bool {
+	if cause != nil {
+		m.now.Cause = cause.Error()
+	}
+	if m.now.State == s && m.now.Reason == reason {
+		return false
+	}
+	m.now.State, m.now.Reason, m.now.Since = s, reason, time.Now()
+	return true
+}
+
+// lost counts a lost run. The lock is held.
+func (m *member) lost(o Options, cause error) bool {
+	if m.losses++; m.losses < o.MaxLosses {
+		return m.become(Unreachable, fmt.Sprintf("%s lost a run and is looked at.", m.Name), cause)
+	}
+	length := o.QuarantineFor << min(m.quarantines, 4)
+	m.quarantines++
+	m.losses = 0
+	m.until = time.Now().Add(length)
+	return m.become(Quarantined, fmt.Sprintf("%s lost %d runs in a row and is left alone for %v.", m.Name, o.MaxLosses, length), cause)
+}
+
+// watch probes one back end until ctx ends.
+func (f *Fleet) watch(ctx context.Context, m *member) {
+	for {
+		timer := time.NewTimer(f.probe(ctx, m))
+		select {
+		case <-timer.C:
+		case <-m.nudge:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// probe looks at one back end and returns when to look again.
+func (f *Fleet) probe(ctx context.Context, m *member) time.Duration {
+	snap, err := m.Driver.Probe(ctx)
+	if ctx.Err() != nil {
+		return 0
+	}
+	if err == nil {
+		err = f.takeIn(ctx, m, snap)
+	}
+	m.mu.Lock()
+	before := m.now.State
+	var changed bool
+	pause := f.options.ProbeEvery
+	if err == nil {
+		m.failures = 0
+		changed = m.answered(snap)
+	} else {
+		m.failures++
+		changed = m.unanswered(err)
+		pause = min(f.options.RetryFirst<<min(m.failures-1, 10), f.options.RetryMost)
+	}
+	if wait := time.Until(m.until); wait > 0 {
+		pause = min(pause, wait)
+	}
+	now := m.now
+	m.mu.Unlock()
+	if changed {
+		f.options.Changed()
+	}
+	if now.State != before {
+		f.log.Info("a back end changed", "backend", m.Name, "state", string(now.State), "reason", now.Reason, "version", now.Version, "err", err)
+	}
+	return pause
+}
+
+// takeIn passes on what a back end can run, and that it was started anew.
+func (f *Fleet) takeIn(ctx context.Context, m *member, snap backend.Snapshot) error {
+	m.mu.Lock()
+	old := m.now.Epoch
+	m.mu.Unlock()
+	if snap.Epoch != old && f.options.Restarted != nil {
+		if err := f.options.Restarted(ctx, m.Name, snap.Epoch); err != nil {
+			return fmt.Errorf("taking in a new start: %w", err)
+		}
+	}
+	changed, err := f.catalog.Update(m.Name, snap)
+	if err != nil {
+		return fmt.Errorf("taking in what it can run: %w", err)
+	}
+	if changed {
+		f.options.Changed()
+	}
+	return nil
+}
+
+// answered takes in an answer. The lock is held.
+func (m *member) answered(snap backend.Snapshot) bool {
+	m.now.Version, m.now.Epoch, m.now.Devices = snap.Version, snap.Epoch, snap.Devices
+	m.now.QueueOther, m.now.Seen = snap.QueueOther, snap.Taken
+	switch {
+	case m.drained:
+		return m.become(Drained, fmt.Sprintf("%s was taken out by the operator.", m.Name), nil)
+	case time.Now().Before(m.until):
+		return false
+	case snap.QueueOther > 0:
+		return m.become(Busy, fmt.Sprintf("%s is busy with other work.", m.Name), nil)
+	}
+	m.now.Cause = ""
+	return m.become(Ready, "", nil)
+}
+
+// unanswered takes in that a probe failed. The lock is held.
+func (m *member) unanswered(err error) bool {
+	switch {
+	case m.drained || time.Now().Before(m.until):
+		m.now.Cause = err.Error()
+		return false
+	case errors.Is(err, backend.ErrTooOld):
+		return m.become(Refused, fmt.Sprintf("%s runs a ComfyUI that is too old.", m.Name), err)
+	case errors.Is(err, backend.ErrNotComfyUI):
+		return m.become(Refused, fmt.Sprintf("%s is not a ComfyUI server.", m.Name), err)
+	case errors.Is(err, context.DeadlineExceeded) && m.now.State == Ready && m.failures < 2:
+		m.now.Cause = err.Error() // a heavy node can keep a server from answering for a while
+		return false
+	}
+	return m.become(Unreachable, fmt.Sprintf("%s does not answer.", m.Name), err)
+}
