@@ -68,7 +68,10 @@ func Open(ctx context.Context, path string, o Options) (*DB, error) {
 	}
 	db := &DB{path: path, log: o.Log, queue: make(chan *request, o.MaxBatch), batch: o.MaxBatch}
 	if err := db.open(ctx, o); err != nil {
-		return nil, errors.Join(classify(err), db.closePools())
+		if cerr := db.closePools(); cerr != nil {
+			db.log.Debug("close a database that could not be opened", "err", cerr)
+		}
+		return nil, classify(err)
 	}
 	return db, nil
 }

@@ -3,10 +3,17 @@ package sqlite_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
+	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/sqlite"
 )
 
@@ -87,5 +94,233 @@ func TestWriteKeepsNeighboursOfAFailure(t *testing.T) {
 	}
 	if n := count(t, db); n != want {
 		t.Errorf("%d rows, want %d", n, want)
+	}
+}
+
+func TestOneFailureAloneIsUndone(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	boom := errors.New("boom")
+	err := db.Write(t.Context(), func(tx *sqlite.Tx) error {
+		if err := insert("x")(tx); err != nil {
+			return err
+		}
+		tx.AfterCommit(func() { t.Error("called although it failed") })
+		return boom
+	})
+	if !errors.Is(err, boom) || count(t, db) != 0 {
+		t.Errorf("%v, %d rows", err, count(t, db))
+	}
+}
+
+// block keeps the writer busy until the returned function is called, so that what comes meanwhile is committed
+// together.
+func block(t *testing.T, db *sqlite.DB) (release func()) {
+	t.Helper()
+	busy, free := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		err := db.Write(t.Context(), func(*sqlite.Tx) error {
+			close(busy)
+			<-free
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	<-busy
+	return func() {
+		close(free)
+		wg.Wait()
+	}
+}
+
+func TestAfterCommitIsInOrder(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	release := block(t, db)
+	var order, calls []int // both on the writer's goroutine
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			err := db.Write(t.Context(), func(tx *sqlite.Tx) error {
+				if i%7 == 0 {
+					return errors.New("no")
+				}
+				order = append(order, i)
+				tx.AfterCommit(func() {
+					if n := count(t, db); n < 0 {
+						t.Error("can't read")
+					}
+					calls = append(calls, i)
+				})
+				return insert(strconv.Itoa(i))(tx)
+			})
+			if (err != nil) != (i%7 == 0) {
+				t.Error(err)
+			}
+		})
+	}
+	release()
+	wg.Wait()
+	if !slices.Equal(order, calls) || len(calls) != 42 {
+		t.Errorf("ran as %v, called as %v", order, calls)
+	}
+}
+
+func TestCancelledAfterEnqueueUndoesNothing(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := db.Write(gone, insert("early")); !errors.Is(err, context.Canceled) {
+		t.Errorf("a write with an ended context: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	release := block(t, db)
+	waiting := make(chan error)
+	go func() { waiting <- db.Write(ctx, insert("late")) }()
+	for db.Waiting() == 0 {
+		runtime.Gosched()
+	}
+	cancel()
+	release()
+	if err := <-waiting; err != nil {
+		t.Error(err)
+	}
+	if n := count(t, db); n != 1 {
+		t.Errorf("%d rows, want the late one", n)
+	}
+}
+
+func TestPanicGoesToWhoAsked(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	func() {
+		defer func() {
+			if p := recover(); p == nil || !strings.Contains(fmt.Sprint(p), "oh no") {
+				t.Errorf("recovered %v", p)
+			}
+		}()
+		err := db.Write(t.Context(), func(tx *sqlite.Tx) error {
+			if err := insert("x")(tx); err != nil {
+				return err
+			}
+			panic("oh no")
+		})
+		t.Error("it did not panic", err)
+	}()
+	must(t, db.Write(t.Context(), func(tx *sqlite.Tx) error {
+		tx.AfterCommit(func() { panic("too late to matter") })
+		return insert("y")(tx)
+	}))
+	if n := count(t, db); n != 1 {
+		t.Errorf("%d rows, want 1", n)
+	}
+}
+
+func TestRowsLeftOpen(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	for range 3 {
+		must(t, db.Write(t.Context(), func(tx *sqlite.Tx) error {
+			rows, err := tx.Query(`select id from scratch`)
+			if err != nil {
+				return err
+			}
+			rows.Next()
+			return insert(strconv.Itoa(count(t, db)))(tx)
+		}))
+	}
+	if n := count(t, db); n != 3 {
+		t.Errorf("%d rows, want 3", n)
+	}
+}
+
+// TestCloseDrains: what Write acknowledged is there, what it refused is not.
+func TestCloseDrains(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "comfyume.db")
+	db, err := sqlite.Open(t.Context(), path, sqlite.Options{MaxBatch: 4})
+	must(t, err)
+	must(t, db.Write(t.Context(), func(tx *sqlite.Tx) error {
+		_, err := tx.Exec(`create table scratch(id integer primary key, v text not null unique) strict`)
+		return err
+	}))
+	var acked atomic.Int64
+	var wg sync.WaitGroup
+	begun := make(chan struct{}, 64)
+	for w := range 16 {
+		wg.Go(func() {
+			for i := 0; ; i++ {
+				err := db.Write(t.Context(), insert(fmt.Sprint(w, "-", i)))
+				if err != nil {
+					if !fault.Is(err, fault.Unavailable) {
+						t.Error(err)
+					}
+					return
+				}
+				acked.Add(1)
+				select {
+				case begun <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	for range 64 {
+		<-begun
+	}
+	must(t, db.Close())
+	must(t, db.Close()) // twice is once
+	wg.Wait()
+	if n := count(t, open(t, path)); n != int(acked.Load()) {
+		t.Errorf("%d rows, %d were acknowledged", n, acked.Load())
+	}
+}
+
+// TestDiskFull: everybody in the commit hears of it, nothing of it stays, and it goes on when there is room again.
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	pages := func(n int) {
+		must(t, db.Write(t.Context(), func(tx *sqlite.Tx) error {
+			var now int
+			return tx.QueryRow(fmt.Sprintf(`pragma max_page_count = %d`, n)).Scan(&now)
+		}))
+	}
+	pages(1) // as many as there are now
+	release := block(t, db)
+	var refused atomic.Int64
+	var wg sync.WaitGroup
+	for i := range 20 {
+		wg.Go(func() {
+			err := db.Write(t.Context(), insert(fmt.Sprint(i, strings.Repeat("x", 20_000))))
+			if e, ok := errors.AsType[*fault.Error](err); ok && e.Code == "disk_full" {
+				refused.Add(1)
+			} else if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	release()
+	wg.Wait()
+	if n := count(t, db); refused.Load() == 0 || n+int(refused.Load()) != 20 {
+		t.Errorf("%d rows, %d refused, want 20 together", n, refused.Load())
+	}
+	pages(1 << 30)
+	must(t, db.Write(t.Context(), insert(strings.Repeat("y", 20_000))))
+}
+
+func TestReadersCannotWrite(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	if _, err := db.Read().Exec(`insert into scratch(v) values('x')`); err == nil {
+		t.Error("a reader wrote")
+	}
+	if err := db.QueryRow(t.Context(), `select no such thing`).Scan(); err == nil {
+		t.Error("nonsense was prepared")
 	}
 }

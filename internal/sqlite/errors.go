@@ -31,6 +31,8 @@ func classify(err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fault.Wrap(fault.Unavailable, err, "The folder for the database is not there.").
 			WithRemedy("Make the data folder or name another one.").WithCode("database_unreachable")
+	case errors.Is(err, syscall.EISDIR), errors.Is(err, syscall.ENOTDIR):
+		return classifyCode(err, sqlite3.SQLITE_CANTOPEN)
 	case errors.Is(err, syscall.ENOSPC):
 		return classifyCode(err, sqlite3.SQLITE_FULL)
 	}

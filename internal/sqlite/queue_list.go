@@ -9,9 +9,10 @@ import (
 	"github.com/ahelme/comfyume/internal/queue"
 )
 
-// Lists of final jobs. The conditions are written out, so that each query uses its index and is a constant.
+// Lists of final jobs. The conditions are written out, so that each query uses its index and is a constant; the plus
+// keeps the bound of ends from choosing the index of history, which has another order.
 const (
-	sqlListFinal  = ` and ended <= ?3 and state in (select value from json_each(?2))`
+	sqlListFinal  = ` and +ended <= ?3 and state in (select value from json_each(?2))`
 	sqlListOwn    = ` from job where user = ?1 and ended is not null and hidden = 0` + sqlListFinal
 	sqlListAll    = ` from job where ended is not null and (?1 = '' or user = ?1)` + sqlListFinal
 	sqlOfWorkflow = ` and (?4 = '' or workflow_id = ?4)`

@@ -1,0 +1,229 @@
+package sqlite_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/queue"
+	"github.com/ahelme/comfyume/internal/queue/queuetest"
+	"github.com/ahelme/comfyume/internal/sqlite"
+)
+
+var update = flag.Bool("update", false, "write a missing fixture of the present schema")
+
+// fixture is a queue as it is kept in testdata: what an earlier program wrote must open for ever.
+type fixture struct {
+	Open    []entry
+	History []entry
+	Secret  map[string]string // of the running job
+}
+
+// entry is a job.Entry whose raw JSON is text: it has to come back byte for byte.
+type entry struct {
+	Job              job.Job
+	Prompt, Extra    string
+	Targets, Results []string
+	Outcome          *job.Outcome
+	Outputs, Summary string
+}
+
+func describe(e job.Entry) entry {
+	d := entry{
+		Job: e.Job, Prompt: string(e.Request.Prompt), Extra: string(e.Request.ExtraData), Targets: e.Request.Targets,
+		Results: e.Request.Outputs, Summary: string(e.Job.Summary),
+	}
+	d.Job.Summary = nil
+	if e.Outcome != nil {
+		o := *e.Outcome
+		d.Outputs = string(o.Outputs) + string(o.Messages) + string(o.Meta)
+		o.Outputs, o.Messages, o.Meta, o.Summary = nil, nil, nil, nil
+		d.Outcome = &o
+	}
+	return d
+}
+
+// studioKey is the key of the fixtures' studio.
+func studioKey(t *testing.T) queue.Sealer {
+	t.Helper()
+	key := make([]byte, 32)
+	for i := range key {
+		key[i] = byte(i)
+	}
+	sealer, err := queue.NewSealer(key)
+	must(t, err)
+	return sealer
+}
+
+// TestFixtures opens every data folder that an earlier program left, and works on with it. A folder in testdata is
+// never changed: a new schema adds one (-update writes schema-N where it is missing).
+func TestFixtures(t *testing.T) {
+	t.Parallel()
+	if *update {
+		writeFixture(t)
+	}
+	folders, err := filepath.Glob(filepath.Join("testdata", "schema-*"))
+	must(t, err)
+	if len(folders) == 0 {
+		t.Fatal("there is no fixture")
+	}
+	for _, folder := range folders {
+		t.Run(filepath.Base(folder), func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "comfyume.db")
+			body, err := os.ReadFile(filepath.Join(folder, "comfyume.db"))
+			must(t, err)
+			must(t, os.WriteFile(path, body, 0o600))
+			raw, err := os.ReadFile(filepath.Join(folder, "queue.json"))
+			must(t, err)
+			var want fixture
+			must(t, json.Unmarshal(raw, &want))
+
+			db := open(t, path)
+			store, err := sqlite.NewQueue(t.Context(), db)
+			must(t, err)
+			defer store.Close()
+			q, err := queue.New(t.Context(), store, queue.Options{Sealer: studioKey(t)})
+			must(t, err)
+			if diff := cmp.Diff(want, readFixture(t, q), sameNull); diff != "" {
+				t.Errorf("want -, got +\n%s", diff)
+			}
+			// It is alive: numbers, fences and places go on.
+			last := want.Open[len(want.Open)-1].Job
+			j, _, err := q.Submit(t.Context(), queuetest.Submission("ann", 1))
+			must(t, err)
+			e, _, err := q.Claim(t.Context(), j.ID, queuetest.Params())
+			must(t, err)
+			if j.Seq <= last.Seq || j.Number <= last.Number || e.Job.Attempt.Fence <= want.Open[0].Job.Attempt.Fence {
+				t.Errorf("after %+v came %+v", last, e.Job)
+			}
+			must(t, q.Finish(t.Context(), j.ID, e.Job.Attempt.Fence, queuetest.Outcome(job.Completed)))
+		})
+	}
+}
+
+// sameNull takes the null that JSON makes of no raw JSON for what it was.
+var sameNull = cmp.Comparer(func(x, y json.RawMessage) bool {
+	return string(x) == string(y) || len(x) == 0 && string(y) == "null" || len(y) == 0 && string(x) == "null"
+})
+
+// readFixture reads ann's jobs.
+func readFixture(t *testing.T, q *queue.Service) (f fixture) {
+	t.Helper()
+	open, err := q.Open(t.Context(), "ann")
+	must(t, err)
+	for _, j := range open {
+		e, err := q.Entry(t.Context(), "ann", j.PromptID)
+		must(t, err)
+		f.Open = append(f.Open, describe(e))
+	}
+	_, f.Secret, err = q.Load(t.Context(), open[0].ID, open[0].Attempt.Fence)
+	must(t, err)
+	must(t, q.EachHistory(t.Context(), "ann", job.HistoryQuery{MaxItems: -1, Offset: -1}, func(e job.Entry) error {
+		f.History = append(f.History, describe(e))
+		return nil
+	}))
+	return f
+}
+
+// writeFixture makes the folder of the present schema, unless it is there.
+func writeFixture(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "comfyume.db")
+	db, err := sqlite.Open(t.Context(), path, sqlite.Options{})
+	must(t, err)
+	var schema string
+	must(t, db.QueryRow(t.Context(), `select max(version_id) from goose_db_version`).Scan(&schema))
+	folder := filepath.Join("testdata", "schema-"+schema)
+	if _, err := os.Stat(folder); err == nil {
+		t.Logf("%s is there and stays as it is", folder)
+		must(t, db.Close())
+		return
+	}
+	store, err := sqlite.NewQueue(t.Context(), db)
+	must(t, err)
+	q, err := queue.New(t.Context(), store, queue.Options{Sealer: studioKey(t)})
+	must(t, err)
+	submit := func(secret map[string]string) job.Job {
+		sub := queuetest.Submission("ann", 7)
+		sub.Credentials = secret
+		sub.Request.Targets = []string{"9"}
+		j, _, err := q.Submit(t.Context(), sub)
+		must(t, err)
+		return j
+	}
+	for _, state := range []job.State{job.Completed, job.Failed, job.Cancelled} {
+		e, _, err := q.Claim(t.Context(), submit(nil).ID, queuetest.Params())
+		must(t, err)
+		must(t, q.Posted(e.Job.ID, e.Job.Attempt.Fence))
+		must(t, q.Finish(t.Context(), e.Job.ID, e.Job.Attempt.Fence, queuetest.Outcome(state)))
+	}
+	e, _, err := q.Claim(t.Context(), submit(map[string]string{"api_key_comfy_org": "a fixture's key"}).ID, queuetest.Params())
+	must(t, err)
+	must(t, q.Posted(e.Job.ID, e.Job.Attempt.Fence))
+	_, err = q.Renew(t.Context(), []job.Fence{{Job: e.Job.ID, N: e.Job.Attempt.Fence}}, time.UnixMilli(1764000060000))
+	must(t, err)
+	submit(nil)
+	submit(nil)
+	if _, err := q.RemovePending(t.Context(), "ann", []string{submit(nil).PromptID}); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.MarshalIndent(readFixture(t, q), "", " ")
+	must(t, err)
+	must(t, store.Close())
+	must(t, db.Close())
+	body, err := os.ReadFile(path)
+	must(t, err)
+	must(t, os.MkdirAll(folder, 0o755))
+	must(t, os.WriteFile(filepath.Join(folder, "comfyume.db"), body, 0o644))
+	must(t, os.WriteFile(filepath.Join(folder, "queue.json"), append(raw, '\n'), 0o644))
+}
+
+// TestSecretsStayOffTheDisk looks for a credential in every byte of the data folder.
+func TestSecretsStayOffTheDisk(t *testing.T) {
+	t.Parallel()
+	const secret = "comfyui-0123456789abcdef-secret"
+	path := filepath.Join(t.TempDir(), "comfyume.db")
+	db := open(t, path)
+	store, err := sqlite.NewQueue(t.Context(), db)
+	must(t, err)
+	defer store.Close()
+	q, err := queue.New(context.Background(), store, queue.Options{Sealer: studioKey(t)})
+	must(t, err)
+	sub := queuetest.Submission("ann", 1)
+	sub.Credentials = map[string]string{"auth_token_comfy_org": secret}
+	j, _, err := q.Submit(t.Context(), sub)
+	must(t, err)
+	look := func(when string) {
+		t.Helper()
+		files, err := filepath.Glob(path + "*")
+		must(t, err)
+		for _, name := range files {
+			body, err := os.ReadFile(name)
+			must(t, err)
+			for _, word := range []string{secret, "auth_token_comfy_org"} {
+				if bytes.Contains(body, []byte(word)) {
+					t.Errorf("%s: %s holds %q", when, filepath.Base(name), word)
+				}
+			}
+		}
+	}
+	look("pending")
+	e, _, err := q.Claim(t.Context(), j.ID, queuetest.Params())
+	must(t, err)
+	look("claimed")
+	must(t, q.Finish(t.Context(), j.ID, e.Job.Attempt.Fence, queuetest.Outcome(job.Completed)))
+	look("finished")
+	var left int
+	must(t, db.QueryRow(t.Context(), `select count(*) from job_credential`).Scan(&left))
+	if left > 0 {
+		t.Errorf("%d sealed credentials outlive their job", left)
+	}
+}

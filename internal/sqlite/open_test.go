@@ -1,0 +1,144 @@
+package sqlite_test
+
+import (
+	"database/sql"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/sqlite"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(crashFile) != "" { // killed anyway
+		os.Exit(m.Run())
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// TestOpenRefuses: one sentence with the cause, and what to do.
+func TestOpenRefuses(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		code string
+		make func(t *testing.T, path string)
+	}{
+		"a newer schema": {"database_newer", func(t *testing.T, path string) {
+			db, err := sqlite.OpenAt(t.Context(), path, 1)
+			must(t, err)
+			_, err = db.Exec(`insert into goose_db_version(version_id, is_applied) values(99999, 1)`)
+			must(t, err)
+			must(t, db.Close())
+		}},
+		"no database": {"database_damaged", func(t *testing.T, path string) {
+			must(t, os.WriteFile(path, []byte(strings.Repeat("this is a letter to my aunt. ", 500)), 0o600))
+		}},
+		"a damaged one": {"database_damaged", func(t *testing.T, path string) {
+			db, err := sqlite.OpenAt(t.Context(), path, 1)
+			must(t, err)
+			must(t, db.Close())
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			must(t, err)
+			_, err = f.WriteAt(make([]byte, 8192), 100) // behind the header
+			must(t, err)
+			must(t, f.Close())
+		}},
+		"a folder": {"database_unreachable", func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "comfyume.db")
+			c.make(t, path)
+			db, err := sqlite.Open(t.Context(), path, sqlite.Options{})
+			if err == nil {
+				t.Fatal("it was opened", db.Close())
+			}
+			e, ok := err.(*fault.Error)
+			if !ok || e.Code != c.code || e.Kind != fault.Unavailable || e.Public == "" || e.Remedy == "" {
+				t.Errorf("%v, want code %s with a sentence and a remedy", err, c.code)
+			}
+		})
+	}
+	t.Run("no folder", func(t *testing.T) {
+		t.Parallel()
+		_, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "gone", "comfyume.db"), sqlite.Options{})
+		if !fault.Is(err, fault.Unavailable) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// TestUpgradeKeepsCopies brings a database of the first schema up to date, and opens the copies made on the way.
+func TestUpgradeKeepsCopies(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "it's.db")
+	old, err := sqlite.OpenAt(t.Context(), path, 1)
+	must(t, err)
+	_, err = old.Exec(`insert into job_number(user, mark) values('ann', 42)`)
+	must(t, err)
+	must(t, old.Close())
+
+	db := open(t, path)
+	mark := func(db interface {
+		QueryRow(query string, args ...any) *sql.Row
+	},
+	) (n int) {
+		must(t, db.QueryRow(`select mark from job_number where user = 'ann'`).Scan(&n))
+		return n
+	}
+	if n := mark(db.Read()); n != 42 {
+		t.Errorf("the upgraded database says %d", n)
+	}
+	copies, err := filepath.Glob(path + ".schema-*")
+	must(t, err)
+	if len(copies) == 0 || copies[0] != path+".schema-1" {
+		t.Fatalf("copies: %q", copies)
+	}
+	for i, name := range copies {
+		info, err := os.Stat(name)
+		must(t, err)
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s may be read by others: %v", name, info.Mode())
+		}
+		saved, err := sql.Open("sqlite", name)
+		must(t, err)
+		var version int
+		must(t, saved.QueryRow(`select max(version_id) from goose_db_version`).Scan(&version))
+		if n := mark(saved); n != 42 || version != i+1 {
+			t.Errorf("%s says %d in schema %d", name, n, version)
+		}
+		must(t, saved.Close())
+	}
+	must(t, db.Close())
+	before, err := filepath.Glob(path + "*")
+	must(t, err)
+	again := open(t, path)
+	must(t, again.Close())
+	after, err := filepath.Glob(path + "*")
+	must(t, err)
+	if fmt.Sprint(before) != fmt.Sprint(after) {
+		t.Errorf("opening what is up to date made %q of %q", after, before)
+	}
+}
+
+func TestFileIsPrivate(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	files, err := filepath.Glob(filepath.Join(filepath.Dir(db.Path()), "*"))
+	must(t, err)
+	if len(files) < 2 {
+		t.Fatalf("files: %q", files)
+	}
+	for _, name := range files {
+		info, err := os.Stat(name)
+		must(t, err)
+		if info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s may be read by others: %v", name, info.Mode())
+		}
+	}
+}
