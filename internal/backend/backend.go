@@ -80,7 +80,7 @@ type Upload struct {
 // Update is one frame of a run as the back end sent it, still in the back end's ids and names.
 type Update struct {
 	Type   string          // JSON frames: the type word
-	Node   string          // node id, when the frame names one
+	Node   string          // node the frame is about; of a binary frame that does not say: the one that runs
 	Data   json.RawMessage // JSON frames: the data object
 	Binary []byte          // binary frames: the whole frame; nil for JSON frames
 }

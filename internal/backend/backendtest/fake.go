@@ -53,6 +53,8 @@ type Fake struct {
 	closed   bool
 	mute     bool
 	lose     string
+	cache    map[string]string // outputs by what made them; nil: nothing is cached
+	lossy    bool              // files are reported and not written
 }
 
 // play is one prompt on the fake.
@@ -90,6 +92,7 @@ func NewFake() *Fake {
 
 func (f *Fake) reset() {
 	f.history, f.files, f.pending, f.running, f.number = map[string]json.RawMessage{}, keepInputs(f.files), nil, nil, 0
+	clear(f.cache)
 	f.sockets, f.every = map[string]*fakeSocket{}, map[*fakeSocket]struct{}{}
 }
 

@@ -184,10 +184,18 @@ func (f *Fake) play(p *play) json.RawMessage {
 	}
 	now := func() int64 { return time.Now().UnixMilli() }
 	message("execution_start", `{"prompt_id": %q, "timestamp": %d}`, p.ID, now())
-	message("execution_cached", `{"nodes": [], "prompt_id": %q, "timestamp": %d}`, p.ID, now())
+	cached := f.cachedNodes(p)
+	message("execution_cached", `{"nodes": %s, "prompt_id": %q, "timestamp": %d}`, list(cached), p.ID, now())
 	status := "success"
 	for _, id := range slices.Sorted(maps.Keys(p.graph)) {
 		n := p.graph[id]
+		if output, ok := cached[id]; ok {
+			if output != "" {
+				outputs = append(outputs, fmt.Sprintf(`%q: %s`, id, output))
+				f.tell(p, "executed", `{"node": %q, "display_node": %q, "output": %s, "prompt_id": %q}`, id, id, output, p.ID)
+			}
+			continue
+		}
 		f.tell(p, "progress_state", `{"prompt_id": %q, "nodes": {%q: {"value": 0.0, "max": 1.0, "state": "running"}}}`, p.ID, id)
 		f.tell(p, "executing", `{"node": %q, "display_node": %q, "prompt_id": %q}`, id, id, p.ID)
 		output := ""
@@ -215,6 +223,7 @@ func (f *Fake) play(p *play) json.RawMessage {
 		if status == "error" {
 			break
 		}
+		f.remember(n, output)
 		if output != "" {
 			outputs = append(outputs, fmt.Sprintf(`%q: %s`, id, output))
 			f.tell(p, "executed", `{"node": %q, "display_node": %q, "output": %s, "prompt_id": %q}`, id, id, output, p.ID)
@@ -242,8 +251,59 @@ func (f *Fake) save(n fakeNode, typ string) string {
 			break
 		}
 	}
-	f.files[key(typ, "", name)] = []byte(n.text("text"))
+	if !f.lossy {
+		f.files[key(typ, "", name)] = []byte(n.text("text"))
+	}
 	return fmt.Sprintf(`{"images": [{"filename": %q, "subfolder": "", "type": %q}]}`, name, typ)
+}
+
+// cacheKey is what makes two nodes alike.
+func (n fakeNode) cacheKey() string { return fmt.Sprint(n.Class, n.Inputs) }
+
+// cachedNodes returns the outputs of nodes that need not run, by id.
+func (f *Fake) cachedNodes(p *play) map[string]string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := map[string]string{}
+	for id, n := range p.graph {
+		if output, ok := f.cache[n.cacheKey()]; ok {
+			out[id] = output
+		}
+	}
+	return out
+}
+
+func (f *Fake) remember(n fakeNode, output string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cache != nil {
+		f.cache[n.cacheKey()] = output
+	}
+}
+
+// list returns the keys as a JSON list.
+func list(nodes map[string]string) string {
+	ids := slices.Sorted(maps.Keys(nodes))
+	for i, id := range ids {
+		ids[i] = fmt.Sprintf("%q", id)
+	}
+	return "[" + strings.Join(ids, ", ") + "]"
+}
+
+// Caching has nodes that ran before not run again, as a real server does.
+func (f *Fake) Caching(on bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cache = nil; on {
+		f.cache = map[string]string{}
+	}
+}
+
+// LoseFiles has nodes report files that they do not write.
+func (f *Fake) LoseFiles(on bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lossy = on
 }
 
 // preview sends a small binary frame with its node.

@@ -2,6 +2,7 @@ package comfyui
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -28,12 +29,14 @@ type frame struct {
 }
 
 // decode reads a frame. The result does not share b's memory.
-func decode(binary bool, b []byte) (f frame, remaining int64) {
-	if binary {
+func decode(isBinary bool, b []byte) (f frame, remaining int64) {
+	if isBinary {
 		if len(b) < 4 {
 			return frame{}, 0
 		}
-		return frame{kind: framePass, Update: backend.Update{Binary: bytes.Clone(b)}}, 0
+		f = frame{kind: framePass, Update: backend.Update{Binary: bytes.Clone(b)}}
+		f.readPreview()
+		return f, 0
 	}
 	typ, data := split(b)
 	switch typ {
@@ -78,6 +81,22 @@ func decode(binary bool, b []byte) (f frame, remaining int64) {
 		}
 	}
 	return f, 0
+}
+
+// readPreview reads whose preview a frame is, as far as it says so.
+func (f *frame) readPreview() {
+	b := f.Binary
+	const previewWithMetadata = 4
+	if len(b) < 8 || binary.BigEndian.Uint32(b) != previewWithMetadata {
+		return
+	}
+	n := int(binary.BigEndian.Uint32(b[4:]))
+	if n > len(b)-8 {
+		return
+	}
+	id, _ := pyjson.Get(b[8:8+n], "prompt_id")
+	node, _ := pyjson.Get(b[8:8+n], "node_id")
+	f.runID, f.Node = pyjson.TextOf(id), pyjson.TextOf(node)
 }
 
 // split returns the two parts of a text frame; typ is empty when it is none.

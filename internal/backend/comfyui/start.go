@@ -36,6 +36,7 @@ type follower struct {
 	postErr  error     // how the POST failed without saying whether the server took it
 	accepted bool      // posted was called
 	began    bool      // execution_start came
+	node     string    // the one that runs, as far as we know
 	ended    time.Time // when the end frame came
 	record   record    // what frames told, should the history never tell
 	alive    time.Time // when the server last gave a sign of life
@@ -234,6 +235,12 @@ func (f *follower) take(ctx context.Context, fr frame) (*backend.Result, error) 
 			{Key: "node", Value: pyjson.Quote(fr.Node)}, {Key: "display_node", Value: pyjson.Quote(fr.Node)},
 			{Key: "prompt_id", Value: pyjson.Quote(f.id)},
 		})
+	}
+	switch {
+	case fr.Type == "executing":
+		f.node = fr.Node
+	case fr.Binary != nil && fr.Node == "":
+		fr.Node = f.node
 	}
 	if fr.kind == frameEnd {
 		f.ended = f.alive

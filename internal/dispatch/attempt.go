@@ -1,0 +1,438 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// Causes for which an attempt is cancelled.
+var (
+	errShutdown  = errors.New("the server stops")
+	errRemoved   = errors.New("its owner took the job out of the queue")
+	errStopped   = errors.New("its owner stopped the job before it began")
+	errRecalled  = errors.New("another back end is free for it")
+	errLeaseLost = errors.New("the lease of the attempt was lost")
+	errDone      = errors.New("the attempt is over")
+)
+
+// Errors by which an attempt says what it met; those of package backend say the rest.
+var (
+	errGone   = errors.New("the job does not wait any more")
+	errMisfit = errors.New("the back end lacks nodes of the graph")
+)
+
+// The phases of an attempt. Who moves it on from staged decides its fate.
+const (
+	staged    int32 = iota // nothing was posted yet
+	starting               // it has its turn: from now on it can only be interrupted
+	withdrawn              // it will not start
+	resuming               // it may run already, from before our start
+)
+
+// attempt is one try of one job on one back end.
+type attempt struct {
+	*Dispatcher
+	id      job.ID
+	backEnd string
+	driver  backend.Driver
+	turn    chan struct{}   // closed when the back end is free for it
+	final   context.Context // ends with the server
+	ctx     context.Context // ends when the attempt is to end; its cause says why
+	cancel  context.CancelCauseFunc
+	done    chan struct{}
+
+	phase     atomic.Int32
+	fence     atomic.Int64 // zero before the claim
+	held      atomic.Bool  // its lease is to be renewed
+	stopped   atomic.Bool  // its owner wants it interrupted
+	interrupt sync.Once
+	run       backend.Run // set before the phase becomes starting
+
+	// Set by work, read by the loop after a message of it.
+	user    string
+	job     job.Job
+	resumed *job.Job // the job as it was found at our start
+	losses  int      // runs of it that were lost before
+
+	// Of work alone.
+	entry  job.Entry
+	tr     Translation
+	posted bool
+	frames frames
+	names  names
+
+	// Of the loop alone.
+	freed      bool // the schedule takes it for over
+	delivering bool // it counts among those brought home
+}
+
+// attempt makes an attempt; begin lets it work.
+func (l *loop) attempt(id job.ID, user, backEnd string) *attempt {
+	a := &attempt{
+		Dispatcher: l.Dispatcher, id: id, user: user, backEnd: backEnd, driver: l.drivers[backEnd],
+		final: l.ctx, turn: make(chan struct{}), done: make(chan struct{}), losses: l.losses[id],
+	}
+	a.ctx, a.cancel = context.WithCancelCause(l.ctx)
+	a.frames.attempt, a.names.attempt = a, a
+	return a
+}
+
+// recall takes a staged attempt back. It reports false when the attempt has started.
+func (a *attempt) recall() bool {
+	if a.phase.CompareAndSwap(staged, withdrawn) {
+		a.cancel(errRecalled)
+	}
+	return a.phase.Load() == withdrawn
+}
+
+// stop has a started run interrupted, and withdraws one that has not started.
+func (a *attempt) stop() {
+	a.stopped.Store(true)
+	switch {
+	case a.phase.CompareAndSwap(staged, withdrawn):
+		a.cancel(errStopped)
+	case a.phase.Load() == starting:
+		a.interruptLater()
+	}
+}
+
+// interruptEvery is the pause before a back end is asked again to interrupt a run that still goes on.
+const interruptEvery = 10 * time.Second
+
+// interruptLater asks the back end to interrupt the run until the attempt is over.
+func (a *attempt) interruptLater() {
+	a.interrupt.Do(func() {
+		a.wg.Go(func() {
+			for {
+				ctx, cancel := context.WithTimeout(a.ctx, interruptEvery)
+				err := a.run.Interrupt(ctx)
+				cancel()
+				if err != nil && a.ctx.Err() == nil {
+					a.note().Warn("the run could not be interrupted", "err", err)
+				}
+				select {
+				case <-a.done:
+					return
+				case <-time.After(interruptEvery):
+				}
+			}
+		})
+	})
+}
+
+// work makes the try and settles it.
+func (a *attempt) work() {
+	defer close(a.done)
+	defer a.cancel(errDone)
+	out, err := a.try()
+	a.settle(out, err)
+}
+
+// try brings the job to its outcome, or says why it could not.
+func (a *attempt) try() (job.Outcome, error) {
+	if a.driver == nil {
+		return job.Outcome{}, fmt.Errorf("%w: it is not configured any more", backend.ErrUnreachable)
+	}
+	start := a.stage
+	if a.resumed != nil {
+		start = a.takeUp
+	}
+	if err := start(); err != nil {
+		return job.Outcome{}, err
+	}
+	if a.stopped.Load() && a.resumed != nil {
+		a.interruptLater()
+	}
+	result, err := a.run.Start(a.ctx, a.hasPosted, a.frames.update)
+	if err != nil {
+		return job.Outcome{}, err
+	}
+	a.free()
+	return a.bringHome(result)
+}
+
+// stage claims the job, readies its run and waits for its turn.
+func (a *attempt) stage() error {
+	lease := time.Now().Add(a.options.Lease)
+	params := job.ClaimParams{BackEnd: a.backEnd, RunID: a.newID(), ClientID: a.driver.ClientID(), LeaseUntil: lease}
+	entry, credentials, err := a.deps.Queue.Claim(a.ctx, a.id, params)
+	if fault.Is(err, fault.Conflict) || fault.Is(err, fault.Missing) {
+		return errGone
+	}
+	if err != nil {
+		return fmt.Errorf("claiming: %w", err)
+	}
+	a.own(entry, true)
+	if err := a.translate(credentials); err != nil {
+		return err
+	}
+	if a.deps.Missing != nil && len(a.deps.Missing(a.backEnd, a.tr.Classes())) > 0 {
+		return errMisfit
+	}
+	if a.run, err = a.driver.Prepare(a.ctx, a.task()); err != nil {
+		return err
+	}
+	select {
+	case <-a.turn:
+	case <-a.ctx.Done():
+		return context.Cause(a.ctx)
+	}
+	if !a.phase.CompareAndSwap(staged, starting) {
+		<-a.ctx.Done() // whoever withdrew it says why
+		return context.Cause(a.ctx)
+	}
+	return nil
+}
+
+// own takes over a claimed job.
+func (a *attempt) own(entry job.Entry, hold bool) {
+	a.entry, a.job, a.user = entry, entry.Job, entry.Job.User
+	a.fence.Store(entry.Job.Attempt.Fence)
+	a.held.Store(hold)
+}
+
+// graphError marks what is wrong with the graph itself: its owner has to know, and no other try would help.
+type graphError struct{ error }
+
+func (e graphError) Unwrap() error { return e.error }
+
+// translate makes the back end's graph.
+func (a *attempt) translate(credentials map[string]string) error {
+	tr, err := a.deps.Rewriter.Out(a.ctx, a.entry, credentials)
+	switch fault.KindOf(err) {
+	case fault.Invalid, fault.Denied, fault.Missing:
+		return graphError{err}
+	}
+	if err != nil {
+		return fmt.Errorf("translating the graph: %w", err)
+	}
+	a.tr = &oneAtATime{Translation: tr}
+	return nil
+}
+
+// oneAtATime lets frames be translated while files of earlier ones are brought home.
+type oneAtATime struct {
+	mu sync.Mutex
+	Translation
+}
+
+func (t *oneAtATime) Files(u backend.Update) []Found {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Translation.Files(u)
+}
+
+func (t *oneAtATime) In(u backend.Update, names Names) (backend.Update, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Translation.In(u, names)
+}
+
+func (t *oneAtATime) PNG() func(io.Reader) io.Reader {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.Translation.PNG()
+}
+
+func (a *attempt) task() backend.Task {
+	t := backend.Task{Job: a.id, Attempt: a.job.Attempt, Previews: a.deps.Bus.Watched(a.user)}
+	a.tr.Task(&t)
+	return t
+}
+
+// takeUp looks for a run from before our start. Until its back end answers, or its lease ends, nothing is known.
+func (a *attempt) takeUp() error {
+	a.phase.Store(resuming)
+	a.job = *a.resumed
+	entry, credentials, err := a.deps.Queue.Load(a.ctx, a.id, a.fence.Load())
+	if fault.Is(err, fault.Conflict) || fault.Is(err, fault.Missing) {
+		return errGone
+	}
+	if err != nil {
+		return fmt.Errorf("loading: %w", err)
+	}
+	a.own(entry, false)
+	if err := a.translate(credentials); err != nil {
+		return err
+	}
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		a.run, err = a.driver.Resume(a.ctx, a.task())
+		if err == nil {
+			break
+		}
+		if a.ctx.Err() != nil {
+			return context.Cause(a.ctx)
+		}
+		if !errors.Is(err, backend.ErrUnreachable) || !time.Now().Before(a.job.Attempt.LeaseUntil) {
+			if !errors.Is(err, backend.ErrUnknownRun) {
+				a.driver.Cancel(a.job.Attempt.RunID) // should it be there after all
+			}
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-a.ctx.Done():
+			return context.Cause(a.ctx)
+		}
+	}
+	a.note().Info("taken up after a restart")
+	a.posted = true
+	a.held.Store(true)
+	a.phase.Store(starting)
+	return nil
+}
+
+// hasPosted is called once the back end has the prompt.
+func (a *attempt) hasPosted() {
+	a.posted = true
+	a.held.Store(true)
+	if err := a.deps.Queue.Posted(a.id, a.fence.Load()); err != nil {
+		a.cancel(errRemoved)
+		return
+	}
+	a.inbox.leave(posted{a})
+}
+
+// free tells the loop that the back end can take the next run.
+func (a *attempt) free() {
+	if a.frames.ended.CompareAndSwap(false, true) {
+		a.inbox.send(ended{a})
+	}
+}
+
+// settle makes of the try's end what the job's owner and the queue have to know.
+func (a *attempt) settle(out job.Outcome, err error) {
+	cause := err
+	if err != nil && a.ctx.Err() != nil {
+		cause = context.Cause(a.ctx)
+	}
+	switch {
+	case cause == nil:
+		a.finish(out)
+	case errors.Is(cause, errShutdown):
+		return // the run goes on and is taken up again
+	case errors.Is(cause, errGone), errors.Is(cause, errRemoved), errors.Is(cause, errLeaseLost):
+		a.close()
+		a.inbox.send(over{a})
+	case errors.Is(cause, errStopped), a.stopped.Load() && !a.personal(cause):
+		a.finish(a.interrupted())
+	case a.fence.Load() == 0: // the claim failed
+		a.note().Error("a job could not be claimed", "err", err)
+		a.inbox.send(released{a: a, notBefore: time.Now().Add(a.options.RetryDelay)})
+	case a.personal(cause):
+		a.finish(a.failure(cause))
+	default:
+		a.giveBack(cause)
+	}
+}
+
+// personal reports whether an error is the graph's own, and so its owner's to know.
+func (a *attempt) personal(err error) bool {
+	_, refused := errors.AsType[*backend.Refused](err)
+	_, wrong := errors.AsType[graphError](err)
+	return refused || wrong
+}
+
+// ofBackEnd reports whether an error is the back end's, and not our own.
+func ofBackEnd(err error) bool {
+	for _, class := range []error{
+		backend.ErrUnreachable, backend.ErrNotComfyUI, backend.ErrTooOld, backend.ErrUnknownRun, backend.ErrLost,
+		backend.ErrFrozen, backend.ErrForeign,
+	} {
+		if errors.Is(err, class) {
+			return true
+		}
+	}
+	return false
+}
+
+// giveBack lets the job wait again, for another try, unless it was tried often enough.
+func (a *attempt) giveBack(cause error) {
+	lost, misfit, recalled := false, errors.Is(cause, errMisfit), errors.Is(cause, errRecalled)
+	if !misfit && !recalled {
+		if lost = a.posted; ofBackEnd(cause) {
+			a.deps.Fleet.Report(a.backEnd, cause)
+		} else {
+			lost = true // ours: the next try may do better, but not for ever
+		}
+		a.note().Warn("the attempt failed", "posted", a.posted, "err", cause)
+	}
+	if lost && a.losses+1 >= a.options.MaxAttempts {
+		a.finish(a.lostTooOften(cause))
+		return
+	}
+	a.close()
+	reason := a.sentence(cause)
+	if !a.keepTrying(func() error { return a.deps.Queue.Release(a.final, a.id, a.fence.Load(), reason) }) {
+		a.inbox.send(over{a})
+		return
+	}
+	switch {
+	case misfit:
+		a.inbox.send(needs{a, a.tr.Classes()})
+	case recalled:
+		a.inbox.send(released{a: a})
+	default:
+		pause := a.options.RetryDelay << min(a.losses, 6)
+		a.inbox.send(released{a: a, lost: lost, avoid: []string{a.backEnd}, notBefore: time.Now().Add(pause), reason: reason})
+	}
+}
+
+// finish makes the job final. Whatever hinders it, it is tried until it holds or somebody else ended the job.
+func (a *attempt) finish(out job.Outcome) {
+	held := a.keepTrying(func() error { return a.deps.Queue.Finish(a.final, a.id, a.fence.Load(), out) })
+	if !held && a.final.Err() != nil {
+		return // the run is taken up again, and its result is still there
+	}
+	if held {
+		a.note().Debug("finished", "state", string(out.State), "dur", out.ExecSeconds)
+	}
+	a.close()
+	a.inbox.send(over{a})
+}
+
+// keepTrying repeats a change of the queue until it is done. It reports false when the attempt has no right to it
+// any more, or the server stops.
+func (a *attempt) keepTrying(change func() error) bool {
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
+		err := change()
+		switch {
+		case err == nil:
+			return true
+		case fault.Is(err, fault.Conflict), fault.Is(err, fault.Missing):
+			a.note().Info("a late report of a job that moved on", "err", err)
+			return false
+		}
+		a.note().Error("the queue did not take a report; it is tried again", "err", err)
+		select {
+		case <-time.After(pause):
+		case <-a.final.Done():
+			return false
+		}
+	}
+}
+
+// close has the back end forget the run.
+func (a *attempt) close() {
+	if a.run == nil {
+		return
+	}
+	if err := a.run.Close(); err != nil {
+		a.note().Warn("the back end keeps traces of the run", "err", err)
+	}
+}
+
+// note returns the log with what the attempt is about.
+func (a *attempt) note() *slog.Logger {
+	return a.log.With("job", string(a.id), "user", a.user, "backend", a.backEnd, "attempt", a.job.Attempt.N)
+}

@@ -1,0 +1,392 @@
+package dispatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/event"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/sched"
+)
+
+// The messages of the loop.
+type (
+	changed struct {
+		change job.Change
+		job    job.Job
+	}
+	fleetChanged struct{}
+	paused       struct {
+		on     bool
+		reason string
+	}
+	why struct {
+		id     job.ID
+		answer chan<- whyAnswer
+	}
+	whyAnswer struct {
+		place  event.Place
+		reason sched.Reason
+	}
+	posted   struct{ a *attempt } // its back end has it
+	ended    struct{ a *attempt } // its back end is free for the next one
+	released struct {             // it waits again
+		a         *attempt
+		lost      bool // a run was lost, not just a place
+		avoid     []string
+		notBefore time.Time
+		reason    string
+	}
+	needs struct { // it waits again, and needs these classes
+		a       *attempt
+		classes []string
+	}
+	over    struct{ a *attempt } // the job is final, or not ours any more
+	renewed struct{ lost []job.Fence }
+)
+
+// loop is the state that one goroutine owns.
+type loop struct {
+	*Dispatcher
+	ctx      context.Context
+	machine  *sched.Machine
+	attempts map[job.ID]*attempt
+	lines    map[string]*line // by back end
+	drivers  map[string]backend.Driver
+	losses   map[job.ID]int  // runs lost after they were posted
+	waiting  map[string]bool // people who may have waiting jobs
+	told     map[string]map[job.ID]event.Place
+	stale    bool // places may have changed
+	operator paused
+	full     error // the disk's trouble
+	looked   time.Time
+	renewing bool
+}
+
+// line is the attempts of one back end: the first runs or may run, the others are staged.
+type line struct {
+	queue      []*attempt
+	delivering int
+}
+
+// Run works until ctx ends. Runs that go on at the back ends then are taken up by the next Run.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer d.wg.Wait()
+	defer stop(errShutdown)
+	l := &loop{
+		Dispatcher: d, ctx: work,
+		machine:  sched.New(sched.Options{Order: d.options.Order, MaxRunningPerUser: d.options.MaxRunningPerUser}),
+		attempts: make(map[job.ID]*attempt), lines: make(map[string]*line), drivers: make(map[string]backend.Driver), losses: make(map[job.ID]int),
+		waiting: make(map[string]bool), told: make(map[string]map[job.ID]event.Place),
+	}
+	l.fleetChanged()
+	if err := d.deps.Queue.EachOpen(ctx, l.found); err != nil {
+		return fmt.Errorf("reading the open jobs: %w", err)
+	}
+	renew := time.NewTicker(d.options.Lease / 3)
+	defer renew.Stop()
+	places := time.NewTimer(0)
+	defer places.Stop()
+	again := time.NewTimer(0)
+	defer again.Stop()
+	var messages []any
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.inbox.wake:
+		case <-again.C:
+		case <-renew.C:
+			l.renew()
+		case <-places.C:
+			l.tellPlaces()
+			if l.stale {
+				places.Reset(d.options.PlacesEvery)
+			}
+		}
+		before := l.stale
+		messages = d.inbox.take(messages)
+		for i, m := range messages {
+			l.handle(m)
+			messages[i] = nil
+		}
+		if at := l.schedule(time.Now()); !at.IsZero() {
+			again.Reset(time.Until(at))
+		}
+		if l.stale && !before {
+			places.Reset(d.options.PlacesEvery)
+		}
+	}
+}
+
+// found takes in a job that was open when the loop began.
+func (l *loop) found(j job.Job) error {
+	if j.State == job.Pending {
+		l.add(j)
+		return nil
+	}
+	l.waiting[j.User] = true
+	l.machine.Apply(sched.Resumed{Job: sched.Of(j, nil), BackEnd: j.Attempt.BackEnd, Posted: true})
+	a := l.attempt(j.ID, j.User, j.Attempt.BackEnd)
+	a.resumed = &j
+	a.fence.Store(j.Attempt.Fence)
+	l.begin(a)
+	return nil
+}
+
+// add takes in a waiting job.
+func (l *loop) add(j job.Job) {
+	l.waiting[j.User] = true
+	l.stale = true
+	if j.Stop { // its owner wanted it interrupted, and its attempt was lost meanwhile
+		l.wg.Go(func() { l.giveUpStopped(l.ctx, j) })
+		return
+	}
+	l.machine.Apply(sched.Added{Job: sched.Of(j, nil)})
+}
+
+func (l *loop) handle(m any) {
+	switch m := m.(type) {
+	case changed:
+		l.jobChanged(m)
+	case fleetChanged:
+		l.fleetChanged()
+	case paused:
+		l.operator = m
+		l.pause()
+	case why:
+		position, _ := l.machine.Place(m.id)
+		reason := l.machine.Why(m.id, time.Now())
+		m.answer <- whyAnswer{event.Place{Position: position, Reason: reason.Sentence}, reason}
+	case posted:
+		l.machine.Apply(sched.Posted{Job: m.a.id})
+		l.stale = true
+	case ended:
+		l.free(m.a)
+	case released:
+		l.leave(m.a)
+		if m.lost {
+			l.losses[m.a.id]++
+		}
+		l.back(m.a, m.avoid, m.notBefore, m.reason)
+	case needs:
+		l.leave(m.a)
+		l.back(m.a, nil, time.Time{}, "")
+		l.machine.Apply(sched.Needed{Job: m.a.id, Needs: m.classes})
+	case over:
+		l.leave(m.a)
+		l.machine.Apply(sched.Ended{Job: m.a.id})
+		delete(l.losses, m.a.id)
+		l.stale = true
+	case renewed:
+		l.renewing = false
+		for _, f := range m.lost {
+			if a := l.attempts[f.Job]; a != nil && a.fence.Load() == f.N {
+				a.cancel(errLeaseLost)
+			}
+		}
+	}
+}
+
+func (l *loop) jobChanged(c changed) {
+	a := l.attempts[c.job.ID]
+	switch c.change {
+	case job.Submitted:
+		l.add(c.job)
+	case job.Moved:
+		l.machine.Apply(sched.Added{Job: sched.Of(c.job, nil)})
+		l.stale = true
+	case job.Released:
+		if a == nil { // otherwise the attempt itself says what to make of it
+			l.add(c.job)
+		}
+	case job.Removed:
+		if a != nil {
+			a.cancel(errRemoved)
+			return
+		}
+		l.machine.Apply(sched.Ended{Job: c.job.ID})
+		l.stale = true
+	case job.StopRequested:
+		if a != nil {
+			a.stop()
+		}
+	}
+}
+
+// back puts a job that an attempt gave back where it stood.
+func (l *loop) back(a *attempt, avoid []string, notBefore time.Time, reason string) {
+	if a.freed { // the schedule took it for over
+		l.machine.Apply(sched.Added{Job: sched.Of(a.job, nil)})
+	}
+	l.machine.Apply(sched.Released{Job: a.id, Avoid: avoid, NotBefore: notBefore, Reason: reason})
+	l.waiting[a.user] = true
+	l.stale = true
+}
+
+// fleetChanged takes in the back ends as they are now.
+func (l *loop) fleetChanged() {
+	known := make(map[string]bool)
+	for _, s := range l.deps.Fleet.Status() {
+		known[s.Name] = true
+		l.drivers[s.Name] = s.Driver
+		b := sched.BackEnd{Name: s.Name, Ready: s.Ready, Reason: s.Reason}
+		if l.deps.Missing != nil {
+			b.Missing = func(classes []string) []string { return l.deps.Missing(s.Name, classes) }
+		}
+		l.machine.Apply(b)
+		if l.lines[s.Name] == nil {
+			l.lines[s.Name] = &line{}
+		}
+	}
+	for name := range l.lines {
+		if !known[name] {
+			l.machine.Apply(sched.BackEndGone{Name: name})
+			delete(l.drivers, name)
+		}
+	}
+	l.stale = true
+}
+
+// schedule gives jobs to back ends as long as one can be given, and returns when to try again; zero: when something
+// happens.
+func (l *loop) schedule(now time.Time) time.Time {
+	if l.machine.Waiting() == 0 && l.full == nil {
+		return time.Time{}
+	}
+	l.look(now)
+	for id, ok := l.machine.Recall(now); ok; id, ok = l.machine.Recall(now) {
+		// One that has started is told as posted, so that the question is not asked again.
+		if a := l.attempts[id]; a == nil || !a.recall() {
+			l.machine.Apply(sched.Posted{Job: id})
+			continue
+		}
+		break // one at a time: its release comes as a message
+	}
+	for {
+		decision, ok := l.machine.Next(now)
+		if !ok {
+			break
+		}
+		l.stale = true
+		l.begin(l.attempt(decision.Job, "", decision.BackEnd))
+	}
+	at, _ := l.machine.NextTime(now)
+	if l.full != nil {
+		if next := l.looked.Add(l.options.RoomEvery); at.IsZero() || next.Before(at) {
+			at = next
+		}
+	}
+	return at
+}
+
+// look asks from time to time whether the disk has room for another run.
+func (l *loop) look(now time.Time) {
+	if l.deps.Room == nil || now.Sub(l.looked) < l.options.RoomEvery {
+		return
+	}
+	l.looked = now
+	full := l.deps.Room()
+	if (full == nil) == (l.full == nil) {
+		return
+	}
+	if l.full = full; full != nil {
+		l.log.Warn("no new run starts", "err", full)
+	} else {
+		l.log.Info("runs start again")
+	}
+	l.pause()
+}
+
+// pause tells the schedule whether it is paused, by the operator or by the disk.
+func (l *loop) pause() {
+	reason := l.operator.reason
+	if l.full != nil {
+		reason, _ = fault.Public(l.full)
+	}
+	l.machine.Apply(sched.Paused{On: l.operator.on || l.full != nil, Reason: reason})
+	l.stale = true
+}
+
+// begin puts an attempt into its back end's line and lets it work.
+func (l *loop) begin(a *attempt) {
+	l.attempts[a.id] = a
+	ln := l.lines[a.backEnd]
+	if ln == nil {
+		ln = &line{}
+		l.lines[a.backEnd] = ln
+	}
+	ln.queue = append(ln.queue, a)
+	if ln.queue[0] == a {
+		close(a.turn)
+	}
+	l.wg.Go(a.work)
+}
+
+// free takes an attempt whose run is over out of its back end's line: the next one may be posted. The schedule
+// takes it for over, too, unless too many results are being brought home from there already.
+func (l *loop) free(a *attempt) {
+	ln := l.lines[a.backEnd]
+	ln.remove(a)
+	if a.freed || l.attempts[a.id] != a || ln.delivering >= l.options.MaxDelivering {
+		return
+	}
+	a.freed, a.delivering = true, true
+	ln.delivering++
+	l.machine.Apply(sched.Ended{Job: a.id})
+}
+
+// leave forgets an attempt.
+func (l *loop) leave(a *attempt) {
+	ln := l.lines[a.backEnd]
+	ln.remove(a)
+	if a.delivering {
+		ln.delivering--
+		a.delivering = false
+	}
+	if l.attempts[a.id] == a {
+		delete(l.attempts, a.id)
+	}
+}
+
+// remove takes an attempt out; when it was the first one the next gets its turn.
+func (ln *line) remove(a *attempt) {
+	i := slices.Index(ln.queue, a)
+	if i < 0 {
+		return
+	}
+	ln.queue = slices.Delete(ln.queue, i, i+1)
+	if i == 0 && len(ln.queue) > 0 {
+		close(ln.queue[0].turn)
+	}
+}
+
+// renew extends the leases of all attempts, beside the loop.
+func (l *loop) renew() {
+	if l.renewing {
+		return
+	}
+	var fences []job.Fence
+	for id, a := range l.attempts {
+		if n := a.fence.Load(); n != 0 && a.held.Load() {
+			fences = append(fences, job.Fence{Job: id, N: n})
+		}
+	}
+	if len(fences) == 0 {
+		return
+	}
+	l.renewing = true
+	l.wg.Go(func() {
+		lost, err := l.deps.Queue.Renew(l.ctx, fences, time.Now().Add(l.options.Lease))
+		if err != nil && !errors.Is(err, context.Canceled) {
+			l.log.Error("leases could not be renewed", "err", err)
+		}
+		l.inbox.send(renewed{lost})
+	})
+}
