@@ -18,9 +18,14 @@ import (
 
 // Host is what a node may ask of the server it runs on. Its methods are called by the one worker.
 type Host interface {
-	Folders() *folders.Folders
+	Device
 	// Progress tells that step value of max is done. It returns ErrInterrupted when somebody stopped the run.
 	Progress(node string, value, max int, preview *Preview) error
+}
+
+// Device is the part of a Host that does not depend on the run.
+type Device interface {
+	Folders() *folders.Folders
 	// Watched reports whether a preview would be seen by anybody.
 	Watched() bool
 	// Previews reports whether samplers send previews.

@@ -27,6 +27,8 @@ type Class struct {
 	Changed func(*Call) (json.RawMessage, error)
 	// Simulated results are marked as such in files made from them.
 	Simulated bool
+	// File is the input that must name a file that is there; Missing is what is said otherwise.
+	File, Missing string
 
 	uniqueID bool // has a hidden input with the node's id, so that equal nodes are not one in the cache
 	byName   map[string]int
@@ -62,6 +64,27 @@ func (c *Class) Input(name string) (in Input, ok bool) {
 		return Input{}, false
 	}
 	return c.Inputs[i], true
+}
+
+// Each calls f for the inputs a graph can give, in order.
+func (c *Class) Each(f func(in Input)) {
+	for _, in := range c.Inputs {
+		if in.Group != hidden {
+			f(in)
+		}
+	}
+}
+
+// Required reports whether the input must be given.
+func (in Input) Required() bool { return in.Group == required }
+
+// Hidden calls f for the hidden inputs a node of this class is given like others.
+func (c *Class) Hidden(f func(name, typ string)) {
+	for _, in := range c.Inputs {
+		if in.Group == hidden && !c.Schema {
+			f(in.Name, in.Type)
+		}
+	}
 }
 
 // UniqueID reports whether a result depends on the id of its node.

@@ -140,7 +140,7 @@ func (in Input) appendSpec(out []byte, schema bool, l Lists) []byte {
 	out = append(out, '[')
 	switch {
 	case in.Type == "": // a choice
-		out = pyjson.AppendStrings(out, in.choices(l))
+		out = pyjson.AppendStrings(out, in.Choices(l))
 	default:
 		out = pyjson.AppendString(out, in.Type)
 		if in.Type == "COMBO" && (len(in.Options) > 0 || in.Folder != "") {
@@ -148,7 +148,7 @@ func (in Input) appendSpec(out []byte, schema bool, l Lists) []byte {
 			if opts != "{" {
 				opts += ", "
 			}
-			opts += `"options": ` + string(pyjson.AppendStrings(nil, in.choices(l))) + "}"
+			opts += `"options": ` + string(pyjson.AppendStrings(nil, in.Choices(l))) + "}"
 		}
 	}
 	if opts != "" {
@@ -157,7 +157,8 @@ func (in Input) appendSpec(out []byte, schema bool, l Lists) []byte {
 	return append(out, ']')
 }
 
-func (in Input) choices(l Lists) []string {
+// Choices are the values a choice offers now.
+func (in Input) Choices(l Lists) []string {
 	switch {
 	case in.Folder != "":
 		return slices.Concat(l.Models(in.Folder), in.Options)

@@ -8,7 +8,7 @@ var fileClasses = []*Class{
 			{Name: "image", Files: "image", Opts: `{"image_upload": true}`},
 		},
 		Outputs: []Output{{"IMAGE", ""}, {"MASK", ""}},
-		Run:     runLoadImage, Changed: contentHash("image"),
+		Run:     runLoadImage, Changed: contentHash("image"), File: "image", Missing: "Invalid image file: ",
 	},
 	{
 		Name: "LoadImageMask", Display: "Load Image (as Mask)", Category: "mask", Module: "nodes",
@@ -17,7 +17,7 @@ var fileClasses = []*Class{
 			{Name: "channel", Options: []string{"alpha", "red", "green", "blue"}},
 		},
 		Outputs: []Output{{"MASK", ""}},
-		Run:     runLoadImageMask, Changed: contentHash("image"),
+		Run:     runLoadImageMask, Changed: contentHash("image"), File: "image", Missing: "Invalid image file: ",
 	},
 	{
 		Name: "LoadImageOutput", Display: "Load Image (from Outputs)", Category: "image", Module: "nodes", Experimental: true,
@@ -25,7 +25,7 @@ var fileClasses = []*Class{
 			{Name: "image", Type: "COMBO", Opts: `{"image_folder": "output", "image_upload": true, "remote": {"control_after_refresh": "first", "refresh_button": true, "route": "/internal/files/output"}}`},
 		},
 		Outputs: []Output{{"IMAGE", ""}, {"MASK", ""}},
-		Run:     runLoadImageOutput, Changed: contentHash("image"),
+		Run:     runLoadImageOutput, Changed: contentHash("image"), File: "image", Missing: "Invalid image file: ",
 	},
 	{
 		Name: "SaveImage", Display: "Save Image", Category: "image", Module: "nodes", OutputNode: true,
@@ -104,7 +104,7 @@ var fileClasses = []*Class{
 			{Name: "audio", Files: "audio,video", Opts: `{"audio_upload": true}`},
 		},
 		Outputs: []Output{{"AUDIO", ""}},
-		Run:     runLoadAudio, Changed: contentHash("audio"),
+		Run:     runLoadAudio, Changed: contentHash("audio"), File: "audio", Missing: "Invalid audio file: ",
 	},
 	{
 		Name: "SaveAudio", Display: "Save Audio (FLAC)", Category: "audio", Module: "comfy_extras.nodes_audio", OutputNode: true,
