@@ -24,11 +24,19 @@ const maxGather = 64 << 10
 type gatherConn struct {
 	net.Conn
 	timeout time.Duration // of one write call
+	turn    chan struct{} // holds a token while somebody writes: the order of bytes on the wire
 
-	mu        sync.Mutex
+	// Owned by whoever has the turn.
 	gathering bool
 	buf       []byte
 }
+
+func newGatherConn(c net.Conn, timeout time.Duration) *gatherConn {
+	return &gatherConn{Conn: c, timeout: timeout, turn: make(chan struct{}, 1)}
+}
+
+func (c *gatherConn) take() { c.turn <- struct{}{} }
+func (c *gatherConn) give() { <-c.turn }
 
 // gathers holds the buffers of writers at work. An idle connection has none.
 var gathers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
@@ -36,15 +44,15 @@ var gathers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b
 // gather makes the writes that follow wait for flush.
 func (c *gatherConn) gather() {
 	b := gathers.Get().(*[]byte)
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.take()
+	defer c.give()
 	c.gathering, c.buf = true, (*b)[:0]
 }
 
 // flush writes what was gathered and ends gathering.
 func (c *gatherConn) flush() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.take()
+	defer c.give()
 	err := c.drain()
 	c.gathering = false
 	if b := c.buf; cap(b) > 0 && cap(b) <= 2*maxGather {
@@ -54,7 +62,7 @@ func (c *gatherConn) flush() error {
 	return err
 }
 
-// drain writes the gathered bytes. The lock is held: it is the order of bytes on the wire.
+// drain writes the gathered bytes. The caller has the turn.
 func (c *gatherConn) drain() error {
 	if len(c.buf) == 0 {
 		return nil
@@ -74,8 +82,8 @@ func (c *gatherConn) send(p []byte) error {
 
 // Write sends p, or keeps it for flush while gathering.
 func (c *gatherConn) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.take()
+	defer c.give()
 	if c.gathering && len(p) <= maxGather {
 		if len(c.buf)+len(p) > maxGather {
 			if err := c.drain(); err != nil {
@@ -122,7 +130,7 @@ func (h *thinHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		return nil, nil, err
 	}
 	early = bytes.Clone(early)
-	h.conn = &gatherConn{Conn: nc, timeout: h.timeout}
+	h.conn = newGatherConn(nc, h.timeout)
 	r := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), h.conn), max(readBuffer, len(early)))
 	if _, err := r.Peek(len(early)); err != nil {
 		_ = nc.Close()

@@ -161,7 +161,7 @@ func (h *Hub) enter(user string) *room {
 		}
 		r := h.rooms[user]
 		if r == nil {
-			r = &room{hub: h, user: user}
+			r = &room{hub: h, user: user, created: time.Now()}
 			h.rooms[user] = r
 			r.mu.Lock() // nobody else knows it yet; its pump may start before Subscribe returns
 			r.sub = h.bus.Subscribe(user, event.Options{Wake: r.wake})

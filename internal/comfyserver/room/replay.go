@@ -13,7 +13,8 @@ import (
 //   - A session that comes back (socket cut, server restarted) has its graph open: it is given them at once.
 //   - A page that loads opens its socket before it has built its graph, so what comes then is lost on it. It is given them
 //     again some seconds later, and after it asked for the lists, which it does when the graph is about to be there.
-//   - Of a finished run they are given to a session that can't have seen the end: nothing was heard from it since.
+//   - Of a finished run they are given to a session that may not have seen the end: none of its sockets has answered a
+//     ping that was sent after it.
 //   - After a restart of the server the run may have ended without anybody left who remembers: then they are made
 //     from its history entry.
 //
@@ -50,11 +51,10 @@ func (n *run) replay(s *socket) []frame {
 func (r *room) attach(s *socket, known bool) {
 	now := time.Now()
 	s.since = now
-	heard := r.lastIn[s.sid]
+	heard := r.proven[s.sid]
 	for other := range r.session(s.sid) {
-		heard = max(heard, other.lastIn.Load())
+		heard = max(heard, other.proven.Load())
 	}
-	s.lastIn.Store(now.UnixNano())
 	s.lastOut.Store(now.UnixNano())
 	s.heard = heard
 	r.sockets = append(r.sockets, s)
@@ -81,7 +81,7 @@ func (r *room) missed(s *socket) []frame {
 		if n.job.ClientID != s.sid {
 			continue
 		}
-		if n.ended.IsZero() || n.ended.UnixNano() > s.heard {
+		if n.ended.IsZero() || n.ended.UnixNano() >= s.heard {
 			frames = append(frames, n.replay(s)...)
 		}
 	}
@@ -145,10 +145,10 @@ func (r *room) detach(s *socket) {
 	}
 	for _, n := range r.runs {
 		if n.job.ClientID == s.sid {
-			if r.lastIn == nil {
-				r.lastIn = make(map[string]int64)
+			if r.proven == nil {
+				r.proven = make(map[string]int64)
 			}
-			r.lastIn[s.sid] = max(r.lastIn[s.sid], s.lastIn.Load())
+			r.proven[s.sid] = max(r.proven[s.sid], s.proven.Load())
 			break
 		}
 	}
@@ -163,7 +163,7 @@ func (r *room) refresh(s *socket) {
 	}
 	frames := []frame{statusFrame(r.remaining(), "")}
 	for _, n := range r.runs {
-		if n.job.ClientID == s.sid && (n.ended.IsZero() || n.ended.After(s.since)) {
+		if n.job.ClientID == s.sid && (n.ended.IsZero() || !n.ended.Before(s.since)) {
 			frames = append(frames, n.replay(s)...)
 		}
 	}
@@ -181,7 +181,7 @@ func (r *room) recall(s *socket) {
 	}
 	for i := len(jobs) - 1; i >= 0; i-- { // newest first
 		j := jobs[i]
-		if j.ClientID != s.sid || j.Hidden || j.Finished.Before(h.started.Add(-restartGrace)) || j.Finished.After(s.since) {
+		if j.ClientID != s.sid || j.Hidden || j.Finished.Before(h.started.Add(-restartGrace)) || j.Finished.After(r.created) {
 			continue
 		}
 		e, err := h.queue.Entry(h.ctx, r.user, j.PromptID)

@@ -16,6 +16,7 @@ import (
 type room struct {
 	hub     *Hub
 	user    string
+	created time.Time
 	pumping atomic.Bool
 
 	mu       sync.Mutex
@@ -26,7 +27,7 @@ type room struct {
 	runs     []*run // open ones, and finished ones until they are surely seen; in order of submission
 	holds    map[job.ID]*Hold
 	places   map[job.ID]event.Place
-	lastIn   map[string]int64 // by session: when its closed sockets last heard from their client, ns
+	proven   map[string]int64 // by session: until when its closed sockets surely got what was sent, ns
 	log      *logRing
 	batch    []event.Event
 	lagged   bool
@@ -46,14 +47,7 @@ func (r *room) wake() {
 func (r *room) pump() {
 	r.mu.Lock()
 	r.pumping.Store(false)
-	r.batch = r.sub.TryBatch(r.batch[:0])
-	for _, e := range r.batch {
-		r.handle(e)
-	}
-	clear(r.batch)
-	if cap(r.batch) > 64 { // a burst is over
-		r.batch = nil
-	}
+	r.drain()
 	r.settle()
 	lagged := r.lagged
 	r.lagged = false
@@ -68,6 +62,20 @@ func (r *room) pump() {
 	}
 }
 
+// drain handles the events that wait. It reports whether there were any. The lock is held.
+func (r *room) drain() bool {
+	r.batch = r.sub.TryBatch(r.batch[:0])
+	n := len(r.batch)
+	for _, e := range r.batch {
+		r.handle(e)
+	}
+	clear(r.batch)
+	if cap(r.batch) > 64 { // a burst is over
+		r.batch = nil
+	}
+	return n > 0
+}
+
 // settle sends what several events have in common: one status frame, one state of our extension. It then gives slow
 // sockets the truth in place of what waits for them.
 func (r *room) settle() {
@@ -79,6 +87,11 @@ func (r *room) settle() {
 		}
 	}
 	r.reap(time.Now())
+}
+
+// empty reports whether nobody needs the room. The lock is held.
+func (r *room) empty() bool {
+	return !r.dead && len(r.sockets)+r.reserved+len(r.runs)+len(r.holds) == 0
 }
 
 // handle deals with one event. The lock is held.
@@ -263,10 +276,11 @@ func (r *room) tick(now time.Time, second int) {
 	remaining := -1
 	for _, s := range r.sockets {
 		if second%period == s.slot%period {
-			if silent := now.Sub(time.Unix(0, s.lastIn.Load())); silent > r.hub.options.Ping*5/2 {
+			if silent := now.Sub(s.since); silent > r.hub.options.Ping*5/2 && now.Sub(time.Unix(0, s.lastIn.Load())) > r.hub.options.Ping*5/2 {
 				r.hub.spawn(s.cut)
 				continue
 			}
+			s.pinged.Store(now.UnixNano())
 			s.push(frame{kind: kindPing})
 		}
 		if s.talks.Load() || now.Sub(time.Unix(0, s.lastOut.Load())) < r.hub.options.Idle {
@@ -313,9 +327,12 @@ func (r *room) reap(now time.Time) {
 	}
 	r.runs = slices.DeleteFunc(r.runs, func(n *run) bool { return n.gone })
 	if len(r.runs) == 0 {
-		r.runs, r.lastIn = nil, nil
+		r.runs, r.proven = nil, nil
 	}
-	if !r.dead && len(r.sockets)+r.reserved+len(r.runs)+len(r.holds) == 0 {
+	if r.empty() && r.drain() {
+		r.tellStatus() // what came meanwhile may need the room
+	}
+	if r.empty() {
 		r.dead = true
 		r.sub.Close()
 		r.hub.forget(r)

@@ -37,8 +37,11 @@ func (h *Hub) Serve(w http.ResponseWriter, r *http.Request, user, sid string) er
 	alive := func() { s.lastIn.Store(time.Now().UnixNano()) }
 	s.conn, err = websocket.Accept(hijacker, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true,
-		OnPongReceived:     func(context.Context, []byte) { alive() },
-		OnPingReceived:     func(context.Context, []byte) bool { alive(); return true },
+		OnPongReceived: func(context.Context, []byte) {
+			alive()
+			s.proven.Store(s.pinged.Load())
+		},
+		OnPingReceived: func(context.Context, []byte) bool { alive(); return true },
 	})
 	rm.mu.Lock()
 	rm.reserved--
@@ -163,6 +166,7 @@ func (h *Hold) Release() {
 	h.room = nil
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.drain() // what was announced before is kept back too, and goes out in its order
 	delete(r.holds, h.id)
 	if len(r.holds) == 0 {
 		r.holds = nil

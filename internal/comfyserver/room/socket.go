@@ -33,6 +33,8 @@ type socket struct {
 	since time.Time // when it was opened
 
 	lastIn  atomic.Int64 // when something came from the client, ns
+	pinged  atomic.Int64 // when it was pinged last, ns
+	proven  atomic.Int64 // when it was pinged for the last time that it answered, ns: what was sent before has arrived
 	lastOut atomic.Int64 // when something was written, ns
 	talks   atomic.Bool  // it sent feature_flags: an editor
 	preview atomic.Bool  // it takes previews with metadata (binary event 4)
@@ -47,7 +49,7 @@ type socket struct {
 	painted *run        // whose executing frame went out last
 	reload  *time.Timer // gives remembered frames again while the page loads
 	replays int         // how often it did
-	heard   int64       // when an earlier socket of the session last heard from its client, ns
+	heard   int64       // until when earlier sockets of the session surely got what was sent, ns
 	logs    bool        // it subscribed to log lines
 	studio  bool        // our extension listens
 }
