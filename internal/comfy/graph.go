@@ -211,6 +211,7 @@ func (n *Node) append(b []byte) []byte {
 type FileInput struct {
 	Node   string
 	Input  string
+	Member string // where the input is an object of files: the key; else empty
 	Value  string // as the graph has it, with its annotation if any
 	Type   string // where a value without annotation is: input, output or temp
 	Folder bool   // Value names a folder

@@ -104,8 +104,28 @@ func (r *Rewriter) input(ctx context.Context, t *Translation, g *comfy.Graph, us
 	name := r.name(user, info)
 	t.upload(r.uploadOf(user, info, name, ""))
 	t.rename(name, in.Value)
-	g.Set(in.Node, in.Input, pyjson.Quote(name))
+	set(g, in, name)
 	return nil
+}
+
+// set writes a name into the graph.
+func set(g *comfy.Graph, in comfy.FileInput, name string) {
+	value := pyjson.Quote(name)
+	if in.Member != "" {
+		n, _ := g.Node(in.Node)
+		old, _ := n.Input(in.Input)
+		members, err := pyjson.Members(old)
+		if err != nil {
+			return // the catalog found the member in it
+		}
+		for i := range members {
+			if members[i].Key == in.Member {
+				members[i].Value = value
+			}
+		}
+		value = pyjson.AppendObject(nil, members)
+	}
+	g.Set(in.Node, in.Input, value)
 }
 
 // folder gives an input that reads a whole folder of inputs the folder's name on the back end.
@@ -132,7 +152,7 @@ func (r *Rewriter) folder(ctx context.Context, t *Translation, g *comfy.Graph, u
 		t.upload(r.uploadOf(user, f, fmt.Sprintf("%05d%s", i, strings.ToLower(path.Ext(f.Name))), name))
 	}
 	t.rename(name, in.Value)
-	g.Set(in.Node, in.Input, pyjson.Quote(name))
+	set(g, in, name)
 	return nil
 }
 

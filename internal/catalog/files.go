@@ -1,0 +1,119 @@
+package catalog
+
+import (
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/ahelme/comfyume/internal/comfy"
+	"github.com/ahelme/comfyume/internal/comfy/pyjson"
+	"github.com/ahelme/comfyume/internal/file"
+)
+
+// endings are the file name endings by which inputs of each kind choose what they offer.
+var endings = map[fileKind][]string{
+	imageFile:  {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".svg", ".apng", ".ppm", ".pgm", ".jfif"},
+	videoFile:  {".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".gif", ".mpeg", ".mpg", ".ogv", ".wmv"},
+	audioFile:  {".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".wma", ".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v"},
+	solidFile:  {".gltf", ".glb", ".obj", ".fbx", ".stl", ".usdz"},
+	latentFile: {".latent"},
+}
+
+// offered returns which of a person's inputs an input of this kind lists. inputs are paths below the input folder.
+// ComfyUI lists files directly in that folder; 3D models lie in its folder 3d.
+func offered(kind fileKind, inputs []string) []string {
+	list := []string{}
+	for _, name := range inputs {
+		dir := path.Dir(name)
+		switch kind {
+		case inputFolder:
+			if dir != "." && !slices.Contains(list, dir) {
+				list = append(list, dir)
+			}
+			continue
+		case solidFile:
+			if dir != "3d" {
+				continue
+			}
+		default:
+			if dir != "." {
+				continue
+			}
+		}
+		if kind == anyFile || slices.Contains(endings[kind], strings.ToLower(path.Ext(name))) {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
+// FileInputs lists every input of the graph that reads files of the person. Links and values that are no text are
+// left out: validation refuses what is neither.
+func (c *Catalog) FileInputs(g *comfy.Graph) []comfy.FileInput {
+	m := c.merged.Load()
+	var list []comfy.FileInput
+	for _, n := range g.Nodes() {
+		k := m.classes[n.ClassType]
+		if k == nil {
+			continue
+		}
+		for i := range k.inputs {
+			list = k.inputs[i].files(list, &n)
+		}
+	}
+	return list
+}
+
+// files appends the files that an input of node n reads.
+func (in *input) files(list []comfy.FileInput, n *comfy.Node) []comfy.FileInput {
+	if in.reads.kind == noFile {
+		return list
+	}
+	value, ok := n.Input(in.name)
+	if !ok {
+		return list
+	}
+	f := comfy.FileInput{Node: n.ID, Input: in.name, Type: in.reads.typ, Folder: in.reads.kind == inputFolder}
+	if in.reads.kind == fileObject {
+		members, err := pyjson.Members(value)
+		if err != nil {
+			return list
+		}
+		for _, m := range members {
+			if text, ok := pyjson.Text(m.Value); ok && text != "" {
+				f.Member, f.Value = m.Key, text
+				list = append(list, f)
+			}
+		}
+		return list
+	}
+	text, ok := pyjson.Text(value)
+	if !ok || text == "" || in.reads.kind == solidFile && text == "none" {
+		return list
+	}
+	f.Value = text
+	return append(list, f)
+}
+
+// OutputNodes lists the nodes of the graph that make outputs.
+func (c *Catalog) OutputNodes(g *comfy.Graph) []string {
+	m := c.merged.Load()
+	var ids []string
+	for _, n := range g.Nodes() {
+		if k := m.classes[n.ClassType]; k != nil && k.output {
+			ids = append(ids, n.ID)
+		}
+	}
+	return ids
+}
+
+// owns reports whether the value of a file input names a file, or folder, that has reports as the person's.
+func (r reading) owns(value string, has func(file.Ref) bool) bool {
+	if r.kind == inputFolder {
+		_, err := file.CleanPath("folder", value)
+		return err == nil && value != "" // whether it has files is seen when the job is prepared
+	}
+	ref, ok := file.ParseAnnotated(value, r.typ)
+	return ok && has(ref)
+}

@@ -1,0 +1,228 @@
+package catalog
+
+import (
+	"encoding/json"
+	"math/big"
+	"strconv"
+	"strings"
+
+	"github.com/ahelme/comfyume/internal/comfy/pyjson"
+)
+
+// longList is how many choices an error body lists at most.
+const longList = 20
+
+// literal checks an input that holds a value of its own.
+func (v *validation) literal(r *result, k *class, in *input, value json.RawMessage) {
+	if pyjson.KindOf(value) == pyjson.Object {
+		if inner, ok := pyjson.Get(value, "__value__"); ok {
+			value = inner
+		}
+	}
+	value, problem := convert(in.typ, value)
+	if problem != "" {
+		r.add("invalid_input_type", "Failed to convert an input value to a "+in.typ+" value", in.name+", "+pyjson.Str(value)+", "+problem,
+			append(in.extra(value), pyjson.Member{Key: "exception_message", Value: pyjson.Quote(problem)})...)
+		return
+	}
+	if in.reads.kind != noFile {
+		v.file(r, k, in, value)
+		return
+	}
+	if v.mode == Certain && (!k.core() || in.dynamic) || k.checksItself(in.name) {
+		return
+	}
+	if !in.inRange(r, value) {
+		return
+	}
+	in.inChoices(r, value, v.mode)
+}
+
+// fileWords are how core classes call the file that is not there.
+var fileWords = map[fileKind]string{imageFile: "image", videoFile: "video", audioFile: "audio", latentFile: "latent"}
+
+// file checks a value that names a file, or an object of such.
+func (v *validation) file(r *result, k *class, in *input, value json.RawMessage) {
+	var names []string
+	switch pyjson.KindOf(value) {
+	case pyjson.String:
+		names = []string{pyjson.TextOf(value)}
+	case pyjson.Object:
+		members, err := pyjson.Members(value)
+		if err != nil {
+			return
+		}
+		for _, m := range members {
+			if text, ok := pyjson.Text(m.Value); ok && text != "" {
+				names = append(names, text)
+			}
+		}
+	default:
+		names = []string{pyjson.Str(value)}
+	}
+	for _, name := range names {
+		if name == "none" && in.reads.kind == solidFile || name == "" && !in.required {
+			continue
+		}
+		if v.has != nil && in.reads.owns(name, v.has) {
+			continue
+		}
+		if !k.checksItself(in.name) && in.choices != nil && v.mode == Full {
+			in.inChoices(r, value, v.mode)
+			return
+		}
+		word := fileWords[in.reads.kind]
+		if word != "" {
+			word += " "
+		}
+		r.add("custom_validation_failed", "Custom validation failed for node", in.name+" - Invalid "+word+"file: "+name,
+			pyjson.Member{Key: "input_name", Value: pyjson.Quote(in.name)})
+		return
+	}
+}
+
+// convert turns a value into the type of its input as Python's int, float, str and bool do. problem is what Python
+// says when it can't be.
+func convert(typ string, value json.RawMessage) (converted json.RawMessage, problem string) {
+	switch typ {
+	case "INT":
+		return toInt(value)
+	case "FLOAT":
+		return toFloat(value)
+	case "STRING":
+		if pyjson.KindOf(value) != pyjson.String {
+			return pyjson.Quote(pyjson.Str(value)), ""
+		}
+	case "BOOLEAN":
+		if pyjson.Truthy(value) {
+			return json.RawMessage("true"), ""
+		}
+		return json.RawMessage("false"), ""
+	}
+	return value, ""
+}
+
+func toInt(value json.RawMessage) (json.RawMessage, string) {
+	switch pyjson.KindOf(value) {
+	case pyjson.Number:
+		n, ok := pyjson.ParseNum(value)
+		if !ok {
+			return value, "invalid literal for int()"
+		}
+		whole, ok := n.Truncate()
+		if !ok {
+			if strings.Contains(n.String(), "nan") {
+				return value, "cannot convert float NaN to integer"
+			}
+			return value, "cannot convert float infinity to integer"
+		}
+		return whole.JSON(), ""
+	case pyjson.Bool:
+		if pyjson.Truthy(value) {
+			return json.RawMessage("1"), ""
+		}
+		return json.RawMessage("0"), ""
+	case pyjson.String:
+		text := strings.TrimSpace(pyjson.TextOf(value))
+		if i, ok := new(big.Int).SetString(strings.ReplaceAll(text, "_", ""), 10); ok {
+			return json.RawMessage(i.String()), ""
+		}
+		return value, "invalid literal for int() with base 10: " + pyjson.Repr(value)
+	default:
+		return value, "int() argument must be a string, a bytes-like object or a real number, not '" + pyjson.TypeName(value) + "'"
+	}
+}
+
+func toFloat(value json.RawMessage) (json.RawMessage, string) {
+	switch pyjson.KindOf(value) {
+	case pyjson.Number:
+		return value, ""
+	case pyjson.Bool:
+		return toInt(value)
+	case pyjson.String:
+		text := strings.TrimSpace(pyjson.TextOf(value))
+		f, err := strconv.ParseFloat(strings.ReplaceAll(text, "_", ""), 64)
+		if err != nil {
+			return value, "could not convert string to float: " + pyjson.Repr(value)
+		}
+		return pyjson.FloatNum(f).JSON(), ""
+	default:
+		return value, "float() argument must be a string or a real number, not '" + pyjson.TypeName(value) + "'"
+	}
+}
+
+// inRange checks min and max. Values that have no order pass: ComfyUI does not get that far with them.
+func (in *input) inRange(r *result, value json.RawMessage) bool {
+	n, ok := pyjson.ParseNum(value)
+	if !ok || pyjson.KindOf(value) != pyjson.Number {
+		return true
+	}
+	if least, ok := pyjson.ParseNum(in.min); ok && n.Less(least) {
+		r.add("value_smaller_than_min", "Value "+n.String()+" smaller than min of "+least.String(), in.name, in.extra(value)...)
+		return false
+	}
+	if most, ok := pyjson.ParseNum(in.max); ok && most.Less(n) {
+		r.add("value_bigger_than_max", "Value "+n.String()+" bigger than max of "+most.String(), in.name, in.extra(value)...)
+		return false
+	}
+	return true
+}
+
+// inChoices checks membership in a list of choices. The newer form with type COMBO is checked by newer servers only;
+// what it says is certain all the same, so Certain holds to it.
+func (in *input) inChoices(r *result, value json.RawMessage, mode Mode) {
+	if in.choices == nil || in.multi || in.typ != "" && mode == Full {
+		return
+	}
+	choices, err := pyjson.Elements(in.choices)
+	if err != nil {
+		return
+	}
+	want := pyjson.Repr(value)
+	for _, c := range choices {
+		if pyjson.Repr(c) == want {
+			return
+		}
+	}
+	config, listed := in.config, pyjson.Repr(in.choices)
+	if len(choices) > longList {
+		config, listed = json.RawMessage("null"), "(list of length "+strconv.Itoa(len(choices))+")"
+	}
+	r.add("value_not_in_list", "Value not in list", in.name+": '"+pyjson.Str(value)+"' not in "+listed,
+		pyjson.Member{Key: "input_name", Value: pyjson.Quote(in.name)},
+		pyjson.Member{Key: "input_config", Value: config},
+		pyjson.Member{Key: "received_value", Value: value})
+}
+
+// typeName is the input's type as links compare it.
+func (in *input) typeName() string {
+	if in.typ == "" {
+		return "COMBO"
+	}
+	return in.typ
+}
+
+// typeText is the input's type as error texts show it.
+func (in *input) typeText() string {
+	if in.typ == "" {
+		return pyjson.Repr(in.choices)
+	}
+	return in.typ
+}
+
+// typesFit reports whether an output may go into an input: equal types, a wildcard on either side, or unions by
+// comma of which one side is part of the other.
+func typesFit(got, want string) bool {
+	if got == want || got == "*" || want == "*" {
+		return true
+	}
+	have := strings.Split(got, ",")
+	for _, g := range have {
+		for w := range strings.SplitSeq(want, ",") {
+			if strings.TrimSpace(g) == strings.TrimSpace(w) {
+				return true
+			}
+		}
+	}
+	return false
+}
