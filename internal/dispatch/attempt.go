@@ -359,7 +359,8 @@ func ofBackEnd(err error) bool {
 // giveBack lets the job wait again, for another try, unless it was tried often enough.
 func (a *attempt) giveBack(cause error) {
 	lost, misfit, recalled := false, errors.Is(cause, errMisfit), errors.Is(cause, errRecalled)
-	if !misfit && !recalled {
+	unknown := a.resumed != nil && errors.Is(cause, backend.ErrUnknownRun) // most likely it was never posted
+	if !misfit && !recalled && !unknown {
 		if lost = a.posted; ofBackEnd(cause) {
 			a.deps.Fleet.Report(a.backEnd, cause)
 		} else {
@@ -380,7 +381,7 @@ func (a *attempt) giveBack(cause error) {
 	switch {
 	case misfit:
 		a.inbox.send(needs{a, a.tr.Classes()})
-	case recalled:
+	case recalled, unknown:
 		a.inbox.send(released{a: a})
 	default:
 		pause := a.options.RetryDelay << min(a.losses, 6)

@@ -379,3 +379,28 @@ func (s *studio) places() (last map[job.ID]event.Place) {
 	}
 	return last
 }
+
+// outsider is a driver of a program that is not ours.
+func (s *studio) outsider(name string) *comfyui.Driver {
+	s.Helper()
+	for i, g := range s.gpus {
+		if fmt.Sprintf("gpu%d", i+1) == name {
+			d, err := comfyui.New("http://"+name, comfyui.Options{Studio: "other", Dial: g.net.Dial})
+			if err != nil {
+				s.Fatal(err)
+			}
+			return d
+		}
+	}
+	s.Fatalf("no %s", name)
+	return nil
+}
+
+// pick returns one member of an object.
+func pick(object json.RawMessage, key string) json.RawMessage {
+	var m map[string]json.RawMessage
+	if json.Unmarshal(object, &m) != nil {
+		return nil
+	}
+	return m[key]
+}

@@ -58,8 +58,9 @@ type loop struct {
 	attempts map[job.ID]*attempt
 	lines    map[string]*line // by back end
 	drivers  map[string]backend.Driver
-	losses   map[job.ID]int  // runs lost after they were posted
-	waiting  map[string]bool // people who may have waiting jobs
+	losses   map[job.ID]int     // runs lost after they were posted
+	again    map[job.ID]job.Job // released, and its attempt has not said so yet
+	waiting  map[string]bool    // people who may have waiting jobs
 	told     map[string]map[job.ID]event.Place
 	stale    bool // places may have changed
 	operator paused
@@ -82,7 +83,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	l := &loop{
 		Dispatcher: d, ctx: work,
 		machine:  sched.New(sched.Options{Order: d.options.Order, MaxRunningPerUser: d.options.MaxRunningPerUser}),
-		attempts: make(map[job.ID]*attempt), lines: make(map[string]*line), drivers: make(map[string]backend.Driver), losses: make(map[job.ID]int),
+		attempts: make(map[job.ID]*attempt), lines: make(map[string]*line), drivers: make(map[string]backend.Driver), losses: make(map[job.ID]int), again: make(map[job.ID]job.Job),
 		waiting: make(map[string]bool), told: make(map[string]map[job.ID]event.Place),
 	}
 	l.fleetChanged()
@@ -184,6 +185,10 @@ func (l *loop) handle(m any) {
 		l.machine.Apply(sched.Ended{Job: m.a.id})
 		delete(l.losses, m.a.id)
 		l.stale = true
+		if j, ok := l.again[m.a.id]; ok {
+			delete(l.again, m.a.id)
+			l.add(j)
+		}
 	case renewed:
 		l.renewing = false
 		for _, f := range m.lost {
@@ -203,8 +208,10 @@ func (l *loop) jobChanged(c changed) {
 		l.machine.Apply(sched.Added{Job: sched.Of(c.job, nil)})
 		l.stale = true
 	case job.Released:
-		if a == nil { // otherwise the attempt itself says what to make of it
+		if a == nil {
 			l.add(c.job)
+		} else { // the attempt itself says what to make of it, unless it was not its doing
+			l.again[c.job.ID] = c.job
 		}
 	case job.Removed:
 		if a != nil {
@@ -222,6 +229,14 @@ func (l *loop) jobChanged(c changed) {
 
 // back puts a job that an attempt gave back where it stood.
 func (l *loop) back(a *attempt, avoid []string, notBefore time.Time, reason string) {
+	delete(l.again, a.id)
+	if a.stopped.Load() && a.fence.Load() != 0 { // its owner wanted it interrupted
+		j := a.job
+		j.Stop = true
+		l.machine.Apply(sched.Ended{Job: a.id})
+		l.add(j)
+		return
+	}
 	if a.freed { // the schedule took it for over
 		l.machine.Apply(sched.Added{Job: sched.Of(a.job, nil)})
 	}
@@ -257,7 +272,7 @@ func (l *loop) fleetChanged() {
 // schedule gives jobs to back ends as long as one can be given, and returns when to try again; zero: when something
 // happens.
 func (l *loop) schedule(now time.Time) time.Time {
-	if l.machine.Waiting() == 0 && l.full == nil {
+	if l.machine.Waiting() == 0 && l.full == nil && !l.anyStaged() {
 		return time.Time{}
 	}
 	l.look(now)
@@ -284,6 +299,16 @@ func (l *loop) schedule(now time.Time) time.Time {
 		}
 	}
 	return at
+}
+
+// anyStaged reports whether a job waits behind another one for its back end.
+func (l *loop) anyStaged() bool {
+	for _, ln := range l.lines {
+		if len(ln.queue) > 1 {
+			return true
+		}
+	}
+	return false
 }
 
 // look asks from time to time whether the disk has room for another run.

@@ -76,26 +76,27 @@ func (d *Driver) history(ctx context.Context, runID string) (entry json.RawMessa
 }
 
 // interrupt stops a run that runs now, and no other. It looks first: servers before byID stop whatever runs.
-// removed reports that the run was waiting and was taken out of the queue.
-func (d *Driver) interrupt(ctx context.Context, runID string) (removed bool, err error) {
+// removed reports that the run was waiting and was taken out of the queue, asked that it runs and will stop once
+// the server gets to it.
+func (d *Driver) interrupt(ctx context.Context, runID string) (removed, asked bool, err error) {
 	for range 3 { // a waiting run may begin between look and removal
 		at, _, err := d.look(ctx, runID)
 		if err != nil {
-			return removed, err
+			return removed, false, err
 		}
 		quoted := string(pyjson.Quote(runID))
 		switch at {
 		case absent:
-			return removed, nil
+			return removed, false, nil
 		case running:
-			return false, d.post(ctx, "/interrupt", []byte(`{"prompt_id":`+quoted+`}`))
+			return false, true, d.post(ctx, "/interrupt", []byte(`{"prompt_id":`+quoted+`}`))
 		}
 		if err := d.post(ctx, "/queue", []byte(`{"delete":[`+quoted+`]}`)); err != nil {
-			return false, err
+			return false, false, err
 		}
 		removed = true
 	}
-	return removed, nil
+	return removed, false, nil
 }
 
 // tidier deletes the history entries of runs that are over, several at a time and off their way, and takes off
@@ -194,11 +195,16 @@ func (d *Driver) tidyOnce(ctx context.Context) error {
 	t.forget, t.cancel = nil, nil
 	t.mu.Unlock()
 	for i, id := range cancel {
-		if _, err := d.interrupt(ctx, id); err != nil {
+		_, asked, err := d.interrupt(ctx, id)
+		switch {
+		case err != nil:
 			d.untidy(forget, cancel[i:])
 			return err
+		case asked: // its history entry is still to come
+			d.untidy(nil, []string{id})
+		default:
+			forget = append(forget, id)
 		}
-		forget = append(forget, id)
 	}
 	if len(forget) == 0 {
 		return nil

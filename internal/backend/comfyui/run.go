@@ -150,7 +150,7 @@ func (r *run) Interrupt(ctx context.Context) error {
 	if state != posted {
 		return nil // Start sees the mark before it posts
 	}
-	removed, err := r.d.interrupt(ctx, r.id)
+	removed, _, err := r.d.interrupt(ctx, r.id)
 	if removed {
 		r.removed.Store(true)
 	}

@@ -1,0 +1,372 @@
+package dispatch_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/event"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// restart stands for a new server process on the same data folder.
+func (s *studio) restart() {
+	s.Helper()
+	s.stop()
+	s.start()
+}
+
+func TestRunIsTakenUpAfterARestart(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		j := s.submit("ann", "Wait", "Text later", "Save file")
+		staged := s.submit("ann", "Text staged")
+		waiting := s.submit("bob", "Text waiting")
+		s.want(j, job.Running)
+		s.restart()
+		if e := s.want(j, job.Running); e.Job.Attempt.N != 1 || !e.Job.Attempt.Posted {
+			s.Errorf("the run was not taken up: %+v", e.Job.Attempt)
+		}
+		s.gpus[0].Release()
+		e := s.want(j, job.Completed)
+		if e.Job.Attempt.N != 1 || s.gpus[0].Requests("POST /prompt") != 3 {
+			s.Errorf("attempt %d, %d prompts", e.Job.Attempt.N, s.gpus[0].Requests("POST /prompt"))
+		}
+		s.want(staged, job.Completed)
+		s.want(waiting, job.Completed)
+		if got := strings.Join(s.events(), ","); strings.Count(got, "executed 2") != 1 || strings.Count(got, "executed 3") != 1 {
+			s.Errorf("events: %s", got)
+		}
+	})
+}
+
+func TestRunThatEndedMeanwhileIsFinished(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		j := s.submit("ann", "Wait", "Text a", "Save file")
+		s.want(j, job.Running)
+		s.stop()
+		s.gpus[0].Release()
+		synctest.Wait()
+		s.start()
+		e := s.want(j, job.Completed)
+		if e.Job.Attempt.N != 1 || len(s.files.got) != 1 {
+			s.Errorf("attempt %d, delivered %v", e.Job.Attempt.N, s.files.got)
+		}
+		// Frames that nobody took are given from the result.
+		if got := strings.Join(s.events(), ","); !strings.Contains(got, "executed 2,executed 3,finished") {
+			s.Errorf("events: %s", got)
+		}
+	})
+}
+
+func TestRunIsTakenUpOnceItsBackEndAnswers(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		j := s.submit("ann", "Wait")
+		s.want(j, job.Running)
+		s.stop()
+		s.gpus[0].net.SetDown(true)
+		s.start()
+		time.Sleep(20 * time.Second)
+		s.want(j, job.Running)
+		s.gpus[0].net.SetDown(false)
+		time.Sleep(10 * time.Second)
+		s.gpus[0].Release()
+		if e := s.want(j, job.Completed); e.Job.Attempt.N != 1 {
+			s.Errorf("attempt %d", e.Job.Attempt.N)
+		}
+	})
+}
+
+func TestLeaseEndsWhenTheBackEndStaysAway(t *testing.T) {
+	inBubble(t, 2, func(s *studio) {
+		j := s.submit("ann", "Wait")
+		if e := s.want(j, job.Running); e.Job.Attempt.BackEnd != "gpu1" {
+			s.Fatalf("runs on %s", e.Job.Attempt.BackEnd)
+		}
+		s.stop()
+		s.gpus[0].net.SetDown(true)
+		s.start()
+		time.Sleep(2 * time.Minute)
+		if e := s.want(j, job.Running); e.Job.Attempt.BackEnd != "gpu2" || e.Job.Attempt.N != 2 {
+			s.Fatalf("attempt %+v", e.Job.Attempt)
+		}
+		s.gpus[1].Release()
+		s.want(j, job.Completed)
+		s.gpus[0].net.SetDown(false) // the dead attempt is taken off
+		time.Sleep(time.Minute)
+		if running, _ := s.gpus[0].Queue(); running != "" {
+			s.Error("the given-up run goes on")
+		}
+	})
+}
+
+func TestStopDuringTheRestartHolds(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		j := s.submit("ann", "Wait")
+		time.Sleep(30 * time.Second) // a renewal writes down that it runs
+		s.want(j, job.Running)
+		s.stop()
+		s.gpus[0].Restart() // the back end forgets the run
+		s.gpus[0].net.SetDown(true)
+		s.start()
+		if asked, err := s.queue.Stop(s.Context(), "ann", j.PromptID); err != nil || len(asked) != 1 {
+			s.Fatal(asked, err)
+		}
+		s.gpus[0].net.SetDown(false)
+		time.Sleep(time.Minute)
+		s.want(j, job.Cancelled)
+	})
+}
+
+func TestBackEndThatDiesLosesNoJob(t *testing.T) {
+	inBubble(t, 2, func(s *studio) {
+		first, second := s.submit("ann", "Wait"), s.submit("bob", "Wait")
+		synctest.Wait()
+		dead := 0
+		if s.get(first).Job.Attempt.BackEnd == "gpu2" {
+			dead = 1
+		}
+		s.gpus[dead].net.SetDown(true)
+		time.Sleep(time.Minute)
+		if e := s.want(first, job.Running); e.Job.Attempt.BackEnd == fmt.Sprintf("gpu%d", dead+1) {
+			s.Errorf("still on the dead back end: %+v", e.Job.Attempt)
+		}
+		s.gpus[1-dead].Release()
+		s.gpus[1-dead].Release()
+		time.Sleep(time.Minute)
+		s.want(first, job.Completed)
+		s.want(second, job.Completed)
+	})
+}
+
+func TestJobThatIsLostAgainAndAgainFails(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		j := s.submit("ann", "Wait")
+		for range 3 {
+			s.want(j, job.Running)
+			s.gpus[0].Restart()
+			time.Sleep(time.Minute)
+		}
+		e := s.want(j, job.Failed)
+		if !strings.Contains(e.Job.Error, "tried 3 times") {
+			s.Errorf("error: %q", e.Job.Error)
+		}
+		if m := string(e.Outcome.Messages); !strings.Contains(m, "ComfyuME.BackEndLost") || !strings.Contains(m, j.PromptID) {
+			s.Errorf("messages: %s", m)
+		}
+		s.want(s.submit("ann", "Text a"), job.Completed)
+	})
+}
+
+func TestFrozenBackEndIsLeft(t *testing.T) {
+	inBubble(t, 2, func(s *studio) {
+		j := s.submit("ann", "Wait")
+		synctest.Wait()
+		s.gpus[0].SetFrozen(true)
+		time.Sleep(4 * time.Minute)
+		if e := s.want(j, job.Running); e.Job.Attempt.BackEnd != "gpu2" {
+			s.Errorf("attempt %+v", e.Job.Attempt)
+		}
+		s.gpus[1].Release()
+		s.want(j, job.Completed)
+		s.gpus[0].SetFrozen(false)
+		time.Sleep(time.Minute)
+		if running, _ := s.gpus[0].Queue(); running != "" {
+			s.Error("the given-up run goes on")
+		}
+	})
+}
+
+func TestForeignWorkIsWaitedFor(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		other := s.foreign("gpu1")
+		j := s.submit("ann", "Text a")
+		s.want(j, job.Pending)
+		if _, reason, err := s.disp.Why(s.Context(), j.ID); err != nil || !strings.Contains(reason.Sentence, "busy with other work") {
+			s.Errorf("Why: %+v, %v", reason, err)
+		}
+		s.gpus[0].Release()
+		<-other
+		time.Sleep(15 * time.Second)
+		s.want(j, job.Completed)
+	})
+}
+
+// foreign has somebody else run a Wait on a back end; the channel is closed when it is over.
+func (s *studio) foreign(name string) <-chan struct{} {
+	s.Helper()
+	d := s.outsider(name)
+	run, err := d.Prepare(s.Context(), backend.Task{
+		Prompt: []byte(`{"1":{"class_type":"Wait","inputs":{}}}`), Attempt: job.Attempt{RunID: uuid.NewString(), ClientID: "other"},
+	})
+	if err != nil {
+		s.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if _, err := run.Start(context.Background(), func() {}, func(backend.Update) error { return nil }); err != nil {
+			s.Error(err)
+		}
+		run.Close()
+		d.Close()
+	}()
+	synctest.Wait()
+	return done
+}
+
+func TestDeliveryIsTriedAgain(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		full := fault.New(fault.Unavailable, "The disk is full.").WithCode("disk_full")
+		s.files.fail = []error{full, full, full, errors.New("a bad moment")}
+		j := s.submit("ann", "Save a")
+		s.want(j, job.Running)
+		if got := strings.Join(s.events(), ","); strings.Contains(got, "executed") {
+			s.Errorf("told before the file is there: %s", got)
+		}
+		time.Sleep(time.Minute)
+		s.want(j, job.Completed)
+		if got := strings.Join(s.events(), ","); !strings.Contains(got, "executed 1,finished") {
+			s.Errorf("events: %s", got)
+		}
+		if len(s.files.got) != 1 || s.gpus[0].Requests("POST /prompt") != 1 {
+			s.Errorf("delivered %v after %d prompts", s.files.got, s.gpus[0].Requests("POST /prompt"))
+		}
+	})
+}
+
+func TestLostFilesAreMadeAgain(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		gone := fmt.Errorf("%w: cut", backend.ErrUnreachable)
+		for range 60 {
+			s.files.fail = append(s.files.fail, gone)
+		}
+		j := s.submit("ann", "Save a")
+		time.Sleep(2 * time.Minute)
+		s.files.mu.Lock()
+		s.files.fail = nil
+		s.files.mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		if e := s.want(j, job.Completed); e.Job.Attempt.N < 2 {
+			s.Errorf("attempt %d", e.Job.Attempt.N)
+		}
+	})
+}
+
+func TestFullDiskStopsNewRunsOnly(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		s.stop()
+		var full atomic.Pointer[fault.Error]
+		s.room = func() error {
+			if f := full.Load(); f != nil {
+				return f
+			}
+			return nil
+		}
+		s.start()
+		running := s.submit("ann", "Wait")
+		synctest.Wait()
+		full.Store(fault.New(fault.Unavailable, "The disk is nearly full."))
+		time.Sleep(3 * time.Second)
+		waits := s.submit("ann", "Text a")
+		s.want(waits, job.Pending)
+		if _, reason, err := s.disp.Why(s.Context(), waits.ID); err != nil || !strings.Contains(reason.Sentence, "nearly full") {
+			s.Errorf("Why: %+v, %v", reason, err)
+		}
+		s.gpus[0].Release()
+		s.want(running, job.Completed)
+		s.want(waits, job.Pending)
+		full.Store(nil)
+		time.Sleep(5 * time.Second)
+		s.want(waits, job.Completed)
+	})
+}
+
+func TestJobGoesWhereItsNodesAre(t *testing.T) {
+	inBubble(t, 2, func(s *studio) {
+		s.stop()
+		s.missing = func(name string, classes []string) (out []string) {
+			for _, c := range classes {
+				if c == "Step" && name == "gpu1" || c == "Preview" {
+					out = append(out, c)
+				}
+			}
+			return out
+		}
+		s.start()
+		j := s.submit("ann", "Step", "Text a")
+		if e := s.want(j, job.Completed); e.Job.Attempt.BackEnd != "gpu2" {
+			s.Errorf("ran on %s", e.Job.Attempt.BackEnd)
+		}
+		nowhere := s.submit("ann", "Preview x")
+		s.want(nowhere, job.Pending)
+		if _, reason, err := s.disp.Why(s.Context(), nowhere.ID); err != nil || !strings.Contains(reason.Sentence, "Preview") {
+			s.Errorf("Why: %+v, %v", reason, err)
+		}
+		s.want(s.submit("ann", "Text b"), job.Completed) // it holds up nobody
+	})
+}
+
+func TestPauseStopsNewRuns(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		s.disp.Pause(true, "Back at ten.")
+		j := s.submit("ann", "Text a")
+		s.want(j, job.Pending)
+		s.disp.Pause(false, "")
+		s.want(j, job.Completed)
+	})
+}
+
+func TestStagedJobMovesToAFreeBackEnd(t *testing.T) {
+	inBubble(t, 2, func(s *studio) {
+		a, b := s.submit("ann", "Wait"), s.submit("ann", "Wait")
+		c, d := s.submit("ann", "Text c"), s.submit("ann", "Text d")
+		synctest.Wait()
+		s.gpus[1].Release() // one staged behind each; both go to the back end that is free now
+		s.want(c, job.Completed)
+		s.want(d, job.Completed)
+		s.gpus[0].Release()
+		s.want(a, job.Completed)
+		s.want(b, job.Completed)
+	})
+}
+
+func TestLeaseThatIsLostEndsTheAttempt(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		j := s.submit("ann", "Wait")
+		e := s.want(j, job.Running)
+		if err := s.queue.Release(s.Context(), j.ID, e.Job.Attempt.Fence, "test"); err != nil {
+			s.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		s.gpus[0].Release()
+		time.Sleep(time.Minute)
+		if e := s.want(j, job.Completed); e.Job.Attempt.N != 2 {
+			s.Errorf("attempt %d", e.Job.Attempt.N)
+		}
+	})
+}
+
+func TestNobodyWatchesCostsNoFrames(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		all := s.bus.Subscribe("", event.Options{})
+		defer all.Close()
+		s.want(s.submit("bob", "Step", "Save x"), job.Completed)
+		for _, e := range all.TryBatch(nil) {
+			if f, ok := e.Body.(event.RunFrame); ok {
+				s.Errorf("frame %s for nobody", f.Type)
+			}
+		}
+		if len(s.files.got) != 1 {
+			s.Error("the output was not delivered")
+		}
+	})
+}
