@@ -104,3 +104,9 @@ func ErrFull(cause error) error {
 	return fault.Wrap(fault.Unavailable, cause, "The disk with the studio's files is full.").
 		WithRemedy("Tell the operator to free some space; nothing that was stored is lost.").WithCode("disk_full")
 }
+
+// ErrReadOnly returns the error of a store that may not be written to.
+func ErrReadOnly(cause error) error {
+	return fault.Wrap(fault.Unavailable, cause, "The studio may not write to its folder of files.").
+		WithRemedy("Make the data folder and everything in it writable for the account that runs the studio.").WithCode("data_readonly")
+}

@@ -25,12 +25,21 @@ type Name struct {
 func (n Name) With(i int64) string {
 	switch {
 	case n.Counted:
-		return fmt.Sprintf("%s%0*d%s", n.Before, len(n.Theirs), i, n.After)
+		return fmt.Sprintf("%s%0*d%s", n.Before, n.width(), i, n.After)
 	case i <= 1:
 		return n.Before
 	default:
 		return file.Numbered(n.Before, int(i-1))
 	}
+}
+
+// width is to how many digits a counter is filled up. A long counter without zeros in front has outgrown the usual
+// five.
+func (n Name) width() int {
+	if n.Theirs[0] == '0' {
+		return len(n.Theirs)
+	}
+	return min(len(n.Theirs), 5)
 }
 
 // Ext returns the name's extension.

@@ -8,6 +8,7 @@ import (
 	"image/jpeg"
 	"image/png"
 	"io"
+	"slices"
 
 	"golang.org/x/image/bmp"
 
@@ -45,16 +46,27 @@ func (f format) matches(b []byte) bool {
 	return true
 }
 
-// read reads a whole picture.
+// longestMagic is how many bytes tell a picture's kind.
+const longestMagic = 12
+
+// read reads a whole picture. What does not begin like one is not read on: a film can have gigabytes.
 func (s *Service) read(r io.Reader) ([]byte, error) {
-	b, err := io.ReadAll(io.LimitReader(r, int64(s.opt.MaxBytes)+1))
+	var b bytes.Buffer
+	head, err := io.CopyN(&b, r, longestMagic)
+	if err != nil && err != io.EOF {
+		return nil, fmt.Errorf("read a picture: %w", err)
+	}
+	if !slices.ContainsFunc(formats(), func(f format) bool { return f.matches(b.Bytes()) }) {
+		return nil, notPicture(nil)
+	}
+	rest, err := io.Copy(&b, io.LimitReader(r, int64(s.opt.MaxBytes)-head+1))
 	if err != nil {
 		return nil, fmt.Errorf("read a picture: %w", err)
 	}
-	if len(b) > s.opt.MaxBytes {
+	if head+rest > int64(s.opt.MaxBytes) {
 		return nil, tooLarge("The picture has more than %d MB.", s.opt.MaxBytes/1e6)
 	}
-	return b, nil
+	return b.Bytes(), nil
 }
 
 func (s *Service) decode(r io.Reader) (image.Image, error) {

@@ -337,6 +337,10 @@ func TestBadPictures(t *testing.T) {
 			t.Errorf("%s gave %v, want code %s", name, err, c.code)
 		}
 	}
+	film := &counter{}
+	if err := s.Thumbnail(t.Context(), io.Discard, film); !fault.Is(err, fault.Invalid) || film.n > 1<<16 {
+		t.Errorf("of a film %d bytes were read, %v", film.n, err)
+	}
 	boom := errors.New("boom")
 	if err := s.Thumbnail(t.Context(), io.Discard, iotest.ErrReader(boom)); !errors.Is(err, boom) {
 		t.Errorf("an error of the reader came back as %v", err)
@@ -363,6 +367,14 @@ func TestBounded(t *testing.T) {
 	}
 	close(release)
 	wg.Wait()
+}
+
+// counter is a film without end.
+type counter struct{ n int }
+
+func (c *counter) Read(p []byte) (int, error) {
+	c.n += len(p)
+	return len(p), nil
 }
 
 type readerFunc func([]byte) (int, error)

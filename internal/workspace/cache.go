@@ -6,18 +6,16 @@ import (
 	"github.com/ahelme/comfyume/internal/file"
 )
 
-// Bounds of the cache. A gallery asks for some hundred names, an editor for the lists of inputs again and again.
-const (
-	cachedPeople = 512
-	cachedNames  = 512  // names per person
-	cachedList   = 2048 // longest list that is kept
-)
+// cacheSize bounds what is remembered of all people together, in names: some megabytes. A gallery asks for some
+// hundred names, an editor for the list of inputs again and again.
+const cacheSize = 20_000
 
 // cache remembers what the table said, per person and version. It can't be stale: what is asked for comes with the
 // version that the table has now. The zero value is empty.
 type cache struct {
 	mu     sync.Mutex
 	people map[string]*known
+	size   int // names and list entries of all people
 }
 
 // known is what is remembered of one person.
@@ -41,12 +39,12 @@ func (c *cache) file(user string, version uint64, ref file.Ref) (Stored, bool) {
 func (c *cache) keepFile(user string, version uint64, ref file.Ref, s Stored) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k := c.at(user, version)
+	k := c.room(user, version, 1)
 	if k == nil {
 		return
 	}
-	if len(k.names) >= cachedNames {
-		clear(k.names)
+	if _, there := k.names[ref]; !there {
+		c.size++
 	}
 	k.names[ref] = s
 }
@@ -63,35 +61,57 @@ func (c *cache) list(user string, version uint64, typ string) ([]file.Info, bool
 }
 
 func (c *cache) keepList(user string, version uint64, typ string, list []file.Info) {
-	if len(list) > cachedList {
-		return
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if k := c.at(user, version); k != nil {
-		k.lists[typ] = list
+	k := c.room(user, version, len(list)+1)
+	if k == nil {
+		return
 	}
+	if old, there := k.lists[typ]; there {
+		c.size -= len(old) + 1
+	}
+	c.size += len(list) + 1
+	k.lists[typ] = list
 }
 
-// at returns what is remembered of user at version, empty where an older version was remembered, and nil where a
-// newer one is.
-func (c *cache) at(user string, version uint64) *known {
+// room makes room for more names and returns what is remembered of user at version: empty where it was an older
+// version, and nil where it is a newer one or there would be no room.
+func (c *cache) room(user string, version uint64, more int) *known {
+	if more > cacheSize/4 {
+		return nil // one person shall not drive out the others
+	}
 	k := c.people[user]
-	switch {
-	case k != nil && k.version == version:
-		return k
-	case k != nil && k.version > version:
+	if k != nil && k.version > version {
 		return nil
-	case k == nil && len(c.people) >= cachedPeople:
-		for other := range c.people { // any: a map gives them in random order
-			delete(c.people, other)
+	}
+	if k != nil && k.version < version {
+		c.forget(user)
+		k = nil
+	}
+	for other := range c.people { // any: a map gives them in random order
+		if c.size+more <= cacheSize {
 			break
 		}
+		if other == user {
+			k = nil
+		}
+		c.forget(other)
 	}
-	if c.people == nil {
-		c.people = map[string]*known{}
+	if k == nil {
+		if c.people == nil {
+			c.people = map[string]*known{}
+		}
+		k = &known{version: version, names: map[file.Ref]Stored{}, lists: map[string][]file.Info{}}
+		c.people[user] = k
 	}
-	k = &known{version: version, names: map[file.Ref]Stored{}, lists: map[string][]file.Info{}}
-	c.people[user] = k
 	return k
+}
+
+func (c *cache) forget(user string) {
+	k := c.people[user]
+	c.size -= len(k.names)
+	for _, l := range k.lists {
+		c.size -= len(l) + 1
+	}
+	delete(c.people, user)
 }

@@ -205,7 +205,7 @@ func TestThumb(t *testing.T) {
 			return err
 		}
 		if string(b) == "text" {
-			return workspace.ErrNoThumb(nil)
+			return fault.New(fault.Invalid, "That is no picture.")
 		}
 		_, err = io.WriteString(w, "small "+string(b))
 		return err

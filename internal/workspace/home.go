@@ -51,15 +51,15 @@ type Home struct {
 // OpenHome opens the folder of people's documents, and makes it when it is missing.
 func OpenHome(dir string, o HomeOptions) (*Home, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of documents: %w", err)
+		return nil, fmt.Errorf("make the folder of documents: %w", homeError(err))
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, fmt.Errorf("open the folder of documents: %w", err)
+		return nil, fmt.Errorf("open the folder of documents: %w", homeError(err))
 	}
 	h := &Home{root: root, opt: o, seed: maphash.MakeSeed(), used: map[string]int64{}}
 	if h.folds, err = foldsNames(root); err != nil {
-		return nil, errors.Join(fmt.Errorf("try the folder of documents: %w", err), root.Close())
+		return nil, errors.Join(fmt.Errorf("try the folder of documents: %w", homeError(err)), root.Close())
 	}
 	return h, nil
 }

@@ -31,6 +31,9 @@ func (f *Files) Thumb(ctx context.Context, user string, ref file.Ref) (file.Info
 	}
 	defer picture.Close()
 	if err := f.makeThumb(ctx, key, picture); err != nil {
+		if fault.Is(err, fault.Invalid) { // no picture, or one that is too large
+			err = ErrNoThumb(err)
+		}
 		return file.Info{}, nil, err
 	}
 	r, err = f.blobs.Open(ctx, key)

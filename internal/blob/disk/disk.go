@@ -13,6 +13,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/blob"
@@ -36,15 +37,15 @@ var _ blob.Store = (*Disk)(nil)
 // Open opens the store below dir, makes the folder when it is missing, and removes what a crash left half written.
 func Open(dir string) (*Disk, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder of stored files: %w", err)
+		return nil, storeError("make the folder of stored files", err)
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, fmt.Errorf("open the folder of stored files: %w", err)
+		return nil, storeError("open the folder of stored files", err)
 	}
 	d := &Disk{root: root}
 	if err := d.clean(); err != nil {
-		return nil, errors.Join(fmt.Errorf("clear the folder of half-written files: %w", err), root.Close())
+		return nil, errors.Join(storeError("clear the folder of half-written files", err), root.Close())
 	}
 	return d, nil
 }
@@ -263,11 +264,14 @@ func wrapStore(what string, err error) error {
 	return storeError(what, err)
 }
 
-// storeError is the store's own trouble. A full disk is told from the rest.
+// storeError is the store's own trouble. What an operator can mend is told from the rest.
 func storeError(what string, err error) error {
 	err = fmt.Errorf("%s: %w", what, err)
-	if isFull(err) {
+	switch {
+	case isFull(err):
 		return blob.ErrFull(err)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return blob.ErrReadOnly(err)
 	}
 	return err
 }

@@ -132,6 +132,14 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+func TestReadOnlyFolder(t *testing.T) {
+	t.Parallel()
+	err := disk.StoreError("write a file", &fs.PathError{Op: "open", Path: "x", Err: fs.ErrPermission})
+	if e, ok := errors.AsType[*fault.Error](err); !ok || e.Code != "data_readonly" || e.Remedy == "" || !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("a folder that may not be written gives %v", err)
+	}
+}
+
 func TestUnusableFolder(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "file")
