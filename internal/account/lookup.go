@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/fault"
-	"github.com/ahelme/comfyume/internal/identity"
 )
 
 // useEvery is how fine a use is recorded.
@@ -150,16 +149,4 @@ func (s *Service) checkPassword(ctx context.Context, k cacheKey, name, password,
 	e.seen.Store(e.loaded.UnixNano())
 	s.cache.keep(k, e, epoch)
 	return e.cred, nil
-}
-
-// Who returns the person with this name, for credentials that another part checked.
-func (s *Service) Who(ctx context.Context, name string) (identity.Person, error) {
-	r, err := s.store.User(ctx, name)
-	if err != nil {
-		return identity.Person{}, err
-	}
-	if r.Suspended {
-		return identity.Person{}, errSuspended()
-	}
-	return r.Person(), nil
 }

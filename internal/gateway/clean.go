@@ -42,6 +42,7 @@ type cleanPage struct {
 	Mark string // whose editor is opened next; empty: nobody's
 	Next string // where to; empty: stay on the page
 	Name string
+	Tell bool // tell the editors in other tabs, so that they leave
 }
 
 // clean answers with the page that empties the browser's storage, in place of the editor's.
@@ -53,7 +54,7 @@ func (g *Gateway) clean(v *visit, r *http.Request) {
 		next += "?" + r.URL.RawQuery
 	}
 	g.render(v, r, http.StatusOK, "clean", cleanPage{
-		Mark: g.whoMark(v.cred.Person.Name), Next: next, Name: v.cred.Person.Name,
+		Mark: g.whoMark(v.cred.Person.Name), Next: next, Name: v.cred.Person.Name, Tell: true,
 	})
 }
 
@@ -72,6 +73,16 @@ func (g *Gateway) cleared(v *visit, r *http.Request, post bool) {
 	}
 	g.setCookie(v, whoCookie, mark, time.Now().Add(400*24*time.Hour))
 	v.WriteHeader(http.StatusNoContent)
+}
+
+// cleanTab empties one tab of the browser, with what only this tab can reach, and leads to the studio. An editor that
+// hears on the channel "comfyume" that the browser was cleared goes there. A foreign page can't send anybody there.
+func (g *Gateway) cleanTab(v *visit, r *http.Request) {
+	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
+		g.redirect(v, r, g.base+"/", http.StatusSeeOther)
+		return
+	}
+	g.render(v, r, http.StatusOK, "clean", cleanPage{Next: g.base + "/"})
 }
 
 // signOutPage asks before signing out: what is not saved in the editor goes.
@@ -99,14 +110,14 @@ func (g *Gateway) signOut(v *visit, r *http.Request) {
 	}
 	g.setCookie(v, "", "", time.Time{})
 	g.clearSiteData(v)
-	g.render(v, r, http.StatusOK, "signedout", cleanPage{})
+	g.render(v, r, http.StatusOK, "signedout", cleanPage{Tell: true})
 }
 
 // resetEditor empties the browser for the person who asks for it.
 func (g *Gateway) resetEditor(v *visit, r *http.Request) {
 	g.clearSiteData(v)
 	g.render(v, r, http.StatusOK, "clean", cleanPage{
-		Mark: g.whoMark(v.cred.Person.Name), Next: g.base + "/", Name: v.cred.Person.Name,
+		Mark: g.whoMark(v.cred.Person.Name), Next: g.base + "/", Name: v.cred.Person.Name, Tell: true,
 	})
 }
 

@@ -50,6 +50,8 @@ func (g *Gateway) door(v *visit, r *http.Request, first, rest string) {
 		g.showSignIn(v, r)
 	case "signin/ca.crt":
 		g.giveCA(v, r)
+	case "signin/clean":
+		g.cleanTab(v, r)
 	case "signin/cleared":
 		g.cleared(v, r, post)
 	case "signout/":

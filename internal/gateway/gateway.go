@@ -148,7 +148,7 @@ func (g *Gateway) route(v *visit, r *http.Request) {
 		g.redirect(v, r, g.base+"/", http.StatusPermanentRedirect)
 		return
 	}
-	if m, ok := g.mount(path); ok {
+	if m, ok := g.mount(path); ok && !g.overlaps(m, path) {
 		g.mounted(v, r, m, path)
 		return
 	}
@@ -185,6 +185,10 @@ func (g *Gateway) place(v *visit, r *http.Request, kind, rest string) bool {
 	if who == "" {
 		return false
 	}
+	if path == "me" || path == "signout" { // the editor's own links are relative to its place
+		g.redirect(v, r, g.base+"/"+path, http.StatusSeeOther)
+		return true
+	}
 	v.place = "/" + kind + "/" + who
 	if kind == "k" {
 		v.token = who
@@ -207,6 +211,18 @@ func (g *Gateway) mount(path string) (Mount, bool) {
 		}
 	}
 	return Mount{}, false
+}
+
+// overlaps reports whether a path that has not been stripped belongs to the editor below the public URL's path, though
+// a mount begins alike. With https://lab.example/studio, /studio/api/prompt is the editor's /api/prompt when the proxy
+// passes the path on, and /studio/api/v1/… is the REST interface when the proxy strips it: ComfyUI has no version one
+// and no description of itself.
+func (g *Gateway) overlaps(m Mount, path string) bool {
+	if g.base == "" || !strings.HasPrefix(m.Prefix, g.base+"/") {
+		return false
+	}
+	rest := strings.TrimPrefix(path, g.base+"/api/")
+	return !strings.HasPrefix(rest, "v1/") && !strings.HasPrefix(rest, "openapi")
 }
 
 // mounted answers an address of a face that has its own.

@@ -108,8 +108,8 @@ func setup(t testing.TB, o gateway.Options) bundle {
 		Comfy:  tell("comfy"),
 		Static: static{"/": true, "/index.html": true, "/assets/app.js": true, "/user.css": true},
 		Mounts: []gateway.Mount{
-			{Prefix: "/studio/api/v1/", Handler: tell("api")},
-			{Prefix: "/studio/api/openapi.json", Handler: tell("api"), Public: true},
+			{Prefix: "/studio/api/", Handler: tell("api")},
+			{Prefix: "/open/", Handler: tell("api"), Public: true},
 			{Prefix: "/metrics", Handler: tell("metrics"), Role: identity.Operator},
 		},
 		Work: work{},
@@ -317,7 +317,7 @@ func TestNobody(t *testing.T) {
 			}
 		}
 	}
-	for target, face := range map[string]string{"/assets/app.js": "static", "/u/ben/user.css": "static", "/studio/api/openapi.json": "api"} {
+	for target, face := range map[string]string{"/assets/app.js": "static", "/u/ben/user.css": "static", "/open/door": "api"} {
 		s := got(t, b.do("GET", "http://example.com"+target))
 		same(t, []string{target, s.Face, s.Person}, []string{target, face, ""})
 	}

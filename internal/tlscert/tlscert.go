@@ -7,9 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
-	"net"
-	"net/netip"
-	"strings"
 
 	"github.com/ahelme/comfyume/internal/fault"
 )
@@ -50,8 +47,8 @@ type Source struct {
 	stop      func()
 }
 
-// Open prepares certificates. For files and self they are ready when it returns; ACME begins with Listener and goes
-// on in the background, so that a studio starts while the authority is away.
+// Open prepares certificates. For files and self they are ready when it returns; ACME begins with Start and goes on
+// in the background, so that a studio starts while the authority is away.
 func Open(ctx context.Context, o Options) (*Source, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -74,19 +71,17 @@ func Open(ctx context.Context, o Options) (*Source, error) {
 // TLS returns the configuration for a listener; nil means no encryption.
 func (s *Source) TLS() *tls.Config { return s.config }
 
-// Listener returns a listener that encrypts what inner accepts, or inner itself where there is no encryption. ACME
-// proves by it that the studio is there, which is why it begins now and not before the port is taken.
-func (s *Source) Listener(inner net.Listener) (net.Listener, error) {
-	if s.config == nil {
-		return inner, nil
+// Start begins what has to wait until the port is open: ACME proves by it that the studio is there. It does nothing
+// in the other modes.
+func (s *Source) Start() error {
+	if s.start == nil {
+		return nil
 	}
-	if s.start != nil {
-		if err := s.start(); err != nil {
-			return nil, fault.Wrap(fault.Unavailable, err, "Certificates can't be managed.").
-				WithRemedy("Look at the rights of the folder for certificates in the data folder.")
-		}
+	if err := s.start(); err != nil {
+		return fault.Wrap(fault.Unavailable, err, "Certificates can't be managed.").
+			WithRemedy("Look at the rights of the folder for certificates in the data folder.")
 	}
-	return tls.NewListener(inner, s.config), nil
+	return nil
 }
 
 // Authority returns the certificate of the studio's own authority, PEM; nil where there is none.
@@ -101,28 +96,4 @@ func (s *Source) Close() {
 
 func base(get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}, GetCertificate: get}
-}
-
-// Loopback reports whether only this machine can reach a listen address.
-func Loopback(listen string) bool {
-	host, _, err := net.SplitHostPort(listen)
-	if err != nil {
-		host = listen
-	}
-	if strings.EqualFold(host, "localhost") || strings.HasSuffix(strings.ToLower(host), ".localhost") {
-		return true
-	}
-	a, err := netip.ParseAddr(host)
-	return err == nil && a.Unmap().IsLoopback()
-}
-
-// CheckExposure refuses to open the studio to a network without encryption, unless the operator wants that.
-func CheckExposure(listen string, encrypted, insecureLAN bool) error {
-	if encrypted || insecureLAN || Loopback(listen) {
-		return nil
-	}
-	return fault.New(fault.Invalid, "The studio would listen on %s without encryption, so that passwords could be read on the network.", listen).
-		WithRemedy("Set tls: {mode: self} (own certificate), {mode: files} or {mode: acme}; or listen on 127.0.0.1 behind a proxy that encrypts; " +
-			"or, in a network you trust, set insecure_lan: true.").
-		WithCode("insecure_lan")
 }

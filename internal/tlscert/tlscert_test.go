@@ -14,7 +14,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -208,30 +207,8 @@ func TestOff(t *testing.T) {
 	s, err := tlscert.Open(t.Context(), tlscert.Options{Mode: tlscert.Off})
 	ok(t, err)
 	defer s.Close()
-	inner, err := net.Listen("tcp", "127.0.0.1:0")
-	ok(t, err)
-	defer inner.Close()
-	if l, err := s.Listener(inner); err != nil || l != inner || s.TLS() != nil || s.Authority() != nil {
-		t.Errorf("off encrypts: %v, %v", l, err)
-	}
-}
-
-func TestCheckExposure(t *testing.T) {
-	t.Parallel()
-	for listen, exposed := range map[string]bool{
-		"127.0.0.1:8080": false, "localhost:80": false, "[::1]:8080": false, "127.3.4.5:1": false, "a.localhost:1": false, "[::ffff:127.0.0.1]:1": false,
-		":8080": true, "0.0.0.0:8080": true, "[::]:8080": true, "192.168.1.2:8080": true, "studio.lan:8080": true, "localhost.evil.example:1": true,
-	} {
-		err := tlscert.CheckExposure(listen, false, false)
-		if (err != nil) != exposed {
-			t.Errorf("%s: %v", listen, err)
-		}
-		if e, is := errors.AsType[*fault.Error](err); exposed && (!is || !strings.Contains(e.Remedy, "insecure_lan")) {
-			t.Errorf("%s: no remedy: %v", listen, err)
-		}
-		if err := errors.Join(tlscert.CheckExposure(listen, true, false), tlscert.CheckExposure(listen, false, true)); err != nil {
-			t.Errorf("%s: %v", listen, err)
-		}
+	if err := s.Start(); err != nil || s.TLS() != nil || s.Authority() != nil {
+		t.Errorf("off encrypts: %v", err)
 	}
 }
 
@@ -295,20 +272,20 @@ func TestACME(t *testing.T) {
 	})
 	ok(t, err)
 	t.Cleanup(s.Close)
-	listener, err := s.Listener(inner)
-	ok(t, err)
 	server := &http.Server{
+		TLSConfig:         s.TLS(),
 		Handler:           http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "in") }), //nolint:errcheck // a test's client
 		ErrorLog:          quiet,
 		ReadHeaderTimeout: time.Minute,
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.ServeTLS(inner, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
 	})
 	t.Cleanup(func() { server.Close(); wg.Wait() })
+	ok(t, s.Start())
 
 	trust := x509.NewCertPool()
 	trust.AddCert(authority.GetRootCert(0).Cert)

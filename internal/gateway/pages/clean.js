@@ -6,7 +6,10 @@
     const gone = indexedDB.deleteDatabase(name);
     gone.onsuccess = gone.onerror = done;
   });
-  await quietly(async () => new BroadcastChannel("comfyume").postMessage("cleared"));
+  if (to.tell) {
+    await quietly(async () => new BroadcastChannel("comfyume").postMessage("cleared"));
+    await new Promise((done) => setTimeout(done, 300)); // what they write when they leave is emptied below
+  }
   await quietly(async () => { window.name = ""; });
   await quietly(async () => sessionStorage.clear());
   await quietly(async () => localStorage.clear());
@@ -14,6 +17,7 @@
   await quietly(async () => Promise.all((await caches.keys()).map((name) => caches.delete(name))));
   await quietly(async () => Promise.all((await navigator.serviceWorker.getRegistrations()).map((w) => w.unregister())));
   if (!to.next) return;
+  if (!to.mark) { location.replace(to.next); return; }
   const answer = await fetch(to.post, { method: "POST", body: new URLSearchParams({ mark: to.mark }) });
   if (answer.ok) location.replace(to.next);
 })();
