@@ -78,7 +78,7 @@ func (s *Server) studioState(w http.ResponseWriter, c *call) error {
 		room.State
 	}{
 		c.user(), c.person.Group, string(c.person.Role), s.options.SignOut, len(s.Catalog.Folders()) > 0,
-		s.hub.Follow(c.user(), c.URL.Query().Get("clientId")),
+		s.hub.Follow(c.user(), c.query().Get("clientId")),
 	})
 }
 

@@ -41,7 +41,7 @@ var jobStates = map[string]job.State{
 
 // jobQuery reads the query of GET /api/jobs. problem is what is wrong with it.
 func jobQuery(c *call) (q job.ListQuery, problem string) {
-	values := c.URL.Query()
+	values := c.query()
 	if list := values.Get("status"); list != "" {
 		for word := range strings.SplitSeq(list, ",") {
 			word = strings.ToLower(strings.TrimSpace(word))

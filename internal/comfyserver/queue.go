@@ -201,7 +201,7 @@ func (s *Server) historyGet(w http.ResponseWriter, c *call) error {
 	s.hub.ListsAsked(c.user())
 	q := job.HistoryQuery{}
 	var err error
-	values := c.URL.Query()
+	values := c.query()
 	if q.MaxItems, err = integer(values.Get("max_items"), "max_items", -1); err != nil {
 		return err
 	}
@@ -257,7 +257,7 @@ func (s *Server) historyPost(w http.ResponseWriter, c *call) error {
 
 // socket answers GET /ws.
 func (s *Server) socket(w http.ResponseWriter, c *call) error {
-	sid := c.URL.Query().Get("clientId")
+	sid := c.query().Get("clientId")
 	if len(sid) > maxID {
 		return invalid("invalid_client_id", "clientId has %d characters, at most %d are taken.", len(sid), maxID)
 	}

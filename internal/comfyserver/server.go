@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -96,6 +97,13 @@ type call struct {
 	*http.Request
 	person identity.Person
 	params params
+}
+
+// query reads the request's query. A semicolon is part of a value, as in preview=webp;90.
+func (c *call) query() url.Values {
+	raw := strings.ReplaceAll(c.URL.RawQuery, ";", "%3B")
+	values, _ := url.ParseQuery(raw) // what can be read is used, as everywhere else
+	return values
 }
 
 // user is whose request it is.

@@ -50,7 +50,7 @@ func reworded(err error, outside, gone string) error {
 
 // userdataList answers GET /userdata: the files of a folder.
 func (s *Server) userdataList(w http.ResponseWriter, c *call) error {
-	values := c.URL.Query()
+	values := c.query()
 	dir := values.Get("dir")
 	if dir == "" {
 		return invalid("no_directory", "Directory not provided")
@@ -96,7 +96,7 @@ func (s *Server) userdataList(w http.ResponseWriter, c *call) error {
 
 // userdataTree answers GET /v2/userdata: everything below a folder, folders first.
 func (s *Server) userdataTree(w http.ResponseWriter, c *call) error {
-	dir := c.URL.Query().Get("path")
+	dir := c.query().Get("path")
 	entries, err := s.Home.ListUserdata(c.user(), dir, true)
 	if err != nil {
 		if dir == "" && fault.Is(err, fault.Missing) {
@@ -167,7 +167,7 @@ func (s *Server) userdataGet(w http.ResponseWriter, c *call) error {
 // userdataPost stores the body as a document, whatever it is.
 func (s *Server) userdataPost(w http.ResponseWriter, c *call) error {
 	body := http.MaxBytesReader(w, c.Body, s.options.MaxPrompt)
-	values := c.URL.Query()
+	values := c.query()
 	entry, err := s.Home.WriteUserdata(c.Context(), c.user(), documentPath(c, "file"), body, values.Get("overwrite") != "false")
 	if err != nil {
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -195,7 +195,7 @@ func (s *Server) userdataDelete(w http.ResponseWriter, c *call) error {
 }
 
 func (s *Server) userdataMove(w http.ResponseWriter, c *call) error {
-	values := c.URL.Query()
+	values := c.query()
 	entry, err := s.Home.MoveUserdata(c.user(), documentPath(c, "file"), documentPath(c, "dest"), values.Get("overwrite") != "false")
 	if err != nil {
 		return reworded(err, "Invalid path", "File not found")

@@ -28,7 +28,7 @@ func annotated(name string) (bare, typ string) {
 
 // viewRef reads which file GET /view asks for.
 func viewRef(c *call) (file.Ref, error) {
-	values := c.URL.Query()
+	values := c.query()
 	if !values.Has("filename") {
 		return file.Ref{}, missing("The query needs filename.")
 	}
@@ -84,7 +84,7 @@ func (s *Server) view(w http.ResponseWriter, c *call) error {
 		return asDenied(err)
 	}
 	defer content.Close()
-	values := c.URL.Query()
+	values := c.query()
 	channel := values.Get("channel")
 	switch {
 	case values.Has("preview"):
