@@ -27,7 +27,7 @@ const (
 		values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 		on conflict do update set fence = excluded.fence, attempt = excluded.attempt, file = excluded.file, hash = excluded.hash,
 			theirs = excluded.theirs, number = excluded.number, origin = excluded.origin`
-	sqlDeliveryTwin   = `select number from delivery where job = ? and theirs = ? limit 1`
+	sqlDeliveryTwin   = `select number from delivery indexed by delivery_theirs where job = ? and theirs = ? limit 1`
 	sqlDeliveryFence  = `select user, state, fence from job where id = ?`
 	sqlDeliveriesOver = `delete from delivery where (job, node, key, idx) in (
 		select d.job, d.node, d.key, d.idx from delivery d
