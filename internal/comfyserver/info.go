@@ -276,7 +276,7 @@ func (s *Server) settingsPost(w http.ResponseWriter, c *call) error {
 	if _, err := object(body, "The body"); err != nil {
 		return err
 	}
-	if err := s.Home.MergeSettings(c.user(), body); err != nil {
+	if err := s.Home.MergeSettings(c.user(), safe(body, "{}")); err != nil {
 		return err
 	}
 	return done(w)
@@ -309,7 +309,7 @@ func (s *Server) settingPost(w http.ResponseWriter, c *call) error {
 	if err := pyjson.Check(body); err != nil {
 		return invalid("invalid_json", "The body is not JSON: %v.", err)
 	}
-	if err := s.Home.SetSetting(c.user(), id, body); err != nil {
+	if err := s.Home.SetSetting(c.user(), id, safe(body, "null")); err != nil {
 		return err
 	}
 	return done(w)
