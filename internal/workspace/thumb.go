@@ -1,6 +1,7 @@
 package workspace
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -41,17 +42,12 @@ func (f *Files) Thumb(ctx context.Context, user string, ref file.Ref) (file.Info
 }
 
 func (f *Files) makeThumb(ctx context.Context, key string, picture io.Reader) error {
-	pr, pw := io.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		pw.CloseWithError(f.opt.Thumbnail(ctx, pw, picture))
-	}()
-	_, err := f.blobs.Put(ctx, key, pr)
-	pr.CloseWithError(io.ErrClosedPipe)
-	<-done
-	if err != nil {
+	var small bytes.Buffer
+	if err := f.opt.Thumbnail(ctx, &small, picture); err != nil {
 		return fmt.Errorf("make a thumbnail: %w", err)
+	}
+	if _, err := f.blobs.Put(ctx, key, &small); err != nil {
+		return fmt.Errorf("keep a thumbnail: %w", err)
 	}
 	return nil
 }
