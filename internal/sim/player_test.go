@@ -474,13 +474,26 @@ func (p *player) normal(v any, key string) string {
 		switch {
 		case key == "traceback":
 			return fmt.Sprintf("[texts %t]", len(v) > 0)
-		case key == "current_outputs":
-			slices.Sort(parts) // a set
+		case key == "current_outputs" || key == "errors":
+			slices.Sort(parts) // sets
 		case len(v) == 5 && strings.HasPrefix(parts[2], "{"):
 			parts[0] = "N" // numbers go on from run to run
+			if outputs, ok := v[4].([]any); ok && len(outputs) > 1 {
+				parts[4] = fmt.Sprintf("%d outputs", len(outputs)) // a set
+			}
 		}
 		return "[" + strings.Join(parts, ",") + "]"
 	case string:
+		if key == "details" && strings.Contains(v, "\n") {
+			lines := strings.Split(v, "\n")
+			slices.Sort(lines) // of a set of outputs
+			v = strings.Join(lines, "\n")
+		}
+		if key == "exception_message" {
+			if head, _, found := strings.Cut(v, "full_output_folder:"); found {
+				v = head // folders of another machine
+			}
+		}
 		if key == "sid" && len(v) == 32 || key == "description" {
 			return `"?"`
 		}

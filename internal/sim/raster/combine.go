@@ -59,17 +59,17 @@ func GaussianKernel(radius int, sigma float64) []float32 {
 		}
 	}
 	kernel := make([]float32, side*side)
-	var sum float32
+	var sum float64
 	for i := range side {
 		for j := range side {
 			d := float32(math.Sqrt(float64(float32(at[i]*at[i]) + float32(at[j]*at[j]))))
 			k := float32(math.Exp(float64(-float32(d*d) / float32(2*sigma*sigma))))
 			kernel[i*side+j] = k
-			sum += k
+			sum += float64(k)
 		}
 	}
 	for i := range kernel {
-		kernel[i] /= sum
+		kernel[i] /= float32(sum)
 	}
 	return kernel
 }
@@ -77,12 +77,12 @@ func GaussianKernel(radius int, sigma float64) []float32 {
 // SharpenKernel is the kernel that takes alpha times a blur away and leaves the sum at one.
 func SharpenKernel(radius int, sigma, alpha float64) []float32 {
 	kernel := GaussianKernel(radius, sigma)
-	var sum float32
+	var sum float64
 	for i := range kernel {
 		kernel[i] = float32(kernel[i] * float32(-(alpha * 10)))
-		sum += kernel[i]
+		sum += float64(kernel[i])
 	}
-	kernel[len(kernel)/2] = kernel[len(kernel)/2] - sum + 1
+	kernel[len(kernel)/2] = kernel[len(kernel)/2] - float32(sum) + 1
 	return kernel
 }
 
