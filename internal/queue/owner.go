@@ -27,8 +27,13 @@ func (s *Service) Open(ctx context.Context, user string) ([]job.Job, error) {
 func (s *Service) Requests(ctx context.Context, user string, ids []job.ID) (map[job.ID]job.Request, error) {
 	seqs := make([]int64, 0, len(ids))
 	byID := make(map[int64]job.ID, len(ids))
+	out := make(map[job.ID]job.Request, len(ids))
 	for _, id := range ids {
 		if j, ok := s.book.get(id); ok && j.User == user {
+			if req, ok := s.recent.request(j); ok {
+				out[id] = req
+				continue
+			}
 			seqs = append(seqs, j.Seq)
 			byID[j.Seq] = id
 			continue
@@ -43,11 +48,13 @@ func (s *Service) Requests(ctx context.Context, user string, ids []job.ID) (map[
 			byID[j.Seq] = id
 		}
 	}
+	if len(seqs) == 0 {
+		return out, nil
+	}
 	found, err := s.store.Requests(ctx, user, seqs)
 	if err != nil {
 		return nil, fmt.Errorf("read what jobs ask for: %w", err)
 	}
-	out := make(map[job.ID]job.Request, len(found))
 	for seq, req := range found {
 		out[byID[seq]] = req
 	}
@@ -71,6 +78,13 @@ func (s *Service) Find(ctx context.Context, user, promptID string) (job.Job, err
 
 // Entry returns the person's job with the prompt id with what it asks for and, when it is over, how it ended.
 func (s *Service) Entry(ctx context.Context, user, promptID string) (job.Entry, error) {
+	if j, ok := s.book.find(user, promptID); ok {
+		if req, ok := s.recent.request(j); ok {
+			return job.Entry{Job: j, Request: req}, nil
+		}
+	} else if e, ok := s.recent.entry(user, promptID); ok {
+		return e, nil
+	}
 	e, err := s.store.Entry(ctx, user, promptID)
 	if errors.Is(err, ErrMissing) {
 		return job.Entry{}, missing()
@@ -85,7 +99,7 @@ func (s *Service) Entry(ctx context.Context, user, promptID string) (job.Entry, 
 }
 
 // EachHistory calls fn for the person's finished jobs in the order in which they ended, oldest first, within the
-// bounds of GET /history. Nothing is held open while fn runs.
+// bounds of GET /history. Nothing is held open while fn runs. Of the jobs, attempts and digests may be left out.
 func (s *Service) EachHistory(ctx context.Context, user string, q job.HistoryQuery, fn func(job.Entry) error) error {
 	return s.store.EachHistory(ctx, user, q, fn)
 }
@@ -273,6 +287,7 @@ func (s *Service) ClearHistory(ctx context.Context, user string) error { return 
 func (s *Service) hide(ctx context.Context, user string, promptIDs []string) error {
 	err := s.store.Hide(ctx, user, promptIDs, func(n int) {
 		if n > 0 {
+			s.recent.forgetEnded(user, promptIDs)
 			s.change(func() []job.Changed {
 				return []job.Changed{{Change: job.HistoryChanged, Job: job.Job{User: user}}}
 			})

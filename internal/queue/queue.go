@@ -39,11 +39,12 @@ type Options struct {
 // order in which the changes happened, and before the method that made the change returns. It must be quick; it may
 // ask the service what is in memory (Remaining, Open, Counts), and must not change anything through it.
 type Service struct {
-	store Store
-	opts  Options
-	log   *slog.Logger
-	book  *book
-	order sync.Mutex // held from a change in the book to the end of its announcement
+	store  Store
+	opts   Options
+	log    *slog.Logger
+	book   *book
+	recent *recent
+	order  sync.Mutex // held from a change in the book to the end of its announcement
 }
 
 // New returns the queue over a store and reads the open jobs from it.
@@ -63,7 +64,7 @@ func New(ctx context.Context, store Store, o Options) (*Service, error) {
 	if o.Notify == nil {
 		o.Notify = func(job.Changed) {}
 	}
-	s := &Service{store: store, opts: o, log: o.Log, book: newBook()}
+	s := &Service{store: store, opts: o, log: o.Log, book: newBook(), recent: newRecent()}
 	numbers, err := store.Numbers(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the counters of the queue: %w", err)

@@ -35,6 +35,11 @@ func (s *Service) Submit(ctx context.Context, sub job.Submission) (j job.Job, ex
 			in.Job.Seq = seq
 			accepted = true
 			j = in.Job
+			if in.Credentials == nil {
+				s.recent.add(j, in.Request)
+			} else {
+				s.recent.forget(j.User, j.PromptID)
+			}
 			s.change(func() []job.Changed {
 				s.book.put(&j)
 				return []job.Changed{{Change: job.Submitted, Job: j}}

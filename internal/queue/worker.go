@@ -68,6 +68,9 @@ func (s *Service) Load(ctx context.Context, id job.ID, fence int64) (job.Entry, 
 }
 
 func (s *Service) load(ctx context.Context, j job.Job) (job.Entry, map[string]string, error) {
+	if req, ok := s.recent.request(j); ok { // jobs with credentials are not remembered
+		return job.Entry{Job: j, Request: req}, nil, nil
+	}
 	req, sealed, err := s.store.Task(ctx, j.Seq)
 	if errors.Is(err, ErrMissing) {
 		return job.Entry{}, nil, stale()
@@ -196,7 +199,7 @@ func (s *Service) conclude(ctx context.Context, j job.Job, out job.Outcome, refu
 // apply changes the job's row the way the store does.
 func (e *Ending) apply(j *job.Job) {
 	j.State, j.Started, j.Finished = e.State, e.Started, e.Finished
-	j.Hidden = e.Hidden
+	j.Hidden, j.Attempt.LeaseUntil = e.Hidden, time.Time{}
 	if e.Outcome != nil {
 		j.Error, j.Summary = e.Outcome.Error, e.Outcome.Summary
 	}
@@ -242,6 +245,11 @@ func (s *Service) end(e *Ending, ended int64, id job.ID, what job.Change) (j job
 		var ok bool
 		if j, ok = s.book.end(id, ended, e.apply); !ok {
 			return nil
+		}
+		if e.Outcome != nil {
+			s.recent.end(j, *e.Outcome)
+		} else {
+			s.recent.forget(j.User, j.PromptID)
 		}
 		return []job.Changed{{Change: what, Job: j, Outcome: e.Outcome}}
 	})

@@ -19,8 +19,9 @@ const (
 	packed = 1 // the list in zstd
 )
 
-// packFrom is the size from which packing pays.
-const packFrom = 256
+// packFrom is the size from which packing pays: below it, a few hundred bytes of disk cost more time than they are
+// worth on every read of history.
+const packFrom = 1024
 
 // maxPayload bounds what a payload may unpack to: more is damage, or an attack on a restored file.
 const maxPayload = 1 << 30

@@ -208,9 +208,9 @@ func (q *Queue) Stop(ctx context.Context, jobs []queue.Ref, done func([]bool)) e
 }
 
 const (
-	sqlFinishRunning = `update job set state = ?, started = ?, finished = ?, ended = ?, hidden = ?, error = ?, summary = ?, lease = null
+	sqlFinishRunning = `update job set state = ?, started = ?, finished = ?, ended = ?, hidden = ?, error = ?, summary = ?, lease = null, posted = 0
 		where seq = ? and fence = ? and state = 'running'`
-	sqlFinishPending = `update job set state = ?, started = ?, finished = ?, ended = ?, hidden = ?, error = ?, summary = ?, lease = null
+	sqlFinishPending = `update job set state = ?, started = ?, finished = ?, ended = ?, hidden = ?, error = ?, summary = ?, lease = null, posted = 0
 		where seq = ? and fence >= ? and state = 'pending'`
 	sqlInsertOutcome    = `insert into job_outcome(seq, body) values(?, ?)`
 	sqlDeleteCredential = `delete from job_credential where seq = ?`

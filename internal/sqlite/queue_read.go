@@ -201,8 +201,9 @@ const (
 	sqlEntryColumns = jobColumns + `, coalesce(r.body, x''), coalesce(o.body, x'')`
 	sqlEntryJoins   = ` from job left join job_request r on r.seq = job.seq left join job_outcome o on o.seq = job.seq`
 	sqlEntry        = `select ` + sqlEntryColumns + sqlEntryJoins + ` where job.user = ? and job.prompt_id = ? and job.hidden = 0`
-	sqlHistoryPage  = `select job.ended, ` + sqlEntryColumns + sqlEntryJoins + `
-		where job.user = ? and job.ended is not null and job.hidden = 0 and job.ended >= ? order by job.ended limit ?`
+	sqlHistoryPage  = `select job.ended, job.seq, job.id, job.grp, job.prompt_id, job.client_id, job.number, job.class, job.state,
+		job.workflow_id, job.created, job.started, job.finished, job.error, job.summary, coalesce(r.body, x''), coalesce(o.body, x'')` +
+		sqlEntryJoins + ` where job.user = ? and job.ended is not null and job.hidden = 0 and job.ended >= ? order by job.ended limit ?`
 	sqlHistorySkip = `select ended from job where user = ? and ended is not null and hidden = 0 order by ended limit 1 offset ?`
 	sqlHistoryLast = `select ended from job where user = ? and ended is not null and hidden = 0 order by ended desc limit 1 offset ?`
 	sqlHistoryEnd  = `select max(ended) from job where user = ? and ended is not null and hidden = 0`
@@ -214,36 +215,51 @@ func (q *Queue) Entry(ctx context.Context, user, promptID string) (job.Entry, er
 	return e, lookup(err)
 }
 
-// leading reads a column in front of those of a job.
-type leading struct {
-	scanner
-	dest any
-}
-
-func (l leading) Scan(dest ...any) error { return l.scanner.Scan(append([]any{l.dest}, dest...)...) }
-
 func (q *Queue) scanEntry(row scanner) (e job.Entry, err error) {
 	var request, outcome []byte
 	if e.Job, err = scanJob(row, &request, &outcome); err != nil {
 		return job.Entry{}, err
 	}
+	return e, q.unpack(&e, request, outcome)
+}
+
+// scanHistory reads a row of history: columns cost more than rows, and nobody asks a finished job for its attempts.
+func (q *Queue) scanHistory(row scanner) (e job.Entry, ended int64, err error) {
+	var (
+		id, state                 string
+		class, created            int64
+		started, finished         sql.NullInt64
+		summary, request, outcome []byte
+	)
+	j := &e.Job
+	if err := row.Scan(&ended, &j.Seq, &id, &j.Group, &j.PromptID, &j.ClientID, &j.Number, &class, &state, &j.WorkflowID,
+		&created, &started, &finished, &j.Error, &summary, &request, &outcome); err != nil {
+		return job.Entry{}, 0, err
+	}
+	j.ID, j.State, j.Class, j.Summary = job.ID(id), job.State(state), job.Class(class), summary
+	j.Created, j.Started, j.Finished = time.UnixMilli(created).UTC(), jobTime(started), jobTime(finished)
+	return e, ended, q.unpack(&e, request, outcome)
+}
+
+// unpack reads the payloads of an entry; a final job always gets an outcome.
+func (q *Queue) unpack(e *job.Entry, request, outcome []byte) (err error) {
 	if len(request) > 0 {
 		if e.Request, err = q.pack.readRequest(request); err != nil {
-			return job.Entry{}, err
+			return err
 		}
 	}
 	if !e.Job.State.Final() {
-		return e, nil
+		return nil
 	}
 	out := job.Outcome{}
 	if len(outcome) > 0 {
 		if out, err = q.pack.readOutcome(outcome); err != nil {
-			return job.Entry{}, err
+			return err
 		}
 	}
 	out.State, out.Error, out.Summary = e.Job.State, e.Job.Error, e.Job.Summary
 	e.Outcome = &out
-	return e, nil
+	return nil
 }
 
 // historyPage is how many entries are read at once: enough to make the query cheap, few enough to hold in memory.
@@ -308,11 +324,11 @@ func (q *Queue) historyPage(ctx context.Context, user string, from int64, n int)
 	defer rows.Close()
 	page = make([]job.Entry, 0, n)
 	for rows.Next() {
-		var ended int64
-		e, err := q.scanEntry(leading{rows, &ended})
+		e, ended, err := q.scanHistory(rows)
 		if err != nil {
 			return nil, 0, err
 		}
+		e.Job.User = user
 		page = append(page, e)
 		next = ended + 1
 	}

@@ -113,13 +113,13 @@ func TestPlansOfTheQueue(t *testing.T) {
 	db := open(t, filepath.Join(t.TempDir(), "comfyume.db"))
 	all := statements(t)
 	for name, want := range map[string]string{
-		"sqlFind":          "SEARCH job USING INDEX job_prompt (user=? AND prompt_id=?)",
+		"sqlFind":          "SEARCH job USING INDEX job_prompt (prompt_id=? AND user=?)",
 		"sqlGet":           "SEARCH job USING INDEX job_id (id=?)",
 		"sqlOpen":          "SCAN job USING INDEX job_open",
 		"sqlClaim":         "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",
 		"sqlFinishRunning": "SEARCH job USING INTEGER PRIMARY KEY (rowid=?)",
 		"sqlTask":          "SEARCH r USING INTEGER PRIMARY KEY (rowid=?)",
-		"sqlEntry":         "SEARCH job USING INDEX job_prompt (user=? AND prompt_id=?)",
+		"sqlEntry":         "SEARCH job USING INDEX job_prompt (prompt_id=? AND user=?)",
 		"sqlHistoryPage":   "SEARCH job USING INDEX job_history (user=? AND ended>?)",
 		"sqlHistorySkip":   "SEARCH job USING COVERING INDEX job_history (user=? AND ended>?)",
 		"sqlHistoryLast":   "SEARCH job USING COVERING INDEX job_history (user=? AND ended>?)",

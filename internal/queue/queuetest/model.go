@@ -78,7 +78,10 @@ func (s *subject) waits() bool {
 	return s.state == job.Pending || s.state == job.Running && !s.posted
 }
 
-var people = []string{"ann", "bob"}
+var (
+	people    = []string{"ann", "bob"}
+	promptIDs = []string{"p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9"}
+)
 
 // pick draws a job that keep accepts, and skips the step where there is none.
 func (m *model) pick(t *rapid.T, keep func(*subject) bool) *subject {
@@ -112,7 +115,7 @@ func (m *model) visible(user, promptID string) *subject {
 
 func (m *model) submitOne(t *rapid.T) {
 	sub := Submission(rapid.SampledFrom(people).Draw(t, "user"), rapid.IntRange(1, 3).Draw(t, "seed"))
-	sub.PromptID = rapid.SampledFrom([]string{"p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9"}).Draw(t, "prompt id")
+	sub.PromptID = rapid.SampledFrom(promptIDs).Draw(t, "prompt id")
 	sub.Front = rapid.Bool().Draw(t, "front")
 	m.offer(t, sub)
 }
@@ -356,6 +359,7 @@ func (m *model) check(t *rapid.T) {
 			t.Fatalf("Remaining(%s) = %d, want %d", user, n, len(open))
 		}
 		m.checkOpen(t, user, open)
+		m.checkEntries(t, user)
 		m.checkHistory(t, user)
 	}
 	if c := m.Counts(); c.Pending != counts.Pending || c.Running != counts.Running {
@@ -416,5 +420,24 @@ func (m *model) checkHistory(t *rapid.T, user string) {
 	m.must(err)
 	if !slices.Equal(got, want) {
 		t.Fatalf("history of %s is %v, want %v", user, got, want)
+	}
+}
+
+// checkEntries reads every prompt id: what is not the person's, or not theirs any more, is not there.
+func (m *model) checkEntries(t *rapid.T, user string) {
+	for _, id := range promptIDs {
+		want := m.visible(user, id)
+		e, err := m.Entry(m.t.Context(), user, id)
+		if want == nil {
+			refused(t, "entry of "+id, err, fault.Missing, "no_such_job")
+			continue
+		}
+		m.must(err)
+		if e.Job.ID != want.id || e.Job.State != want.state || (e.Outcome != nil) != want.state.Final() {
+			t.Fatalf("entry of %s is %+v", id, e.Job)
+		}
+		if diff := gocmp.Diff(want.sub.Request, e.Request); diff != "" {
+			t.Fatalf("request of %s: %s", id, diff)
+		}
 	}
 }

@@ -81,13 +81,15 @@ func testLife(t *testing.T, shelf Shelf) {
 	out := Outcome(job.Completed)
 	equal(t, "announced outcome", told[3].Outcome, &out)
 
-	got, err := b.Entry(t.Context(), "ann", j.PromptID)
-	b.must(err)
-	got.Job.Attempt.Posted = last.Attempt.Posted // not kept for ever
-	got.Job.Attempt.LeaseUntil = last.Attempt.LeaseUntil
-	equal(t, "entry", got, job.Entry{Job: last, Request: Submission("ann", 3).Request, Outcome: &out})
-	equal(t, "summary in lists", string(last.Summary), `{"outputs_count":1}`)
 	equal(t, "counts", b.Counts(), job.Counts{Completed: 1})
+	last.Attempt.Posted = false // only the announcement says so of a finished job
+	for _, when := range []string{"entry", "entry after a restart"} {
+		got, err := b.Entry(t.Context(), "ann", j.PromptID)
+		b.must(err)
+		equal(t, when, got, job.Entry{Job: last, Request: Submission("ann", 3).Request, Outcome: &out})
+		b.restart()
+	}
+	equal(t, "summary in lists", string(last.Summary), `{"outputs_count":1}`)
 }
 
 func testBytes(t *testing.T, shelf Shelf) {
@@ -98,15 +100,24 @@ func testBytes(t *testing.T, shelf Shelf) {
 		{Prompt: json.RawMessage(`{"é": "\ud800", "x": 1e400}`), ExtraData: json.RawMessage(`null`), Targets: []string{"9", "1:2"}},
 		{Prompt: json.RawMessage(strings.Repeat(`{"big":"`+strings.Repeat("ab\x00", 500)+`"}`, 300)), ExtraData: json.RawMessage{}},
 	}
+	var ids []job.ID
 	for i, req := range requests {
 		j := b.submit("ann", func(s *job.Submission) { s.Request = req })
-		e := b.claim(j.ID)
-		equal(t, fmt.Sprint("request ", i), e.Request, req)
+		equal(t, fmt.Sprint("request ", i), b.claim(j.ID).Request, req)
+		ids = append(ids, j.ID)
+	}
+	b.restart() // from now on from the store
+	for i, req := range requests {
+		j, err := b.Get(t.Context(), ids[i])
+		b.must(err)
+		loaded, _, err := b.Load(t.Context(), j.ID, j.Attempt.Fence)
+		b.must(err)
+		equal(t, fmt.Sprint("loaded request ", i), loaded.Request, req)
 		out := job.Outcome{State: job.Failed, Outputs: req.Prompt, Messages: json.RawMessage{}, Error: "naïve\x00", ExecSeconds: 0.1 + 0.2}
-		b.must(b.Finish(t.Context(), j.ID, e.Job.Attempt.Fence, out))
+		b.must(b.Finish(t.Context(), j.ID, j.Attempt.Fence, out))
 		got, err := b.Entry(t.Context(), "ann", j.PromptID)
 		b.must(err)
-		equal(t, fmt.Sprint("entry ", i), got.Request, req)
+		equal(t, fmt.Sprint("request ", i), got.Request, req)
 		equal(t, fmt.Sprint("outcome ", i), got.Outcome, &out)
 	}
 }

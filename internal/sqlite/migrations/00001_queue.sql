@@ -33,7 +33,7 @@ create table job (
 
 create unique index job_id on job (id);
 -- A prompt id is unique per person among what is open or in history.
-create unique index job_prompt on job (user, prompt_id) where hidden = 0;
+create unique index job_prompt on job (prompt_id, user) where hidden = 0;
 create index job_open on job (seq) where ended is null;
 create index job_history on job (user, ended) where ended is not null and hidden = 0;
 create index job_list on job (user, seq, state, ended) where ended is not null and hidden = 0;
