@@ -64,6 +64,7 @@ type root struct {
 	Help   helpFlag `short:"h" help:"Show help."`
 
 	Serve    serveCmd    `cmd:"" help:"Run a studio."`
+	Sim      simCmd      `cmd:"" help:"Simulated machines to try and rehearse with."`
 	Status   statusCmd   `cmd:"" help:"Show the studio at a glance."`
 	User     userCmd     `cmd:"" help:"Accounts."`
 	Group    groupCmd    `cmd:"" help:"Groups and class codes."`

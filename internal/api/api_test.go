@@ -1,0 +1,326 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ahelme/comfyume/internal/api"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/identity"
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// fake is a studio of two participants, each with a job.
+type fake struct{ cancelled []job.ID }
+
+var (
+	made     = time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
+	accounts = map[string]api.User{
+		"ann": {Name: "ann", Role: identity.Participant},
+		"ben": {Name: "ben", Role: identity.Participant},
+		"ivy": {Name: "ivy", Role: identity.Instructor},
+		"olu": {Name: "olu", Role: identity.Operator},
+	}
+	jobs = []job.Job{
+		{ID: "j-ann", User: "ann", PromptID: "p", State: job.Running, Created: made, Attempt: job.Attempt{N: 1, BackEnd: "gpu1"}},
+		{ID: "j-ben", User: "ben", PromptID: "p", State: job.Completed, Created: made, Started: made, Finished: made.Add(time.Second)},
+	}
+)
+
+func missing(what string) error { return fault.New(fault.Missing, "There is no %s.", what) }
+
+func (*fake) User(_ context.Context, name string) (api.User, error) {
+	if u, ok := accounts[name]; ok {
+		return u, nil
+	}
+	return api.User{}, missing("person " + name)
+}
+
+func (*fake) Users(context.Context, string) ([]api.User, error) {
+	return []api.User{accounts["ann"], accounts["ben"]}, nil
+}
+
+func (*fake) AddUser(_ context.Context, n api.NewUser) (api.User, error) {
+	if n.Name == "ann" {
+		return api.User{}, fault.New(fault.Conflict, "The name is taken.").WithCode("name_taken").WithRemedy("Choose another.")
+	}
+	return api.User{Name: n.Name, Role: n.Role}, nil
+}
+
+func (f *fake) ChangeUser(ctx context.Context, name string, _ api.UserChange) (api.User, error) {
+	return f.User(ctx, name)
+}
+func (*fake) RemoveUser(context.Context, string, bool) error    { return nil }
+func (*fake) SetPassword(context.Context, string, string) error { return nil }
+func (*fake) Import(context.Context, io.Reader) (api.Imported, error) {
+	return api.Imported{Made: []api.User{}}, nil
+}
+
+func (*fake) NewLink(_ context.Context, user, _ string, _ time.Duration) (api.Link, error) {
+	return api.Link{User: user, URL: "http://x/link/c"}, nil
+}
+func (*fake) Tokens(context.Context, string) ([]api.Token, error) { return []api.Token{}, nil }
+func (*fake) NewToken(_ context.Context, user string, n api.NewToken) (api.Token, error) {
+	return api.Token{User: user, Label: n.Label, Secret: "cm_x"}, nil
+}
+func (*fake) RevokeToken(context.Context, string, string) error { return nil }
+func (*fake) Groups(context.Context) ([]api.Group, error)       { return []api.Group{}, nil }
+func (*fake) AddGroup(_ context.Context, name, _ string) (api.Group, error) {
+	return api.Group{Name: name}, nil
+}
+func (*fake) RemoveGroup(context.Context, string) error         { return nil }
+func (*fake) Codes(context.Context, string) ([]api.Code, error) { return []api.Code{}, nil }
+func (*fake) NewCode(_ context.Context, group, _ string, _ int, _ time.Duration) (api.Code, error) {
+	return api.Code{Group: group}, nil
+}
+func (*fake) RevokeCode(context.Context, string) error { return nil }
+
+func (*fake) Counts() job.Counts { return job.Counts{Running: 1, Completed: 1} }
+func (*fake) CountsByUser() map[string]job.Counts {
+	return map[string]job.Counts{"ann": {Running: 1}, "ben": {Pending: 2}}
+}
+func (*fake) Mode() string      { return "fair" }
+func (*fake) Order() string     { return "round_robin" }
+func (*fake) Note() string      { return "" }
+func (*fake) Why(job.ID) string { return "It is the next one." }
+func (*fake) ListAll(_ context.Context, _ job.ListQuery, user string) ([]job.Job, int, error) {
+	own := slices.DeleteFunc(slices.Clone(jobs), func(j job.Job) bool { return user != "" && j.User != user })
+	return own, len(own), nil
+}
+
+func (*fake) Get(_ context.Context, id job.ID) (job.Job, error) {
+	for _, j := range jobs {
+		if j.ID == id {
+			return j, nil
+		}
+	}
+	return job.Job{}, missing("job " + string(id))
+}
+
+func (f *fake) Cancel(ctx context.Context, id job.ID) (job.Job, error) {
+	f.cancelled = append(f.cancelled, id)
+	return f.Get(ctx, id)
+}
+
+func (*fake) BackEnds() []api.BackEnd { return []api.BackEnd{{Name: "gpu1", Devices: []api.Device{}}} }
+
+func (*fake) Test(_ context.Context, name string) (api.BackEnd, error) {
+	if name != "gpu1" {
+		return api.BackEnd{}, missing("back end " + name)
+	}
+	return api.BackEnd{Name: name, Devices: []api.Device{}}, nil
+}
+
+func (*fake) Status(context.Context) api.Status {
+	return api.Status{Reasons: []string{}, BackEnds: []api.BackEnd{}}
+}
+
+func face(t *testing.T) (*api.Face, *fake) {
+	t.Helper()
+	f := &fake{}
+	return api.New(api.Deps{People: f, Queue: f, Fleet: f, Studio: f}, slog.New(slog.DiscardHandler)), f
+}
+
+// ask sends a request as a person; "" is nobody.
+func ask(f http.Handler, as, method, path, body string) *httptest.ResponseRecorder {
+	kind := "application/json"
+	if strings.HasSuffix(path, "/roster") {
+		kind = "text/csv"
+	}
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	if body != "" {
+		r.Header.Set("Content-Type", kind)
+	}
+	if u, ok := accounts[as]; ok {
+		r = r.WithContext(identity.With(r.Context(), identity.Person{Name: u.Name, Role: u.Role}))
+	}
+	w := httptest.NewRecorder()
+	f.ServeHTTP(w, r)
+	return w
+}
+
+const v1 = api.Base + "/v1"
+
+// TestWhoMayDoWhat tries every operation as nobody, as the participants ann and ben, as an instructor and as an
+// operator. The table says the status for each; an operation that is not in it fails the test.
+func TestWhoMayDoWhat(t *testing.T) {
+	t.Parallel()
+	type row struct {
+		body, path                 string
+		nobody, ann, ben, ivy, olu int
+	}
+	table := map[string]row{
+		"GET /me":                          {"", "/me", 401, 200, 200, 200, 200},
+		"GET /users":                       {"", "/users", 401, 403, 403, 200, 200},
+		"POST /users":                      {`{"name":"new"}`, "/users", 401, 403, 403, 403, 201},
+		"GET /users/{name}":                {"", "/users/ann", 401, 403, 403, 200, 200},
+		"PATCH /users/{name}":              {`{"suspended":true}`, "/users/ann", 401, 403, 403, 403, 200},
+		"DELETE /users/{name}":             {"", "/users/ann", 401, 403, 403, 403, 204},
+		"PUT /users/{name}/password":       {`{"password":"p"}`, "/users/ann/password", 401, 403, 403, 403, 204},
+		"POST /roster":                     {"name\nx\n", "/roster", 401, 403, 403, 403, 200},
+		"POST /users/{name}/links":         {"", "/users/ann/links", 401, 403, 403, 201, 201},
+		"GET /users/{name}/tokens":         {"", "/users/ann/tokens", 401, 200, 403, 403, 200},
+		"POST /users/{name}/tokens":        {`{"label":"l"}`, "/users/ann/tokens", 401, 201, 403, 403, 201},
+		"DELETE /users/{name}/tokens/{id}": {"", "/users/ann/tokens/t", 401, 204, 403, 403, 204},
+		"GET /groups":                      {"", "/groups", 401, 403, 403, 200, 200},
+		"POST /groups":                     {`{"name":"g"}`, "/groups", 401, 403, 403, 403, 201},
+		"DELETE /groups/{group}":           {"", "/groups/g", 401, 403, 403, 403, 204},
+		"GET /codes":                       {"", "/codes", 401, 403, 403, 200, 200},
+		"POST /groups/{group}/codes":       {"", "/groups/g/codes", 401, 403, 403, 201, 201},
+		"DELETE /codes/{code}":             {"", "/codes/ABCD", 401, 403, 403, 204, 204},
+		"GET /jobs":                        {"", "/jobs?user=ann", 401, 200, 403, 200, 200},
+		"GET /jobs/{id}":                   {"", "/jobs/j-ann", 401, 200, 404, 200, 200},
+		"POST /jobs/{id}/cancel":           {"", "/jobs/j-ann/cancel", 401, 200, 404, 200, 200},
+		"GET /queue":                       {"", "/queue", 401, 200, 200, 200, 200},
+		"GET /status":                      {"", "/status", 401, 403, 403, 200, 200},
+		"GET /backends":                    {"", "/backends", 401, 403, 403, 200, 200},
+		"POST /backends/{name}/test":       {"", "/backends/gpu1/test", 401, 403, 403, 403, 200},
+	}
+	f, _ := face(t)
+	var doc struct {
+		Paths map[string]map[string]any `json:"paths"`
+	}
+	text, err := f.OpenAPI()
+	if err == nil {
+		err = json.Unmarshal(text, &doc)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, operations := range doc.Paths {
+		for method := range operations {
+			name := strings.ToUpper(method) + " " + strings.TrimPrefix(path, v1)
+			r, ok := table[name]
+			if !ok {
+				t.Errorf("%s is not in the table: say who may", name)
+				continue
+			}
+			delete(table, name)
+			for as, want := range map[string]int{"": r.nobody, "ann": r.ann, "ben": r.ben, "ivy": r.ivy, "olu": r.olu} {
+				w := ask(f, as, strings.ToUpper(method), v1+r.path, r.body)
+				if w.Code != want {
+					t.Errorf("%s as %q gave %d, want %d: %s", name, as, w.Code, want, w.Body)
+				}
+				if w.Code >= 400 && (w.Header().Get("Content-Type") != "application/problem+json" || strings.Contains(w.Body.String(), "gpu1")) {
+					t.Errorf("%s as %q: refusal is %s %s", name, as, w.Header().Get("Content-Type"), w.Body)
+				}
+			}
+		}
+	}
+	for name := range table {
+		t.Errorf("%s is in the table and not in the interface", name)
+	}
+}
+
+func TestOthersLeaveNoTrace(t *testing.T) {
+	t.Parallel()
+	f, state := face(t)
+	for _, path := range []string{"/jobs", "/queue", "/jobs?state=running&state=completed"} {
+		if w := ask(f, "ann", "GET", v1+path, ""); strings.Contains(w.Body.String(), "ben") {
+			t.Errorf("%s shows ann what is ben's: %s", path, w.Body)
+		}
+	}
+	if w := ask(f, "ann", "POST", v1+"/jobs/j-ben/cancel", ""); w.Code != 404 || len(state.cancelled) != 0 {
+		t.Errorf("ann could cancel ben's job: %d, %v", w.Code, state.cancelled)
+	}
+	if w := ask(f, "ivy", "POST", v1+"/users/olu/links", ""); w.Code != 403 {
+		t.Errorf("an instructor could become operator: %d", w.Code)
+	}
+	a, b := ask(f, "ann", "GET", v1+"/jobs/j-ben", ""), ask(f, "ann", "GET", v1+"/jobs/j-xyz", "")
+	if strings.ReplaceAll(a.Body.String(), "j-ben", "j-xyz") != b.Body.String() {
+		t.Errorf("a job of somebody else can be told from none: %s %s", a.Body, b.Body)
+	}
+}
+
+func TestErrorsSayWhatAndWhatToDo(t *testing.T) {
+	t.Parallel()
+	f, _ := face(t)
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		says               string
+	}{
+		{"POST", "/users", `{"name":"ann"}`, 409, `"code":"name_taken","remedy":"Choose another."`},
+		{"POST", "/users", `{"name":`, 400, "unexpected end"},
+		{"POST", "/users", `{"name":1}`, 422, "expected string"},
+		{"POST", "/users", `{"name":"x","role":"king"}`, 422, "expected value to be one of"},
+		{"POST", "/users", `{"name":"x","colour":"red"}`, 422, "unexpected property"},
+		{"GET", "/jobs?limit=0", "", 422, "limit"},
+		{"GET", "/jobs?state=gone", "", 422, "is not a state"},
+		{"POST", "/jobs/j-ben/cancel", "", 409, "job_is_over"},
+		{"GET", "/nope", "", 404, "no GET"},
+		{"PUT", "/me", "", 405, "no PUT"},
+		{"GET", "/jobs/..%2F..%2Fme", "", 404, "There is no job"},
+	} {
+		w := ask(f, "olu", c.method, v1+c.path, c.body)
+		if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) || !json.Valid(w.Body.Bytes()) {
+			t.Errorf("%s %s gave %d %s", c.method, c.path, w.Code, w.Body)
+		}
+	}
+}
+
+func TestStagedJobsWait(t *testing.T) {
+	t.Parallel()
+	f, _ := face(t)
+	var got api.Job
+	if err := json.Unmarshal(ask(f, "ann", "GET", v1+"/jobs/j-ann", "").Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := api.Job{
+		ID: "j-ann", User: "ann", PromptID: "p", State: job.Pending, Created: made, Attempt: 1, BackEnd: "gpu1",
+		Staged: true, Why: "It is the next one.",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestOpenAPI shows every change of the interface as a change of a file.
+func TestOpenAPI(t *testing.T) {
+	t.Parallel()
+	f, _ := face(t)
+	text, err := f.OpenAPI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc any
+	if err := json.Unmarshal(text, &doc); err != nil {
+		t.Fatal(err)
+	}
+	got, err := json.MarshalIndent(doc, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden := filepath.Join("testdata", "openapi.json")
+	if *update {
+		if err := os.WriteFile(golden, append(got, '\n'), 0o644); err != nil { //nolint:gosec // it is for everybody
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(string(got)+"\n", "\n")); diff != "" {
+		t.Errorf("the interface changed; if that is meant: go test ./internal/api -update\n%s", diff)
+	}
+	w := ask(f, "", "GET", api.Base+"/openapi.json", "")
+	if w.Code != 200 || !strings.Contains(w.Body.String(), `"openapi":"3.1.0"`) {
+		t.Errorf("%d %.80s", w.Code, w.Body)
+	}
+}

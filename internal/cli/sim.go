@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/config"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/sim"
+	"github.com/ahelme/comfyume/internal/telemetry"
+)
+
+// simCmd is about simulated machines.
+type simCmd struct {
+	Comfyui simComfyUI `cmd:"" name:"comfyui" help:"Run a simulated ComfyUI server."`
+}
+
+// simComfyUI runs a simulated ComfyUI server.
+type simComfyUI struct {
+	Listen string `help:"Address to listen on." default:"127.0.0.1:8188" placeholder:"ADDR"`
+
+	BaseDirectory   string `help:"Folder for the folders below; a temporary one when left out." placeholder:"DIR" group:"Folders"`
+	OutputDirectory string `help:"Where results go." placeholder:"DIR" group:"Folders"`
+	InputDirectory  string `help:"Where uploads go." placeholder:"DIR" group:"Folders"`
+	TempDirectory   string `help:"Where previews go." placeholder:"DIR" group:"Folders"`
+	UserDirectory   string `help:"Where settings and workflows go." placeholder:"DIR" group:"Folders"`
+	ModelDirectory  string `help:"Folder of folders of models, of which only names are read." placeholder:"DIR" group:"Folders"`
+	FrontEndRoot    string `help:"A built editor to serve at /." placeholder:"DIR" group:"Folders"`
+
+	Identity string `help:"The version of ComfyUI it stands for." default:"0.3.64" placeholder:"VERSION" group:"Nodes"`
+	Probes   bool   `help:"Have the probe nodes of our tests." group:"Nodes"`
+
+	LoadTime    time.Duration `help:"How long a model takes to load the first time." default:"0s" group:"Speed"`
+	StepTime    time.Duration `help:"How long a step of a sampler takes." default:"0s" group:"Speed"`
+	Latency     time.Duration `help:"Added to every request and frame." default:"0s" group:"Speed"`
+	Bandwidth   string        `help:"Bytes a second that each request receives, such as 1MB." placeholder:"SIZE" group:"Speed"`
+	VideoMemory string        `help:"What the device has." default:"24GiB" placeholder:"SIZE" group:"Speed"`
+	NoPreviews  bool          `help:"Samplers send no previews." group:"Speed"`
+	EagerFrames bool          `help:"Let frames of a run overtake the answer of its POST, as on a busy server." group:"Speed"`
+
+	FailRate     float64       `help:"Chance from 0 to 1 that a run fails." group:"Trouble"`
+	OOMRate      float64       `name:"oom-rate" help:"Chance that a run ends out of memory." group:"Trouble"`
+	CrashRate    float64       `help:"Chance that the server dies in a run." group:"Trouble"`
+	FreezeRate   float64       `help:"Chance that the server stops answering in a run." group:"Trouble"`
+	FailNodes    []string      `help:"Classes that always fail." placeholder:"CLASS" group:"Trouble"`
+	NoTriggers   bool          `help:"Don't make trouble when a graph asks for it (sim:fail, sim:oom, sim:crash, sim:freeze, sim:slow=DURATION)." group:"Trouble"`
+	RestartAfter time.Duration `help:"How long the server is gone after a crash." default:"2s" group:"Trouble"`
+	FreezeFor    time.Duration `help:"How long a freeze lasts; 0: for ever." default:"0s" group:"Trouble"`
+	CrashExits   bool          `help:"A crash ends the program." group:"Trouble"`
+	Seed         uint64        `help:"Makes chances repeatable." group:"Trouble"`
+}
+
+// options translates the flags.
+func (cmd *simComfyUI) options() (sim.Options, error) {
+	o := sim.Options{
+		Version: cmd.Identity, Base: cmd.BaseDirectory, Output: cmd.OutputDirectory, Input: cmd.InputDirectory,
+		Temp: cmd.TempDirectory, User: cmd.UserDirectory, ModelFolder: cmd.ModelDirectory, FrontEndRoot: cmd.FrontEndRoot,
+		Probes: cmd.Probes, LoadTime: cmd.LoadTime, StepTime: cmd.StepTime, NoPreviews: cmd.NoPreviews,
+		FailRate: cmd.FailRate, OOMRate: cmd.OOMRate, CrashRate: cmd.CrashRate, FreezeRate: cmd.FreezeRate,
+		NoTriggers: cmd.NoTriggers, FailNodes: cmd.FailNodes, RestartAfter: cmd.RestartAfter, FreezeFor: cmd.FreezeFor,
+		Latency: cmd.Latency, EagerFrames: cmd.EagerFrames, Seed: cmd.Seed,
+	}
+	for flag, p := range map[string]struct {
+		text string
+		into *int64
+	}{"--bandwidth": {cmd.Bandwidth, &o.BytesPerSecond}, "--video-memory": {cmd.VideoMemory, &o.VideoMemory}} {
+		if p.text == "" {
+			continue
+		}
+		size, err := config.ParseSize(p.text)
+		if err != nil {
+			return o, wrongUse("%s: %v.", flag, err)
+		}
+		*p.into = int64(size)
+	}
+	for flag, rate := range map[string]float64{
+		"--fail-rate": cmd.FailRate, "--oom-rate": cmd.OOMRate, "--crash-rate": cmd.CrashRate, "--freeze-rate": cmd.FreezeRate,
+	} {
+		if rate < 0 || rate > 1 {
+			return o, wrongUse("%s is a chance from 0 to 1.", flag)
+		}
+	}
+	if cmd.CrashExits {
+		o.OnCrash = func() { os.Exit(exitFailed) }
+	}
+	return o, nil
+}
+
+// Run serves until a signal comes.
+func (cmd *simComfyUI) Run(c *call) error {
+	o, err := cmd.options()
+	if err != nil {
+		return err
+	}
+	if o.Log, _, err = telemetry.Logger(c.Stderr, logFormat("", c.Stderr), "info"); err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", cmd.Listen)
+	if err != nil {
+		return fault.Wrap(fault.Unavailable, err, "The address %s can't be opened.", cmd.Listen).
+			WithRemedy("Choose another one with --listen HOST:PORT.")
+	}
+	s, err := sim.NewComfyUI(o)
+	if err != nil {
+		l.Close() //nolint:errcheck // the error that counts is err
+		return err
+	}
+	ctx, stop := signal.NotifyContext(c.ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if _, err := fmt.Fprintf(c.Stdout, "A simulated ComfyUI %s is at http://%s\n", cmd.Identity, l.Addr()); err != nil {
+		return err
+	}
+	return s.Run(ctx, l)
+}
