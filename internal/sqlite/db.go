@@ -38,6 +38,7 @@ type DB struct {
 	batch  int
 
 	stmts sync.Map // query text → *sql.Stmt of the reader pool
+	files sync.Map // user → *atomic.Uint64, the versions of Files: here, so that several stores of one database agree
 }
 
 // Open opens the database file at path, makes it when there is none, and brings its schema up to date. A database

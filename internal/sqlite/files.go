@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,14 +16,11 @@ import (
 )
 
 // Files is the table of people's files: the workspace.Store, and in deliveries.go the deliver.Store, in the database.
-type Files struct {
-	db       *DB
-	versions sync.Map // user → *atomic.Uint64
-}
+type Files struct{ db *DB }
 
 var _ workspace.Store = (*Files)(nil)
 
-// NewFiles returns the table of files in db. There must be one per database, because it counts the versions.
+// NewFiles returns the table of files in db.
 func NewFiles(db *DB) *Files { return &Files{db: db} }
 
 // Queries about files.
@@ -90,10 +86,10 @@ func fileOr(f fileRow, otherwise, err error) (fileRow, error) {
 func (s *Files) FileVersion(user string) uint64 { return s.version(user).Load() }
 
 func (s *Files) version(user string) *atomic.Uint64 {
-	if v, ok := s.versions.Load(user); ok {
+	if v, ok := s.db.files.Load(user); ok {
 		return v.(*atomic.Uint64)
 	}
-	v, _ := s.versions.LoadOrStore(user, new(atomic.Uint64))
+	v, _ := s.db.files.LoadOrStore(user, new(atomic.Uint64))
 	return v.(*atomic.Uint64)
 }
 

@@ -70,7 +70,8 @@ func place(t testing.TB, s *sqlite.Files, name string, overwrite bool, content b
 // TestVersionsOfFiles holds the promise that caches stand on: the version has grown when the change is answered.
 func TestVersionsOfFiles(t *testing.T) {
 	t.Parallel()
-	s := sqlite.NewFiles(open(t, filepath.Join(t.TempDir(), "comfyume.db")))
+	db := open(t, filepath.Join(t.TempDir(), "comfyume.db"))
+	s := sqlite.NewFiles(db)
 	last := s.FileVersion("ann")
 	grew := func(what string, want bool) {
 		t.Helper()
@@ -101,6 +102,8 @@ func TestVersionsOfFiles(t *testing.T) {
 	_, err = s.ForgetFiles(t.Context(), "ann", 10)
 	must(t, err)
 	grew("all were forgotten", true)
+	place(t, sqlite.NewFiles(db), "b", false, 1)
+	grew("a change through another store", true)
 	if s.FileVersion("bob") != 0 {
 		t.Error("bob's version grew")
 	}
