@@ -50,7 +50,9 @@ type Options struct {
 	Changed func()
 	// Restarted is called when a back end was started anew since it was last seen.
 	Restarted func(ctx context.Context, backEnd, epoch string) error
-	Log       *slog.Logger
+	// Packs learns where the web files of custom nodes are. Nil: they are not kept.
+	Packs *Packs
+	Log   *slog.Logger
 
 	ProbeEvery    time.Duration // of a back end that answers; 0: 10 s
 	RetryFirst    time.Duration // first pause after one did not answer, doubled each time; 0: 500 ms

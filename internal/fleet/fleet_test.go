@@ -28,6 +28,7 @@ type driver struct {
 	probes int
 	files  map[string]string
 	reads  int
+	webErr error
 }
 
 func (d *driver) Probe(context.Context) (backend.Snapshot, error) {
@@ -49,6 +50,9 @@ func (d *driver) WebFile(_ context.Context, path string) (io.ReadCloser, string,
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.reads++
+	if d.webErr != nil {
+		return nil, "", d.webErr
+	}
 	text, ok := d.files[path]
 	if !ok {
 		return nil, "", fault.New(fault.Missing, "no %s", path)

@@ -105,6 +105,9 @@ func (f *Fleet) takeIn(ctx context.Context, m *member, snap backend.Snapshot) er
 	if err != nil {
 		return fmt.Errorf("taking in what it can run: %w", err)
 	}
+	if f.options.Packs != nil {
+		f.options.Packs.Note(m.Name, m.Driver, snap.Epoch, snap.Extensions)
+	}
 	if changed {
 		f.options.Changed()
 	}
