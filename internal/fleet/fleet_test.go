@@ -40,6 +40,12 @@ func (d *driver) Probe(context.Context) (backend.Snapshot, error) {
 	return s, d.err
 }
 
+func (d *driver) probed() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.probes
+}
+
 func (d *driver) set(f func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -170,8 +176,8 @@ func TestNoNewsIsNotTold(t *testing.T) {
 		if b.changes != before {
 			b.Errorf("told %d times that nothing changed", b.changes-before)
 		}
-		if b.driver.probes < 6 || b.driver.probes > 8 {
-			b.Errorf("%d probes in a minute", b.driver.probes)
+		if n := b.driver.probed(); n < 6 || n > 8 {
+			b.Errorf("%d probes in a minute", n)
 		}
 	})
 }
@@ -181,9 +187,9 @@ func TestSilentBackEndIsAskedLessOften(t *testing.T) {
 		b.driver.set(func() { b.driver.err = backend.ErrUnreachable })
 		b.fleet.Nudge("gpu1")
 		synctest.Wait()
-		start := b.driver.probes
+		start := b.driver.probed()
 		time.Sleep(5 * time.Minute)
-		if n := b.driver.probes - start; n < 20 || n > 30 {
+		if n := b.driver.probed() - start; n < 20 || n > 30 {
 			b.Errorf("%d probes in five minutes, want about 24", n)
 		}
 	})
