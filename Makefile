@@ -1,7 +1,7 @@
 # ComfyuME. `make` alone lists what there is.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run build dist test deps fmt fmt-check vet lint unit cross race fuzz bench bench-once frontends clean
+.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e kill cross race fuzz bench bench-once frontends clean
 .NOTPARALLEL:
 
 CACHE     := $(CURDIR)/.cache
@@ -13,8 +13,8 @@ BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 GO_DIRS   := $(wildcard cmd internal e2e)
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
-# What the tests need beside Go, Node and Python, as Debian packages. They are brought by apt-get where that is allowed.
-TEST_DEBS := chromium nginx redis-server
+# What the tests need beside Go, Node and Python, as PROGRAM:DEBIAN-PACKAGE. apt-get brings it where that is allowed.
+TEST_DEBS := chromium:chromium nginx:nginx ip:iproute2 gcc:gcc,libc6-dev
 # The editors the tests run with: one of each generation.
 TEST_FRONTENDS := 1.27.10 1.40.10 1.58.1
 
@@ -30,7 +30,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## start a try-out studio and print sign-in links (PORT= LISTEN= DATA= NAME= BACKEND=url FRONTEND=version)
-	@./bin/comfyume frontend install --if-missing $(FRONTEND)
+	@./bin/comfyume frontend install $(FRONTEND)
 	@exec ./bin/comfyume serve --demo --listen '$(if $(findstring :,$(LISTEN)),$(LISTEN),$(LISTEN):$(PORT))' --data '$(DATA)' \
 		$(if $(NAME),--name '$(NAME)') $(if $(BACKEND),--backend '$(BACKEND)') $(if $(FRONTEND),--frontend '$(FRONTEND)')
 
@@ -46,12 +46,13 @@ dist: ## build for linux, darwin and windows on amd64 and arm64 into dist/, with
 		GOOS=$$os GOARCH=$$arch $(BUILD) -o dist/comfyume-$$os-$$arch$$ext ./cmd/comfyume; \
 	done; cd dist && sha256sum comfyume-* > SHA256SUMS
 
-test: deps fmt-check vet lint build unit cross bench-once race ## bring what the tests need and run all of them
+test: deps fmt-check vet lint build unit cross bench-once race e2e ## bring what the tests need and run all of them
 
-deps: ## bring what the tests need (chromium, nginx, redis-server, gcc, pip)
+deps: ## bring what the tests need (chromium, nginx, iproute2, gcc, pip)
 	@missing=; \
-	for deb in $(TEST_DEBS); do PATH="$$PATH:/usr/sbin" command -v $$deb >/dev/null 2>&1 || missing="$$missing $$deb"; done; \
-	command -v gcc >/dev/null 2>&1 || missing="$$missing gcc libc6-dev"; \
+	for need in $(TEST_DEBS); do \
+		PATH="$$PATH:/usr/sbin:/sbin" command -v $${need%%:*} >/dev/null 2>&1 || missing="$$missing $$(echo $${need#*:} | tr , ' ')"; \
+	done; \
 	python3 -m pip --version >/dev/null 2>&1 || missing="$$missing python3-pip"; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
@@ -63,7 +64,7 @@ deps: ## bring what the tests need (chromium, nginx, redis-server, gcc, pip)
 	fi
 
 frontends: build ## bring the editors that the tests run with into .cache/frontends
-	@COMFYUME_FRONTENDS=$(CACHE)/frontends ./bin/comfyume frontend install --if-missing $(TEST_FRONTENDS)
+	@COMFYUME_FRONTENDS=$(CACHE)/frontends ./bin/comfyume frontend install $(TEST_FRONTENDS) >/dev/null
 
 $(TOOLS)/.done: tools/go.mod tools/go.sum
 	@mkdir -p $(TOOLS)
@@ -84,7 +85,16 @@ lint: $(TOOLS)/.done ## static analysis
 	@$(TOOLS)/staticcheck ./...
 
 unit: ## the tests of the packages
-	@$(GO) test -timeout 15m ./...
+	@$(GO) test -timeout 15m ./cmd/... ./internal/...
+
+# The built binary, seen from outside: browsers, proxies, networks, sudden death.
+E2E := COMFYUME_FRONTENDS=$(CACHE)/frontends COMFYUME_E2E_BINARY=$(CURDIR)/bin/comfyume PATH="$$PATH:/usr/sbin:/sbin" $(GO) test -count=1
+
+e2e: deps build frontends ## the tests of the built binary in Chromium, behind nginx, over networks
+	@$(E2E) -timeout 25m ./e2e/...
+
+kill: build ## kill -9 server and back ends KILLS (default 100) times each under load
+	@COMFYUME_KILLS=$(or $(KILLS),100) $(E2E) -v -timeout 2h -run Kill ./e2e/...
 
 cross: ## compile for windows and darwin
 	@set -e; for os in windows darwin; do GOOS=$$os CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/comfyume; done

@@ -32,7 +32,7 @@ type simComfyUI struct {
 	FrontEndRoot    string `help:"A built editor to serve at /." placeholder:"DIR" group:"Folders"`
 
 	Identity string `help:"The version of ComfyUI it stands for." default:"0.3.64" placeholder:"VERSION" group:"Nodes"`
-	Probes   bool   `help:"Have the probe nodes of our tests." group:"Nodes"`
+	Probes   bool   `name:"probe-nodes" help:"Have the probe nodes of our tests." group:"Nodes"`
 
 	LoadTime    time.Duration `help:"How long a model takes to load the first time." default:"0s" group:"Speed"`
 	StepTime    time.Duration `help:"How long a step of a sampler takes." default:"0s" group:"Speed"`

@@ -200,9 +200,10 @@ func EnvName(path string) string {
 }
 
 func (l *loader) environment(environ []string) {
-	names := map[string]string{}
+	names, rest := map[string]string{}, map[string]bool{}
 	for path := range l.byPath {
 		names[EnvName(path)] = path
+		rest[strings.TrimPrefix(EnvName(path), Prefix)] = true
 	}
 	for _, pair := range slices.Sorted(slices.Values(environ)) {
 		name, text, _ := strings.Cut(pair, "=")
@@ -210,11 +211,17 @@ func (l *loader) environment(environ []string) {
 			continue
 		}
 		path, ok := names[name]
-		if !ok {
-			l.problem(Origin{Name: name}, "", "there is no such setting%s", maybe(near(name, slices.Sorted(maps.Keys(names)))))
+		if ok {
+			l.setAt(path, text, Origin{Name: name})
 			continue
 		}
-		l.setAt(path, text, Origin{Name: name})
+		// A slip of the pen is a mistake; what resembles no setting may be another program's.
+		meant := near(strings.TrimPrefix(name, Prefix), slices.Sorted(maps.Keys(rest)))
+		if meant == "" {
+			l.warn("the environment has %s, which is no setting", name)
+			continue
+		}
+		l.problem(Origin{Name: name}, "", "there is no such setting; did you mean %s?", Prefix+meant)
 	}
 }
 
