@@ -26,7 +26,10 @@ func safe(raw json.RawMessage, other string) []byte {
 
 // tupleTail is an element of GET /queue from its second member on: what follows its number never changes.
 func tupleTail(promptID string, req job.Request) []byte {
-	b := make([]byte, 0, len(req.Prompt)+len(req.ExtraData)+128)
+	return appendTail(make([]byte, 0, len(req.Prompt)+len(req.ExtraData)+128), promptID, req)
+}
+
+func appendTail(b []byte, promptID string, req job.Request) []byte {
 	b = pyjson.AppendString(append(b, ", "...), promptID)
 	b = append(append(b, ", "...), safe(req.Prompt, "{}")...)
 	b = append(append(b, ", "...), safe(req.ExtraData, "{}")...)
@@ -42,7 +45,7 @@ func appendHistory(b []byte, e job.Entry) []byte {
 	}
 	b = pyjson.AppendString(b, e.Job.PromptID)
 	b = appendNumber(append(b, `: {"prompt": [`...), e.Job.Number)
-	b = append(b, tupleTail(e.Job.PromptID, e.Request)...)
+	b = appendTail(b, e.Job.PromptID, e.Request)
 	b = append(append(b, `, "outputs": `...), safe(o.Outputs, "{}")...)
 	b = appendStatus(append(b, `, "status": `...), e.Job.State, o)
 	b = append(append(b, `, "meta": `...), safe(o.Meta, "{}")...)

@@ -2,8 +2,10 @@ package comfyserver
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -253,10 +255,10 @@ func (s *Server) settings(c *call) ([]pyjson.Member, error) {
 	for _, m := range own {
 		known[m.Key] = true
 	}
-	for k, v := range s.options.Settings {
+	for _, k := range slices.Sorted(maps.Keys(s.options.Settings)) {
 		if !known[k] {
 			known[k] = true
-			own = append(own, pyjson.Member{Key: k, Value: v})
+			own = append(own, pyjson.Member{Key: k, Value: s.options.Settings[k]})
 		}
 	}
 	for _, m := range defaults {

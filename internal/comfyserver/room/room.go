@@ -121,6 +121,8 @@ func (r *room) handle(e event.Event) {
 		r.notice(b)
 	case event.Queued:
 		r.places, r.studio = b.Places, true
+	case event.FleetChanged:
+		r.fleetChanged()
 	case event.Lagged:
 		r.lagged = true
 	}

@@ -122,3 +122,14 @@ func (r *room) notice(n event.Notice) {
 		}
 	}
 }
+
+// fleetChanged tells the pages with our extension that what can run may have changed. The lock is held.
+func (r *room) fleetChanged() {
+	f := text(kindProgress, "comfyume.fleet", json.RawMessage("{}"))
+	f.key = "comfyume.fleet"
+	for _, s := range r.sockets {
+		if s.studio {
+			s.push(f)
+		}
+	}
+}

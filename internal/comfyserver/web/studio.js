@@ -82,12 +82,22 @@ function drawAll() {
   }
 }
 
+function say(severity, text) {
+  app.extensionManager?.toast?.add({ severity, summary: "Studio", detail: text, life: 15000 });
+}
+
 async function refresh() {
   const session = encodeURIComponent(api.clientId ?? "");
   try {
     const answer = await fetch(new URL(`state.json?clientId=${session}`, base), { cache: "no-store" });
     if (!answer.ok) return;
+    const before = state.nodes;
     state = await answer.json();
+    if (!state.nodes && before === undefined) {
+      say("warn", "No GPU has reported yet, so there are no nodes. They come as soon as one does.");
+    } else if (state.nodes && before === false) {
+      say("info", "A GPU has reported. Reload the page to see its nodes.");
+    }
     drawAll();
   } catch (error) {
     console.debug("ComfyuME: the studio did not answer", error);
@@ -101,7 +111,10 @@ function listen() {
   });
   api.addEventListener("comfyume.notice", (event) => {
     const { severity = "info", text = "" } = event.detail ?? {};
-    app.extensionManager?.toast?.add({ severity, summary: "Studio", detail: text, life: 15000 });
+    say(severity, text);
+  });
+  api.addEventListener("comfyume.fleet", () => {
+    if (!state.nodes) refresh();
   });
   api.addEventListener("progress", (event) => {
     progress = event.detail;
