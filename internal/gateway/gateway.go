@@ -55,7 +55,7 @@ type Options struct {
 	PublicURL      string        // how people reach the studio; may have a path; empty: not known
 	TrustedProxies []string      // addresses or networks whose forwarded headers count
 	Insecure       bool          // the studio is open to a network without encryption: say so on every page
-	MaxBody        int64         // most bytes of a request; 0: 512 MiB
+	MaxBody        int64         // largest upload; 0: 512 MiB
 	CA             []byte        // own certificate authority, PEM, offered on the sign-in page; nil: none
 	HSTS           time.Duration // 0: not sent
 	Live           *Live         // connections to cut when a session ends; nil: none
@@ -243,6 +243,9 @@ func (g *Gateway) mounted(v *visit, r *http.Request, m Mount, path string) {
 	g.serve(v, r, m.Handler, path)
 }
 
+// formRoom is what a form may have around an upload.
+const formRoom = 1 << 20
+
 // isPage reports whether the path is the editor's page itself.
 func isPage(path string) bool { return path == "/" || path == "/index.html" || path == "/user-select" }
 
@@ -294,7 +297,7 @@ func (g *Gateway) workspace(v *visit, r *http.Request, raw string) {
 
 // serve hands the request to a face, with the person in its context and without what was for the door.
 func (g *Gateway) serve(v *visit, r *http.Request, face http.Handler, raw string) {
-	if r.ContentLength > g.o.MaxBody {
+	if r.ContentLength > g.o.MaxBody+formRoom {
 		g.fail(v, r, errTooLarge(g.o.MaxBody))
 		return
 	}
@@ -309,7 +312,7 @@ func (g *Gateway) serve(v *visit, r *http.Request, face http.Handler, raw string
 		inner.RequestURI = u.RequestURI() // what a face logs must not hold a token
 	}
 	if inner.Body != nil && inner.Body != http.NoBody {
-		inner.Body = http.MaxBytesReader(v, inner.Body, g.o.MaxBody)
+		inner.Body = http.MaxBytesReader(v, inner.Body, g.o.MaxBody+formRoom)
 	}
 	face.ServeHTTP(v, inner)
 }

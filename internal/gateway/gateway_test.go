@@ -471,14 +471,17 @@ func TestTrouble(t *testing.T) {
 	if !strings.Contains(b.log.String(), "a face is broken") {
 		t.Error("the log lacks the panic")
 	}
-	for _, size := range []int{1001, 5000} {
+	for _, size := range []int{1<<20 + 1001, 3 << 20} {
 		req := httptest.NewRequest("POST", "http://example.com/upload/image", strings.NewReader(strings.Repeat("x", size)))
-		if size == 5000 {
+		if size == 3<<20 {
 			req.ContentLength = -1 // not told before
 		}
 		if r := b.send(req, key...); r.StatusCode != 413 {
 			t.Errorf("%d bytes give %d: %s", size, r.StatusCode, body(t, r))
 		}
+	}
+	if r := b.send(httptest.NewRequest("POST", "http://example.com/upload/image", strings.NewReader(strings.Repeat("x", 1100))), key...); r.StatusCode != 200 {
+		t.Errorf("an upload with its form gives %d", r.StatusCode)
 	}
 	r = b.post("http://example.com/signin", url.Values{"name": {strings.Repeat("x", 20_000)}})
 	if r.StatusCode != 400 {
