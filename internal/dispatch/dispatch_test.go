@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"go.uber.org/goleak"
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/backend/backendtest"
@@ -29,8 +28,6 @@ import (
 	"github.com/ahelme/comfyume/internal/queue"
 	"github.com/ahelme/comfyume/internal/sqlite"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // gpu is one fake server on a network of its own.
 type gpu struct {

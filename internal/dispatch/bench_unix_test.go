@@ -1,0 +1,274 @@
+//go:build unix
+
+package dispatch_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+
+	"github.com/ahelme/comfyume/internal/backend/backendtest"
+	"github.com/ahelme/comfyume/internal/backend/comfyui"
+	"github.com/ahelme/comfyume/internal/dispatch"
+	"github.com/ahelme/comfyume/internal/event"
+	"github.com/ahelme/comfyume/internal/file"
+	"github.com/ahelme/comfyume/internal/fleet"
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/queue"
+	"github.com/ahelme/comfyume/internal/sqlite"
+)
+
+// serveVariable makes the test binary serve fakes, so that benchmarks can tell our processor time from theirs.
+const serveVariable = "COMFYUME_TEST_SERVE_FAKES"
+
+// fakes is how many servers a benchmark drives.
+const fakes = 4
+
+func TestMain(m *testing.M) {
+	if os.Getenv(serveVariable) == "" {
+		goleak.VerifyTestMain(m)
+		return
+	}
+	for range fakes {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println("http://" + l.Addr().String())
+		go http.Serve(l, backendtest.NewFake().Handler()) //nolint:errcheck // ends with the process
+	}
+	io.Copy(io.Discard, os.Stdin) //nolint:errcheck // any end of input will do
+}
+
+func fakeProcess(b *testing.B) (addresses []string) {
+	b.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env, cmd.Stderr = append(os.Environ(), serveVariable+"=1"), os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			b.Error(err)
+		}
+	})
+	lines := bufio.NewScanner(out)
+	for len(addresses) < fakes && lines.Scan() {
+		addresses = append(addresses, lines.Text())
+	}
+	if len(addresses) < fakes {
+		b.Fatal("the fakes did not start: ", lines.Err())
+	}
+	return addresses
+}
+
+// memory is a queue without durability: what is left is the cost of driver and dispatcher.
+type memory struct {
+	notify func(job.Changed)
+	fence  atomic.Int64
+	mu     sync.Mutex
+	jobs   map[job.ID]job.Entry
+}
+
+func (m *memory) Submit(_ context.Context, s job.Submission) (job.Job, bool, error) {
+	j := job.Job{ID: s.ID, User: s.User, PromptID: string(s.ID), ClientID: s.ClientID, State: job.Pending, Seq: m.fence.Add(1)}
+	m.mu.Lock()
+	m.jobs[j.ID] = job.Entry{Job: j, Request: s.Request}
+	m.mu.Unlock()
+	m.notify(job.Changed{Change: job.Submitted, Job: j})
+	return j, false, nil
+}
+
+func (m *memory) Claim(_ context.Context, id job.ID, p job.ClaimParams) (job.Entry, map[string]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.jobs[id]
+	e.Job.State = job.Running
+	e.Job.Attempt = job.Attempt{N: 1, Fence: m.fence.Add(1), BackEnd: p.BackEnd, RunID: p.RunID, ClientID: p.ClientID}
+	m.jobs[id] = e
+	return e, nil, nil
+}
+
+func (m *memory) Finish(_ context.Context, id job.ID, _ int64, out job.Outcome) error {
+	m.mu.Lock()
+	e := m.jobs[id]
+	delete(m.jobs, id)
+	m.mu.Unlock()
+	m.notify(job.Changed{Change: job.Finished, Job: e.Job, Outcome: &out})
+	return nil
+}
+
+func (m *memory) EachOpen(context.Context, func(job.Job) error) error { return nil }
+func (m *memory) Posted(job.ID, int64) error                          { return nil }
+func (m *memory) Fail(context.Context, job.ID, job.Outcome) error     { return nil }
+func (m *memory) Load(context.Context, job.ID, int64) (job.Entry, map[string]string, error) {
+	return job.Entry{}, nil, nil
+}
+func (m *memory) Release(context.Context, job.ID, int64, string) error { return nil }
+func (m *memory) Renew(context.Context, []job.Fence, time.Time) ([]job.Fence, error) {
+	return nil, nil
+}
+
+// submitter is what a benchmark asks of a queue.
+type submitter interface {
+	dispatch.Queue
+	Submit(context.Context, job.Submission) (job.Job, bool, error)
+}
+
+// BenchmarkTextJob is text jobs of 8 people with 8 outstanding each, on 4 servers, from submit to finish, each
+// person watching. cpu-µs/op is this process's share; with queue=sqlite every step is durable.
+func BenchmarkTextJob(b *testing.B) {
+	for _, kind := range []string{"memory", "sqlite"} {
+		b.Run("queue="+kind, func(b *testing.B) {
+			bus := event.New()
+			var disp *dispatch.Dispatcher
+			notify := func(c job.Changed) {
+				bus.Publish(event.Event{User: c.Job.User, Body: event.JobChanged{Changed: c}})
+				disp.JobChanged(c)
+			}
+			var q submitter = &memory{notify: notify, jobs: map[job.ID]job.Entry{}}
+			if kind == "sqlite" {
+				q = durable(b, notify)
+			}
+			var members []fleet.Member
+			for i, address := range fakeProcess(b) {
+				d, err := comfyui.New(address, comfyui.Options{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer d.Close()
+				members = append(members, fleet.Member{Name: fmt.Sprintf("gpu%d", i), Driver: d})
+			}
+			fl, err := fleet.New(members, nothing{}, fleet.Options{Changed: func() { disp.FleetChanged() }})
+			if err != nil {
+				b.Fatal(err)
+			}
+			disp = dispatch.New(dispatch.Deps{
+				Queue: q, Fleet: fl, Deliver: &files{names: map[dispatch.Origin]file.Ref{}}, Rewriter: mirror{}, Bus: bus,
+			}, dispatch.Options{})
+			ctx, cancel := context.WithCancel(b.Context())
+			var parts sync.WaitGroup
+			parts.Go(func() { fl.Run(ctx) })   //nolint:errcheck // ends with ctx
+			parts.Go(func() { disp.Run(ctx) }) //nolint:errcheck // reads nothing at its start
+			defer parts.Wait()
+			defer cancel()
+			loadJobs(b, bus, q)
+		})
+	}
+}
+
+// loadJobs runs b.N jobs.
+func loadJobs(b *testing.B, bus *event.Bus, q submitter) {
+	const people, outstanding = 8, 8
+	request := job.Request{
+		Prompt:    json.RawMessage(`{"1":{"class_type":"Text","inputs":{"text":"hello"}}}`),
+		ExtraData: json.RawMessage(`{}`), Outputs: []string{"1"},
+	}
+	var left atomic.Int64
+	left.Store(int64(b.N))
+	var group sync.WaitGroup
+	b.ResetTimer()
+	before := used(b)
+	for i := range people {
+		user := fmt.Sprint("user", i)
+		sub := bus.Subscribe(user, event.Options{})
+		submit := func() bool {
+			if left.Add(-1) < 0 {
+				return false
+			}
+			_, _, err := q.Submit(b.Context(), job.Submission{
+				ID: job.ID(uuid.Must(uuid.NewV7()).String()), User: user, ClientID: "sid", Created: time.Now(), Request: request,
+			})
+			if err != nil {
+				b.Error(err)
+			}
+			return err == nil
+		}
+		group.Go(func() {
+			defer sub.Close()
+			open := 0
+			for open < outstanding && submit() {
+				open++
+			}
+			for open > 0 {
+				e, err := sub.Next(b.Context())
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				c, ok := e.Body.(event.JobChanged)
+				if !ok || c.Change != job.Finished {
+					continue
+				}
+				if c.Outcome.State != job.Completed {
+					b.Error("a job ended as ", c.Outcome.State)
+				}
+				if !submit() {
+					open--
+				}
+			}
+		})
+	}
+	group.Wait()
+	b.ReportMetric(float64((used(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
+}
+
+func durable(b *testing.B, notify func(job.Changed)) submitter {
+	b.Helper()
+	db, err := sqlite.Open(b.Context(), filepath.Join(b.TempDir(), "studio.db"), sqlite.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	store, err := sqlite.NewQueue(b.Context(), db)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := store.Close(); err != nil {
+			b.Error(err)
+		}
+		if err := db.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	q, err := queue.New(b.Context(), store, queue.Options{Mode: queue.RoundRobin, Notify: notify})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return q
+}
+
+// used returns the processor time of this process.
+func used(b *testing.B) time.Duration {
+	b.Helper()
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
