@@ -47,17 +47,7 @@ func (p *parts) run(name string, work func(ctx context.Context) error) {
 		}
 		p.fail(fmt.Errorf("%s: %w", name, err))
 	})
-	p.add(name, func(deadline context.Context) error {
-		cancel()
-		ended := make(chan struct{})
-		go func() { wg.Wait(); close(ended) }()
-		select {
-		case <-ended:
-			return nil
-		case <-deadline.Done():
-			return errors.New("it did not end in time")
-		}
-	})
+	p.add(name, func(context.Context) error { cancel(); wg.Wait(); return nil })
 }
 
 // fail reports the failure of a part. Only the first one counts; the others follow from it.
@@ -68,12 +58,25 @@ func (p *parts) fail(err error) {
 	}
 }
 
-// stop stops all parts in the reverse order. Every part is stopped, also after one that failed to.
+// stop stops all parts in the reverse order. Every part is stopped, also after one that failed to. One that is not
+// done at the deadline is left behind, so that the others and the program get their end.
 func (p *parts) stop(deadline context.Context) error {
 	var errs []error
 	for _, one := range slices.Backward(p.list) {
 		began := time.Now()
-		if err := one.stop(deadline); err != nil {
+		stopped := make(chan error, 1)
+		go func() { stopped <- one.stop(deadline) }()
+		var err error
+		select {
+		case err = <-stopped:
+		case <-deadline.Done():
+			select {
+			case err = <-stopped: // parts know the deadline too, and may tell more
+			case <-time.After(time.Second):
+				err = errors.New("it did not end in time")
+			}
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("stopping %s: %w", one.name, err))
 		}
 		p.log.Debug("stopped", "part", one.name, "dur", time.Since(began))

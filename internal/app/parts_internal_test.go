@@ -65,8 +65,8 @@ func TestAPartThatDoesNotEndIsLeftAtTheDeadline(t *testing.T) {
 		defer cancel()
 		began := time.Now()
 		err := p.stop(deadline)
-		if err == nil || time.Since(began) != time.Minute {
-			t.Errorf("got %v after %v", err, time.Since(began))
+		if took := time.Since(began); err == nil || took < time.Minute || took > time.Minute+2*time.Second {
+			t.Errorf("got %v after %v", err, took)
 		}
 		close(leave)
 	})

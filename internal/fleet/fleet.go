@@ -140,6 +140,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 	for _, m := range f.members {
 		probing.Go(func() { f.watch(ctx, m) })
 	}
+	<-ctx.Done() // also where there is no back end to watch
 	probing.Wait()
 	return nil
 }
