@@ -20,6 +20,7 @@ const numberBlock = 64
 type book struct {
 	mu     sync.RWMutex
 	jobs   map[job.ID]*job.Job
+	runs   map[job.ID]*job.Job // those of jobs that are running
 	people map[string]*person
 	counts job.Counts
 	coming int   // submissions on their way to the store
@@ -40,7 +41,9 @@ type person struct {
 }
 
 func newBook() *book {
-	return &book{jobs: map[job.ID]*job.Job{}, people: map[string]*person{}, withdrawn: map[job.ID]int64{}}
+	return &book{
+		jobs: map[job.ID]*job.Job{}, runs: map[job.ID]*job.Job{}, people: map[string]*person{}, withdrawn: map[job.ID]int64{},
+	}
 }
 
 func (b *book) setNumbers(marks map[string]int64) {
@@ -79,6 +82,11 @@ func (b *book) replace(j *job.Job) {
 		}
 	}
 	b.counts.Add(j.State, 1)
+	if j.State == job.Running {
+		b.runs[j.ID] = j
+	} else {
+		delete(b.runs, j.ID)
+	}
 	if j.State.Final() {
 		delete(b.jobs, j.ID)
 		delete(p.open, j.PromptID)
@@ -227,12 +235,9 @@ func (b *book) post(id job.ID, fence int64, at time.Time) (j job.Job, held, firs
 func (b *book) expired(at time.Time) []job.Job {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	if b.counts.Running == 0 {
-		return nil
-	}
 	var list []job.Job
-	for _, j := range b.jobs {
-		if j.State == job.Running && !j.Attempt.LeaseUntil.After(at) {
+	for _, j := range b.runs {
+		if !j.Attempt.LeaseUntil.After(at) {
 			list = append(list, *j)
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"sync"
 
 	"github.com/ahelme/comfyume/internal/fault"
 )
@@ -20,15 +19,16 @@ type request struct {
 	done     chan struct{}
 }
 
-var requests = sync.Pool{New: func() any { return &request{done: make(chan struct{}, 1)} }}
-
 // Write runs fn inside the writer's transaction and returns after the commit: nil means durable. When fn returns
 // an error its changes, and only its, are undone, and Write returns that error.
 //
 // fn runs on the writer's goroutine while others wait: it must be quick and must not call Write. A context that
 // ends before the request is taken up gives its error; one that ends later undoes nothing.
 func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
-	r := requests.Get().(*request)
+	r, ok := db.spare.Get().(*request)
+	if !ok {
+		r = &request{done: make(chan struct{}, 1)}
+	}
 	r.fn = fn
 	if err := db.enqueue(ctx, r); err != nil {
 		return err
@@ -36,7 +36,7 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	<-r.done
 	err, panicked := r.err, r.panicked
 	r.fn, r.err, r.panicked = nil, nil, nil
-	requests.Put(r)
+	db.spare.Put(r)
 	if panicked != nil {
 		panic(panicked)
 	}

@@ -22,6 +22,8 @@ type Options struct {
 	Log      *slog.Logger // nil: discarded
 	Readers  int          // most reader connections; 0: twice the processors, at least 4
 	MaxBatch int          // most requests in one commit; 0: 256
+
+	unsynced bool // commits do not wait for the disk; for tests that are about something else
 }
 
 // DB is an open database. It is safe for concurrent use.
@@ -36,6 +38,7 @@ type DB struct {
 	closed bool
 	writer sync.WaitGroup
 	batch  int
+	spare  sync.Pool // of *request
 
 	stmts sync.Map // query text → *sql.Stmt of the reader pool
 	files sync.Map // user → *atomic.Uint64, the versions of Files: here, so that several stores of one database agree
@@ -78,11 +81,15 @@ func Open(ctx context.Context, path string, o Options) (*DB, error) {
 }
 
 func (db *DB) open(ctx context.Context, o Options) error {
+	level := "FULL"
+	if o.unsynced {
+		level = "OFF"
+	}
 	var err error
 	db.write, err = sql.Open("sqlite", dsn(db.path,
-		"_pragma=busy_timeout(5000)", "_pragma=journal_mode(WAL)", "_pragma=synchronous(FULL)",
-		"_pragma=foreign_keys(1)", "_pragma=temp_store(MEMORY)", "_pragma=cache_size(-8000)",
-		"_pragma=journal_size_limit(16777216)", "_txlock=immediate", "_dqs=0"))
+		"_pragma=busy_timeout(5000)", "_pragma=journal_mode(WAL)", "_pragma=synchronous("+level+")",
+		"_pragma=foreign_keys(1)", "_pragma=temp_store(MEMORY)", "_pragma=cache_size(-4000)",
+		"_pragma=wal_autocheckpoint(4000)", "_pragma=journal_size_limit(33554432)", "_txlock=immediate", "_dqs=0"))
 	if err != nil {
 		return fmt.Errorf("open the database for writing: %w", err)
 	}
@@ -92,7 +99,8 @@ func (db *DB) open(ctx context.Context, o Options) error {
 		return err
 	}
 	db.read, err = sql.Open("sqlite", dsn(db.path,
-		"mode=ro", "_pragma=busy_timeout(5000)", "_pragma=query_only(1)", "_pragma=temp_store(MEMORY)", "_dqs=0"))
+		"mode=ro", "_pragma=busy_timeout(5000)", "_pragma=query_only(1)", "_pragma=temp_store(MEMORY)",
+		"_pragma=cache_size(-1000)", "_dqs=0"))
 	if err != nil {
 		return fmt.Errorf("open the database for reading: %w", err)
 	}
