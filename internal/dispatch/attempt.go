@@ -395,10 +395,13 @@ func (a *attempt) finish(out job.Outcome) {
 	if !held && a.final.Err() != nil {
 		return // the run is taken up again, and its result is still there
 	}
-	if held {
+	if held && a.log.Enabled(a.final, slog.LevelDebug) {
 		a.note().Debug("finished", "state", string(out.State), "dur", out.ExecSeconds)
 	}
 	a.close()
+	if ofRun := a.frames.ended.Load(); ofRun && held { // the loop has gone on at its end frame already
+		a.deps.Fleet.Report(a.backEnd, nil)
+	}
 	a.inbox.send(over{a})
 }
 

@@ -182,22 +182,16 @@ func eachMessage(messages json.RawMessage, f func(typ string, data json.RawMessa
 	}
 }
 
-// execSeconds is the time from the first message to the last one that has a time, on the back end's clock.
-func execSeconds(messages json.RawMessage) float64 {
-	var first, last int64
-	eachMessage(messages, func(_ string, data json.RawMessage) {
-		var m struct {
-			Timestamp int64 `json:"timestamp"`
-		}
-		if json.Unmarshal(data, &m) != nil || m.Timestamp == 0 {
-			return
-		}
-		if first == 0 {
-			first = m.Timestamp
-		}
-		last = m.Timestamp
-	})
-	return float64(max(last-first, 0)) / 1000
+// execSeconds is the time from the begin to the end that a summary tells, on the back end's clock.
+func execSeconds(summary json.RawMessage) float64 {
+	var times struct {
+		Start float64 `json:"execution_start_time"`
+		End   float64 `json:"execution_end_time"`
+	}
+	if json.Unmarshal(summary, &times) != nil || times.Start == 0 {
+		return 0
+	}
+	return max(times.End-times.Start, 0) / 1000
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -145,8 +145,8 @@ func (a *attempt) bringHome(r backend.Result) (job.Outcome, error) {
 		return job.Outcome{}, fmt.Errorf("translating the result: %w", err)
 	}
 	out := job.Outcome{State: own.State, Outputs: own.Outputs, Messages: own.Messages, Meta: own.Meta}
-	out.ExecSeconds = execSeconds(own.Messages)
 	out.Summary, out.Error = comfy.Summarize(out.Outputs, out.Messages)
+	out.ExecSeconds = execSeconds(out.Summary)
 	return out, nil
 }
 

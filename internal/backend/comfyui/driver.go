@@ -11,6 +11,7 @@ package comfyui
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"log/slog"
@@ -83,10 +84,11 @@ func (o *Options) setDefaults() {
 
 // Driver is a backend.Driver for one ComfyUI server. It is safe for concurrent use.
 type Driver struct {
-	prefix  string // of every address, without a slash at its end
+	prefix  string      // of every address, without a slash at its end
+	header  http.Header // of every request
 	options Options
 	log     *slog.Logger
-	client  *http.Client // requests, over kept connections
+	wire    *wire
 	upgrade *http.Client // socket handshakes
 
 	closed context.Context // ends with Close
@@ -112,15 +114,20 @@ func New(address string, o Options) (*Driver, error) {
 		return nil, fault.Wrap(fault.Invalid, err, "%q is not the address of a ComfyUI server.", address).
 			WithRemedy("Write it like http://gpu1:8188.")
 	}
+	user := base.User
+	base.User = nil
 	d := &Driver{prefix: base.String(), options: o, log: o.Log}
+	d.header = o.Header.Clone()
+	if d.header == nil {
+		d.header = make(http.Header)
+	}
+	if user != nil && d.header.Get("Authorization") == "" {
+		password, _ := user.Password()
+		d.header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
+	}
 	d.closed, d.end = context.WithCancel(context.Background())
-	d.client = &http.Client{Transport: &http.Transport{
-		DialContext:         o.Dial,
-		MaxIdleConnsPerHost: 16,
-		IdleConnTimeout:     90 * time.Second,
-		DisableCompression:  true, // a LAN is quicker than gzip
-	}}
-	d.upgrade = &http.Client{Transport: &handshake{dial: o.Dial}}
+	d.wire = &wire{dial: o.Dial}
+	d.upgrade = &http.Client{Transport: d.wire}
 	d.epochs.have = make(map[string]int64)
 	d.tidy.known = make(map[string]struct{})
 	d.tidy.kick = make(chan struct{}, 1)
@@ -135,7 +142,7 @@ func (d *Driver) Close() error {
 	d.spares.close()
 	d.wg.Wait()
 	d.lastTidy()
-	d.client.CloseIdleConnections()
+	d.wire.close()
 	return nil
 }
 

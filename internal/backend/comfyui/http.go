@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -31,13 +32,11 @@ func (d *Driver) open(ctx context.Context, method, path, contentType string, bod
 	if size > 0 {
 		req.ContentLength = size
 	}
-	for k, v := range d.options.Header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, d.header)
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	resp, err := d.client.Do(req)
+	resp, err := d.wire.RoundTrip(req)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 			err = fmt.Errorf("%w: %w", err, cause)

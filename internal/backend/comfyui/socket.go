@@ -1,14 +1,9 @@
 package comfyui
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -43,7 +38,7 @@ func (d *Driver) dial(ctx context.Context, clientID string, claimed bool) (*sock
 	ctx, cancel := context.WithTimeout(ctx, d.options.RequestTimeout)
 	defer cancel()
 	conn, _, err := websocket.Dial(ctx, d.prefix+"/ws?clientId="+url.QueryEscape(clientID),
-		&websocket.DialOptions{HTTPClient: d.upgrade, HTTPHeader: d.options.Header.Clone()})
+		&websocket.DialOptions{HTTPClient: d.upgrade, HTTPHeader: d.header.Clone()})
 	if err != nil {
 		return nil, fmt.Errorf("%w: no web socket: %w", backend.ErrUnreachable, err)
 	}
@@ -278,71 +273,3 @@ func (d *Driver) spareLater() {
 		}
 	})
 }
-
-// handshake carries out the upgrade request of one socket on a connection of its own. http.Transport would do,
-// but it keeps two goroutines and two large buffers for every connection that it then gives away.
-type handshake struct {
-	dial func(ctx context.Context, network, address string) (net.Conn, error)
-}
-
-// RoundTrip dials, sends req and reads the answer; its body is the connection.
-func (h *handshake) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx := req.Context()
-	port := req.URL.Port()
-	if port == "" {
-		port = map[string]string{"https": "443"}[req.URL.Scheme]
-	}
-	if port == "" {
-		port = "80"
-	}
-	conn, err := h.dial(ctx, "tcp", net.JoinHostPort(req.URL.Hostname(), port))
-	if err != nil {
-		return nil, err
-	}
-	if req.URL.Scheme == "https" {
-		conn = tls.Client(conn, &tls.Config{ServerName: req.URL.Hostname(), MinVersion: tls.VersionTLS12})
-	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	resp, err := upgrade(conn, req)
-	if !stop() || err != nil {
-		conn.Close()
-		if err == nil {
-			err = context.Cause(ctx)
-		}
-		return nil, err
-	}
-	return resp, nil
-}
-
-func upgrade(conn net.Conn, req *http.Request) (*http.Response, error) {
-	if err := req.Write(conn); err != nil {
-		return nil, err
-	}
-	br := bufio.NewReaderSize(conn, 4096)
-	resp, err := http.ReadResponse(br, req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode == http.StatusSwitchingProtocols {
-		resp.Body = upgraded{Reader: br, Conn: conn}
-	} else {
-		resp.Body = closing{Reader: resp.Body, conn: conn}
-	}
-	return resp, nil
-}
-
-// upgraded is a connection of which a reader may have read ahead.
-type upgraded struct {
-	*bufio.Reader
-	net.Conn
-}
-
-func (u upgraded) Read(p []byte) (int, error) { return u.Reader.Read(p) }
-
-// closing is the body of a refused upgrade.
-type closing struct {
-	io.Reader
-	conn net.Conn
-}
-
-func (c closing) Close() error { return c.conn.Close() }
