@@ -116,14 +116,18 @@ func (b *book) admit(user string, o Options, given *float64, front bool) (number
 	defer b.mu.Unlock()
 	p := b.person(user)
 	if most := o.MaxPendingPerUser; most > 0 && p.pending+p.coming >= most {
-		return 0, 0, &fault.Error{Kind: fault.Busy, Code: "max_pending_per_user", RetryAfter: 5 * time.Second,
+		return 0, 0, &fault.Error{
+			Kind: fault.Busy, Code: "max_pending_per_user", RetryAfter: 5 * time.Second,
 			Public: fmt.Sprintf("You have %s waiting already, and that is the limit for one person.", plural(p.pending+p.coming, "jobs")),
-			Remedy: "Wait until some are done, or delete some from your queue."}
+			Remedy: "Wait until some are done, or delete some from your queue.",
+		}
 	}
 	if most := o.MaxPending; most > 0 && b.counts.Pending+b.coming >= most {
-		return 0, 0, &fault.Error{Kind: fault.Busy, Code: "max_pending", RetryAfter: 5 * time.Second,
+		return 0, 0, &fault.Error{
+			Kind: fault.Busy, Code: "max_pending", RetryAfter: 5 * time.Second,
 			Public: fmt.Sprintf("The studio's queue is full: %s wait already.", plural(b.counts.Pending+b.coming, "jobs")),
-			Remedy: "Try again in a little while."}
+			Remedy: "Try again in a little while.",
+		}
 	}
 	p.coming++
 	b.coming++

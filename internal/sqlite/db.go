@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -226,5 +225,3 @@ func dsn(path string, params ...string) string {
 
 // quote returns s as an SQL string literal, for the few statements that take no parameters.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
-
-func itoa(n int64) string { return strconv.FormatInt(n, 10) }

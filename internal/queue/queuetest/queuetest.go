@@ -140,8 +140,10 @@ func (b *bench) finish(id job.ID, state job.State) job.Job {
 
 // Params are a claim's.
 func Params() job.ClaimParams {
-	return job.ClaimParams{BackEnd: "gpu", RunID: "6f1f8a04-7a53-4c0e-9f4e-0a4e8f6f2b11",
-		ClientID: "0b9d6b1e-2f8e-4c6a-8a48-5f0f4d2f7c22", LeaseUntil: time.Now().Add(time.Minute)}
+	return job.ClaimParams{
+		BackEnd: "gpu", RunID: "6f1f8a04-7a53-4c0e-9f4e-0a4e8f6f2b11",
+		ClientID: "0b9d6b1e-2f8e-4c6a-8a48-5f0f4d2f7c22", LeaseUntil: time.Now().Add(time.Minute),
+	}
 }
 
 // Submission is a plain job of the user with a graph of about 2 KiB.
