@@ -239,8 +239,14 @@ func (s *Server) settingsGet(w http.ResponseWriter, c *call) error {
 	return writeJSON(w, http.StatusOK, pyjson.AppendObject(nil, all))
 }
 
-// defaults are settings of a new workspace: it opens on a graph and not on a dialog.
-var defaults = []pyjson.Member{{Key: "Comfy.TutorialCompleted", Value: json.RawMessage("true")}}
+// defaults are settings of a new workspace: it opens on a graph and not on a dialog, and asks nobody outside for news.
+// The two about the mouse are what the editor itself begins with; told so, 1.27 does not stumble while it sets them.
+var defaults = []pyjson.Member{
+	{Key: "Comfy.TutorialCompleted", Value: json.RawMessage("true")},
+	{Key: "Comfy.Notification.ShowVersionUpdates", Value: json.RawMessage("false")},
+	{Key: "Comfy.Canvas.LeftMouseClickBehavior", Value: json.RawMessage(`"panning"`)},
+	{Key: "Comfy.Canvas.MouseWheelScroll", Value: json.RawMessage(`"zoom"`)},
+}
 
 func (s *Server) settings(c *call) ([]pyjson.Member, error) {
 	raw, err := s.Home.Settings(c.user())

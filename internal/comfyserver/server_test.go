@@ -87,7 +87,7 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/nothing", "", 404, "not_found"},
 		{"GET", "/ws", "", 400, "no_websocket"},
 		{"GET", "/users", "", 200, `{"storage": "server", "migrated": true}`},
-		{"GET", "/settings", "", 200, `{"Comfy.TutorialCompleted": true}`},
+		{"GET", "/settings", "", 200, `{"Comfy.TutorialCompleted": true, `},
 		{"POST", "/settings", `[]`, 400, "object"},
 		{"POST", "/settings/a.b", `{`, 400, "invalid_json"},
 		{"GET", "/settings/none", "", 200, "null"},
