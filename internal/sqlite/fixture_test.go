@@ -115,6 +115,39 @@ var sameNull = cmp.Comparer(func(x, y json.RawMessage) bool {
 	return string(x) == string(y) || len(x) == 0 && string(y) == "null" || len(y) == 0 && string(x) == "null"
 })
 
+// TestFixtureIsOfThisSchema: once a schema has a fixture, its migrations stay as they are; a change is a new one.
+func TestFixtureIsOfThisSchema(t *testing.T) {
+	t.Parallel()
+	present := open(t, filepath.Join(t.TempDir(), "comfyume.db"))
+	var version string
+	must(t, present.QueryRow(t.Context(), `select max(version_id) from goose_db_version`).Scan(&version))
+	body, err := os.ReadFile(filepath.Join("testdata", "schema-"+version, "comfyume.db"))
+	if err != nil {
+		t.Fatalf("schema %s has no fixture; write it with -update: %v", version, err)
+	}
+	path := filepath.Join(t.TempDir(), "comfyume.db")
+	must(t, os.WriteFile(path, body, 0o600))
+	if diff := cmp.Diff(schema(t, open(t, path)), schema(t, present)); diff != "" {
+		t.Errorf("a migration was changed after its fixture was written. If it has been released, put it back and add a new one; "+
+			"if not, delete the fixture and write it again with -update. Fixture -, present +\n%s", diff)
+	}
+}
+
+// schema returns what the database is made of.
+func schema(t *testing.T, db *sqlite.DB) (all []string) {
+	t.Helper()
+	rows, err := db.Query(t.Context(), `select sql from sqlite_schema where sql is not null order by type, name`)
+	must(t, err)
+	defer rows.Close()
+	for rows.Next() {
+		var text string
+		must(t, rows.Scan(&text))
+		all = append(all, text)
+	}
+	must(t, rows.Err())
+	return all
+}
+
 // readFixture reads ann's jobs.
 func readFixture(t *testing.T, q *queue.Service) (f fixture) {
 	t.Helper()
