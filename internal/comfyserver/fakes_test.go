@@ -510,10 +510,11 @@ func (fakeCatalog) Class(name string, inputs []string) json.RawMessage {
 }
 
 func (fakeCatalog) Models(folder string) ([]string, bool) { return []string{}, folder == "checkpoints" }
-func (fakeCatalog) Folders() []string                     { return []string{"checkpoints", "loras", "configs"} }
-func (fakeCatalog) Embeddings() []string                  { return nil }
-func (fakeCatalog) WebText(string) json.RawMessage        { return nil }
-func (fakeCatalog) SystemStats() json.RawMessage          { return nil }
+
+func (fakeCatalog) Folders() []string              { return []string{"checkpoints", "loras", "configs"} }
+func (fakeCatalog) Embeddings() []string           { return nil }
+func (fakeCatalog) WebText(string) json.RawMessage { return nil }
+func (fakeCatalog) SystemStats() json.RawMessage   { return nil }
 
 // fakeChecker accepts everything, or what it is told.
 type fakeChecker func(prompt json.RawMessage, has func(file.Ref) bool) (comfyserver.Verdict, error)

@@ -248,7 +248,7 @@ func (s *spool) fill(r io.Reader, limit int64) error {
 		return fault.Wrap(fault.Unavailable, err, "There is no room for the upload.").WithCode(codeDiskFull)
 	}
 	if _, err = s.disk.Write(buf.Bytes()); err == nil {
-		n, err = io.CopyN(s.disk, r, limit-n+1)
+		_, err = io.CopyN(s.disk, r, limit-n+1)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}

@@ -229,7 +229,8 @@ func (s *studio) start(j job.Job) job.Job {
 
 func (s *studio) finish(j job.Job) {
 	j.State, j.Finished = job.Completed, time.Now()
-	s.change(job.Finished, j, &job.Outcome{State: job.Completed,
+	s.change(job.Finished, j, &job.Outcome{
+		State:    job.Completed,
 		Outputs:  json.RawMessage(`{"3": {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}]}}`),
 		Messages: json.RawMessage(`[["execution_start", {}], ["execution_success", {"prompt_id": "` + j.PromptID + `", "timestamp": 1}]]`),
 	})
