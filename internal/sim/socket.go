@@ -85,6 +85,7 @@ type corked struct {
 	net.Conn
 	mu   sync.Mutex
 	held bool
+	gone bool
 	buf  []byte
 }
 
@@ -127,12 +128,24 @@ func (c *corked) flush() error {
 	return err
 }
 
-// Close breaks the connection; there is none before the handshake.
-func (c *corked) Close() error {
-	if c.Conn == nil {
-		return nil
+// drop breaks the connection, at once or when there is one.
+func (c *corked) drop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone = true
+	if c.Conn != nil {
+		c.Conn.Close() // whatever it says, it is gone
 	}
-	return c.Conn.Close()
+}
+
+// attach gives it its connection.
+func (c *corked) attach(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Conn = conn
+	if c.gone {
+		conn.Close()
+	}
 }
 
 // hijackable hands a connection over with a cork on it.
@@ -147,6 +160,6 @@ func (h *hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h.out.Conn = conn
+	h.out.attach(conn)
 	return h.out, bufio.NewReadWriter(rw.Reader, bufio.NewWriter(h.out)), nil
 }

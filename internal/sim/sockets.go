@@ -150,7 +150,7 @@ func (h *hub) cut() {
 	h.mu.Unlock()
 	for _, s := range open {
 		s.cancel()
-		s.raw.Close() // without a word: the process is gone
+		s.raw.drop() // without a word: the process is gone
 	}
 }
 
@@ -224,22 +224,27 @@ func (s *ComfyUI) handleSocket(w http.ResponseWriter, r *http.Request, l *life) 
 		id := uuid.New()
 		sid = hex.EncodeToString(id[:])
 	}
-	out := &corked{}
-	conn, err := websocket.Accept(&hijackable{w, out}, r, &websocket.AcceptOptions{
+	if r.Header.Get("Sec-WebSocket-Key") == "" {
+		text(w, http.StatusBadRequest, "No WebSocket UPGRADE hdr: None\n Can \"Upgrade\" only to \"WebSocket\".")
+		return
+	}
+	ctx, cancel := context.WithCancel(l.ctx) // not the request's: that one ends with the handler
+	defer cancel()
+	sock := &socket{sid: sid, raw: &corked{}, cancel: cancel, wake: make(chan struct{}, 1), server: s}
+	// The session is known before the client hears that it is connected: what it asks for next finds it there.
+	if !l.sockets.join(sock) {
+		hangUp(w)
+		return
+	}
+	defer l.sockets.leave(sock)
+	conn, err := websocket.Accept(&hijackable{w, sock.raw}, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled,
 	})
 	if err != nil {
 		return // answered already
 	}
 	conn.SetReadLimit(maxIncoming)
-	ctx, cancel := context.WithCancel(l.ctx) // not the request's: that one ends with the handler
-	sock := &socket{sid: sid, conn: conn, raw: out, cancel: cancel, wake: make(chan struct{}, 1), server: s}
-	defer cancel()
-	if !l.sockets.join(sock) {
-		out.Close()
-		return
-	}
-	defer l.sockets.leave(sock)
+	sock.conn = conn
 	var writer sync.WaitGroup
 	writer.Go(func() { sock.write(ctx) })
 	for {

@@ -1,9 +1,9 @@
 package executor
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"hash/maphash"
 	"slices"
 	"strings"
 
@@ -17,11 +17,12 @@ import (
 type Cache struct {
 	results map[key]*result
 	objects map[objectKey]*nodes.Object
-	unique  uint64 // last key that equals no other
+	unique  uint64 // last value that equals no other
+	seeds   [2]maphash.Seed
 }
 
-// key is the signature of a node in its graph.
-type key [sha256.Size]byte
+// key is the signature of a node in its graph: two hashes with secrets of the cache's own.
+type key [2]uint64
 
 type objectKey struct{ node, class string }
 
@@ -35,13 +36,19 @@ type result struct {
 
 // NewCache returns an empty cache.
 func NewCache() *Cache {
-	return &Cache{results: map[key]*result{}, objects: map[objectKey]*nodes.Object{}}
+	return &Cache{
+		results: map[key]*result{}, objects: map[objectKey]*nodes.Object{},
+		seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()},
+	}
 }
 
 // use makes the keys of g and drops everything else.
 func (c *Cache) use(g *Graph, changed []json.RawMessage) []key {
 	keys := make([]key, len(g.nodes))
-	s := signer{g: g, changed: changed, cache: c, place: make([]int, len(g.nodes))}
+	s := signer{g: g, changed: changed, cache: c, place: make([]int, len(g.nodes)), parts: make([]part, len(g.nodes))}
+	for i := range g.nodes {
+		s.prepare(i)
+	}
 	kept := make(map[key]*result, len(g.nodes))
 	objects := make(map[objectKey]*nodes.Object, len(g.nodes))
 	for i := range g.nodes {
@@ -66,7 +73,13 @@ type signer struct {
 	place   []int // 1 + position among the ancestors; 0: not met yet
 	order   []int
 	buf     []byte
-	sorted  map[int][]int // inputs of a node in order of their names
+	parts   []part
+}
+
+// part is what a node says itself, hashed, and its links in order of the inputs' names.
+type part struct {
+	own   key
+	links []*input
 }
 
 // sign returns the key of node i: what the node itself says, then each ancestor in the order in which they are
@@ -83,7 +96,11 @@ func (s *signer) sign(i int) key {
 	for _, a := range s.order {
 		s.immediate(a)
 	}
-	return sha256.Sum256(s.buf)
+	return s.hash()
+}
+
+func (s *signer) hash() key {
+	return key{maphash.Bytes(s.cache.seeds[0], s.buf), maphash.Bytes(s.cache.seeds[1], s.buf)}
 }
 
 // ancestors lists all nodes upstream of i, depth first, without recursion: graphs can be deep.
@@ -92,14 +109,14 @@ func (s *signer) ancestors(i int) {
 	stack := []frame{{i, 0}}
 	for len(stack) > 0 {
 		top := &stack[len(stack)-1]
-		inputs := s.inputs(top.node)
-		if top.next == len(inputs) {
+		links := s.parts[top.node].links
+		if top.next == len(links) {
 			stack = stack[:len(stack)-1]
 			continue
 		}
-		in := &s.g.nodes[top.node].inputs[inputs[top.next]]
+		in := links[top.next]
 		top.next++
-		if in.link && in.from >= 0 && s.place[in.from] == 0 {
+		if s.place[in.from] == 0 {
 			s.order = append(s.order, in.from)
 			s.place[in.from] = len(s.order)
 			stack = append(stack, frame{in.from, 0})
@@ -107,32 +124,26 @@ func (s *signer) ancestors(i int) {
 	}
 }
 
-func (s *signer) inputs(i int) []int {
-	if order, ok := s.sorted[i]; ok {
-		return order
+// immediate appends a node: what it says itself, and the places of those it is linked to.
+func (s *signer) immediate(i int) {
+	p := &s.parts[i]
+	s.buf = binary.LittleEndian.AppendUint64(s.buf, p.own[0])
+	s.buf = binary.LittleEndian.AppendUint64(s.buf, p.own[1])
+	for _, in := range p.links {
+		s.buf = binary.LittleEndian.AppendUint32(s.buf, uint32(s.place[in.from]))
 	}
-	in := s.g.nodes[i].inputs
-	order := make([]int, len(in))
-	for k := range order {
-		order[k] = k
-	}
-	slices.SortFunc(order, func(a, b int) int { return strings.Compare(in[a].name, in[b].name) })
-	if s.sorted == nil {
-		s.sorted = make(map[int][]int, len(s.g.nodes))
-	}
-	s.sorted[i] = order
-	return order
 }
 
-func (s *signer) immediate(i int) {
+// prepare hashes what node i says itself.
+func (s *signer) prepare(i int) {
 	n := &s.g.nodes[i]
+	s.buf = s.buf[:0]
 	s.text(n.class.Name)
 	switch changed := s.changed[i]; {
 	case n.class.Changed == nil:
 		s.buf = append(s.buf, 0)
 	case changed == nil: // nobody knows: equal to nothing
-		s.cache.unique++
-		s.buf = binary.BigEndian.AppendUint64(append(s.buf, 1), s.cache.unique)
+		s.never()
 	default:
 		s.buf = append(s.buf, 2)
 		s.text(string(changed))
@@ -140,26 +151,35 @@ func (s *signer) immediate(i int) {
 	if n.class.UniqueID() {
 		s.text(n.id)
 	}
-	for _, k := range s.inputs(i) {
-		in := &n.inputs[k]
+	sorted := make([]*input, len(n.inputs))
+	for k := range n.inputs {
+		sorted[k] = &n.inputs[k]
+	}
+	slices.SortFunc(sorted, func(a, b *input) int { return strings.Compare(a.name, b.name) })
+	for _, in := range sorted {
 		s.text(in.name)
 		switch {
 		case in.link && in.from >= 0:
-			s.buf = binary.BigEndian.AppendUint32(append(s.buf, 3), uint32(s.place[in.from]))
-			s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(in.slot))
+			s.buf = binary.LittleEndian.AppendUint32(append(s.buf, 3), uint32(in.slot))
+			s.parts[i].links = append(s.parts[i].links, in)
 		case in.link:
-			s.cache.unique++
-			s.buf = binary.BigEndian.AppendUint64(append(s.buf, 4), s.cache.unique)
+			s.never()
 		default:
 			s.buf = append(s.buf, 5)
 			s.value(in.raw)
 		}
 	}
-	s.buf = append(s.buf, 6)
+	s.parts[i].own = s.hash()
+}
+
+// never appends something that equals nothing.
+func (s *signer) never() {
+	s.cache.unique++
+	s.buf = binary.LittleEndian.AppendUint64(append(s.buf, 1), s.cache.unique)
 }
 
 func (s *signer) text(t string) {
-	s.buf = append(binary.BigEndian.AppendUint32(s.buf, uint32(len(t))), t...)
+	s.buf = append(binary.LittleEndian.AppendUint32(s.buf, uint32(len(t))), t...)
 }
 
 // value appends a written value so that what Python takes for equal looks alike: 1, 1.0 and true are one value.
@@ -174,8 +194,7 @@ func (s *signer) value(raw json.RawMessage) {
 	case pyjson.Number:
 		n, _ := pyjson.ParseNum(raw)
 		if n.IsFloat() && n.Float() != n.Float() {
-			s.cache.unique++
-			s.buf = binary.BigEndian.AppendUint64(append(s.buf, 7), s.cache.unique)
+			s.never()
 			return
 		}
 		if whole, ok := n.Truncate(); ok && !whole.Less(n) && !n.Less(whole) {
