@@ -27,6 +27,7 @@ import (
 //	Preview as Save, of type temp
 //	Wait    waits until Release is called, the run is interrupted or the server restarted
 //	Step    sends progress and a preview
+//	Tick    sends progress until the run is interrupted or the server restarted
 //	Fail    ends the run with execution_error
 //	Load    fails validation when the input file "file" is not there
 //

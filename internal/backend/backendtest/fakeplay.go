@@ -212,6 +212,19 @@ func (f *Fake) play(p *play) json.RawMessage {
 		case "Fail":
 			status = "error"
 			message("execution_error", `{"prompt_id": %q, "node_id": %q, "node_type": "Fail", "executed": [], "exception_message": "it failed\n", "exception_type": "ValueError", "traceback": [], "current_inputs": {}, "current_outputs": [], "timestamp": %d}`, p.ID, id, now())
+		case "Tick":
+			ticker := time.NewTicker(50 * time.Millisecond)
+			for running := true; running; {
+				select {
+				case <-ticker.C:
+					f.tell(p, "progress", `{"value": 1, "max": 2, "prompt_id": %q, "node": %q}`, p.ID, id)
+				case <-p.interrupt:
+					running = false
+				}
+			}
+			ticker.Stop()
+			status = "error"
+			message("execution_interrupted", `{"prompt_id": %q, "node_id": %q, "node_type": "Tick", "executed": [], "timestamp": %d}`, p.ID, id, now())
 		case "Wait":
 			select {
 			case <-f.release:

@@ -73,6 +73,12 @@ func (s *socket) close() {
 	})
 }
 
+// bye closes the socket so that the server has noticed when it returns, as far as it answers.
+func (s *socket) bye() {
+	// Whatever comes of it, close follows.
+	_ = s.conn.Close(websocket.StatusNormalClosure, "")
+}
+
 // read takes frames from the connection until it ends.
 func (d *Driver) read(s *socket) {
 	defer close(s.frames)

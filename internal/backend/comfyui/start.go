@@ -41,6 +41,7 @@ type follower struct {
 	record   record    // what frames told, should the history never tell
 	alive    time.Time // when the server last gave a sign of life
 	looked   time.Time // when the queue was last looked at
+	heard    time.Time // when the socket was opened, or last gave a frame
 	pause    time.Duration
 	timer    *time.Timer
 }
@@ -53,7 +54,7 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 		r.sock.claimed.Store(true)
 	}
 	r.mu.Unlock()
-	f := &follower{run: r, update: update, tell: tell, began: r.running, alive: time.Now(), looked: time.Now()}
+	f := &follower{run: r, update: update, tell: tell, began: r.running, alive: time.Now(), looked: time.Now(), heard: time.Now()}
 	f.timer = time.NewTimer(r.d.options.PollAfter)
 	defer f.timer.Stop()
 	// What the server still sends would fill the connection and hold up its other clients.
@@ -207,6 +208,7 @@ func (f *follower) interruptIfWanted(ctx context.Context) error {
 // take handles one frame.
 func (f *follower) take(ctx context.Context, fr frame) (*backend.Result, error) {
 	f.alive = time.Now()
+	f.heard = f.alive
 	mine := fr.runID == f.id
 	if fr.kind == frameStatus || (mine && fr.kind == frameNull) {
 		if f.ended.IsZero() && fr.kind == frameNull {
@@ -282,12 +284,19 @@ func (f *follower) check(ctx context.Context) (*backend.Result, error) {
 		}
 	}
 	reconnected := false
+	if f.sock != nil && (f.gap || f.resumed) && time.Since(f.heard) >= f.d.options.PollAfter {
+		// A server that gets a client's second socket before it notices the end of the first one forgets the
+		// second one then, and sends it nothing more.
+		f.sock.bye()
+		f.setSocket(nil)
+	}
 	if f.sock == nil {
 		s, err := f.d.dial(ctx, f.t.Attempt.ClientID, true)
 		if err != nil {
 			return nil, f.unreachable(ctx, err)
 		}
 		f.setSocket(s)
+		f.heard = time.Now()
 		reconnected = true
 	}
 	entry, ok, err := f.d.history(ctx, f.id)

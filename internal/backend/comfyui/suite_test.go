@@ -1,0 +1,101 @@
+package comfyui_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"image"
+	"image/png"
+	"net/http/httptest"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/backend/backendtest"
+	"github.com/ahelme/comfyume/internal/backend/comfyui"
+	"github.com/ahelme/comfyume/internal/sim"
+)
+
+func opener(address string) func(t *testing.T) backend.Driver {
+	return func(t *testing.T) backend.Driver {
+		t.Helper()
+		d, err := comfyui.New(address, comfyui.Options{Studio: "suite", PollAfter: time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+}
+
+func TestSuiteOnTheFake(t *testing.T) {
+	t.Parallel()
+	fake := backendtest.NewFake()
+	srv := httptest.NewServer(fake.Handler())
+	defer srv.Close()
+	defer fake.Close()
+	backendtest.Run(t, backendtest.Harness{
+		Open:      opener(srv.URL),
+		Text:      json.RawMessage(`{"1":{"class_type":"Text","inputs":{"text":"hello"}}}`),
+		Picture:   json.RawMessage(`{"1":{"class_type":"Save","inputs":{"text":"pixels"}}}`),
+		Slow:      json.RawMessage(`{"1":{"class_type":"Tick","inputs":{}}}`),
+		Fail:      json.RawMessage(`{"1":{"class_type":"Fail","inputs":{}}}`),
+		Refused:   json.RawMessage(`{"1":{"class_type":"Load","inputs":{"file":"none.png"}}}`),
+		Input:     json.RawMessage(`{"1":{"class_type":"Load","inputs":{"file":"in.png"}},"2":{"class_type":"Save","inputs":{"text":"pixels"}}}`),
+		InputName: "in.png", InputBody: []byte("input"),
+		Restart: func(*testing.T) { fake.Restart() },
+	})
+}
+
+// graphs fills in the graphs of a server with the probe nodes of the recordings.
+func graphs(t *testing.T, h backendtest.Harness) backendtest.Harness {
+	t.Helper()
+	h.Text = json.RawMessage(`{"1":{"class_type":"ProbeText","inputs":{"text":"hello"}}}`)
+	h.Picture = json.RawMessage(`{"1":{"class_type":"EmptyImage","inputs":{"width":64,"height":48,"batch_size":1,"color":255}},
+		"2":{"class_type":"SaveImage","inputs":{"images":["1",0],"filename_prefix":"suite/picture"}}}`)
+	h.Slow = json.RawMessage(`{"1":{"class_type":"EmptyImage","inputs":{"width":64,"height":48,"batch_size":1,"color":255}},
+		"2":{"class_type":"ProbeSlow","inputs":{"image":["1",0],"steps":300,"seconds":0.05,"preview":true}},
+		"3":{"class_type":"PreviewImage","inputs":{"images":["2",0]}}}`)
+	h.Fail = json.RawMessage(`{"1":{"class_type":"EmptyImage","inputs":{"width":64,"height":48,"batch_size":1,"color":255}},
+		"2":{"class_type":"ProbeFail","inputs":{"image":["1",0],"message":"boom"}},
+		"3":{"class_type":"PreviewImage","inputs":{"images":["2",0]}}}`)
+	h.Refused = json.RawMessage(`{"2":{"class_type":"SaveImage","inputs":{"filename_prefix":"x"}}}`)
+	h.Input = json.RawMessage(`{"1":{"class_type":"LoadImage","inputs":{"image":"comfyume_suite.png"}},
+		"2":{"class_type":"SaveImage","inputs":{"images":["1",0],"filename_prefix":"suite/input"}}}`)
+	h.InputName = "comfyume_suite.png"
+	var b bytes.Buffer
+	if err := png.Encode(&b, image.NewNRGBA(image.Rect(0, 0, 16, 16))); err != nil {
+		t.Fatal(err)
+	}
+	h.InputBody = b.Bytes()
+	return h
+}
+
+func TestSuiteOnTheSimulator(t *testing.T) {
+	t.Parallel()
+	for _, version := range []string{sim.Classic, sim.Modern} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			server, err := sim.NewComfyUI(sim.Options{Version: version, Base: t.TempDir(), Probes: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			srv := httptest.NewServer(server.Handler())
+			defer srv.Close()
+			defer func() {
+				if err := server.Close(); err != nil {
+					t.Error(err)
+				}
+			}()
+			backendtest.Run(t, graphs(t, backendtest.Harness{Open: opener(srv.URL), Restart: func(*testing.T) { server.Crash() }}))
+		})
+	}
+}
+
+// TestSuiteOnARealServer runs by hand: COMFYUME_TEST_COMFYUI is the address of a ComfyUI that has the probe nodes.
+func TestSuiteOnARealServer(t *testing.T) {
+	address := os.Getenv("COMFYUME_TEST_COMFYUI")
+	if address == "" {
+		t.Skip("COMFYUME_TEST_COMFYUI names no server")
+	}
+	backendtest.Run(t, graphs(t, backendtest.Harness{Open: opener(address)}))
+}
