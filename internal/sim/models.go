@@ -83,9 +83,22 @@ func modelSize(name string) int64 {
 		part string
 		gib  float64
 	}{
-		{"flux1", 12}, {"qwen_image_fp8", 20}, {"z_image", 12}, {"chroma", 9}, {"qwen_2.5", 9}, {"qwen_3", 8},
-		{"t5xxl_fp16", 9}, {"t5xxl", 5}, {"sd3.5_large", 14}, {"xl", 6.5}, {"clip", 1}, {"ae.", 0.3}, {"vae", 0.3},
-		{"lora", 0.2}, {"control", 0.7}, {"esrgan", 0.1},
+		{"flux1", 12},
+		{"qwen_image_fp8", 20},
+		{"z_image", 12},
+		{"chroma", 9},
+		{"qwen_2.5", 9},
+		{"qwen_3", 8},
+		{"t5xxl_fp16", 9},
+		{"t5xxl", 5},
+		{"sd3.5_large", 14},
+		{"xl", 6.5},
+		{"clip", 1},
+		{"ae.", 0.3},
+		{"vae", 0.3},
+		{"lora", 0.2},
+		{"control", 0.7},
+		{"esrgan", 0.1},
 	} {
 		if strings.Contains(lower, c.part) {
 			return int64(c.gib * (1 << 30))

@@ -94,6 +94,8 @@ type ComfyUI struct {
 	closed context.Context
 	close  context.CancelFunc
 	parts  sync.WaitGroup
+	ending sync.Once
+	ended  error
 
 	mu   sync.Mutex
 	life *life         // nil while the server is down
@@ -186,8 +188,14 @@ func (s *ComfyUI) openFolders() error {
 	return nil
 }
 
-// Close ends the server: sockets are closed, the run is given up, and the folder it made for itself is removed.
+// Close ends the server: sockets are closed, the run is given up, and the folder it made for itself is removed. It
+// may be called again and then says the same.
 func (s *ComfyUI) Close() error {
+	s.ending.Do(func() { s.ended = s.end() })
+	return s.ended
+}
+
+func (s *ComfyUI) end() error {
 	s.close()
 	s.mu.Lock()
 	l := s.life
@@ -207,10 +215,10 @@ func (s *ComfyUI) Close() error {
 // Run serves on a listener until ctx ends, then closes the server.
 func (s *ComfyUI) Run(ctx context.Context, l net.Listener) error {
 	server := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 75 * time.Second}
-	ended := make(chan error, 1)
-	s.parts.Go(func() { ended <- server.Serve(l) })
+	served := make(chan error, 1)
+	s.parts.Go(func() { served <- server.Serve(l) })
 	select {
-	case err := <-ended:
+	case err := <-served:
 		return errors.Join(err, s.Close())
 	case <-ctx.Done():
 	}

@@ -237,6 +237,20 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestCloseTwice is what happens when both Run and its caller tidy up.
+func TestCloseTwice(t *testing.T) {
+	t.Parallel()
+	s, err := sim.NewComfyUI(sim.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestSlowNetwork holds answers back.
 func TestSlowNetwork(t *testing.T) {
 	t.Parallel()
@@ -246,26 +260,5 @@ func TestSlowNetwork(t *testing.T) {
 	fetch(t, base+"/object_info", &info)
 	if d := time.Since(begin); d < 60*time.Millisecond { // some 75 KB
 		t.Errorf("object_info took %v at 1 MiB a second", d)
-	}
-}
-
-func TestFlags(t *testing.T) {
-	t.Parallel()
-	o, err := sim.Flags{VideoMemory: "80GiB", ComfyVersion: sim.Modern, StepTime: time.Second}.Options()
-	if err != nil || o.VideoMemory != 80<<30 || o.Version != sim.Modern || o.StepTime != time.Second {
-		t.Errorf("%+v %v", o, err)
-	}
-	for size, want := range map[string]int64{"8000": 8000, "2k": 2000, "1.5 GB": 1500e6, "4MiB": 4 << 20} {
-		if o, err := (sim.Flags{VideoMemory: size}).Options(); err != nil || o.VideoMemory != want {
-			t.Errorf("%s is %d, want %d: %v", size, o.VideoMemory, want, err)
-		}
-	}
-	for name, f := range map[string]sim.Flags{
-		"--fail-rate": {FailRate: 2}, "--vram": {VideoMemory: "much"}, "--step-time": {StepTime: -1},
-		"--bytes-per-second": {BytesPerSecond: -1}, "--front-end-root": {FrontEndRoot: "/nowhere/at/all"},
-	} {
-		if _, err := f.Options(); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%+v: %v does not name %s", f, err, name)
-		}
 	}
 }

@@ -76,8 +76,23 @@ func runImageScaleToMaxDimension(c *Call) ([]any, error) {
 
 // kontextSizes are the sizes the Kontext model was trained on.
 var kontextSizes = [][2]int{
-	{672, 1568}, {688, 1504}, {720, 1456}, {752, 1392}, {800, 1328}, {832, 1248}, {880, 1184}, {944, 1104},
-	{1024, 1024}, {1104, 944}, {1184, 880}, {1248, 832}, {1328, 800}, {1392, 752}, {1456, 720}, {1504, 688}, {1568, 672},
+	{672, 1568},
+	{688, 1504},
+	{720, 1456},
+	{752, 1392},
+	{800, 1328},
+	{832, 1248},
+	{880, 1184},
+	{944, 1104},
+	{1024, 1024},
+	{1104, 944},
+	{1184, 880},
+	{1248, 832},
+	{1328, 800},
+	{1392, 752},
+	{1456, 720},
+	{1504, 688},
+	{1568, 672},
 }
 
 func runFluxKontextImageScale(c *Call) ([]any, error) {
@@ -139,7 +154,7 @@ func runImageBlend(c *Call) ([]any, error) {
 	}
 	out, err := raster.Blend(a, b, c.Float("blend_factor"), c.Text("blend_mode"))
 	if err != nil {
-		return nil, Raise("ValueError", "%s", err)
+		return nil, Raise("ValueError", "Unsupported blend mode: %s", c.Text("blend_mode"))
 	}
 	return picture(out)
 }

@@ -32,7 +32,7 @@ func paint(w, h int, seed uint64, prompt, details string) *raster.Image {
 	base := hashed(sum.Sum64() ^ hashed(seed))
 	pick := func(i uint64) float64 { return unit(hashed(base + i)) }
 
-	sw, sh := max(1, w/4), max(1, h/4)
+	sw, sh := max(1, w/2), max(1, h/2)
 	m := raster.New(1, sh, sw, 3)
 	hue := pick(1)
 	top, bottom := colour(hue, 0.55+0.4*pick(2), 0.25+0.3*pick(3)), colour(hue+0.08+0.2*pick(4), 0.5, 0.85)

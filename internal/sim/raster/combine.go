@@ -9,7 +9,7 @@ import (
 func Blend(a, b *Image, factor float64, mode string) (*Image, error) {
 	mix, ok := blendModes[mode]
 	if !ok {
-		return nil, fmt.Errorf("Unsupported blend mode: %s", mode)
+		return nil, fmt.Errorf("no blend mode %q", mode)
 	}
 	f, rest := float32(factor), float32(1-factor)
 	out := New(a.N, a.H, a.W, a.C)
