@@ -94,10 +94,10 @@ func (*fake) Counts() job.Counts { return job.Counts{Running: 1, Completed: 1} }
 func (*fake) CountsByUser() map[string]job.Counts {
 	return map[string]job.Counts{"ann": {Running: 1}, "ben": {Pending: 2}}
 }
-func (*fake) Mode() string      { return "fair" }
-func (*fake) Order() string     { return "round_robin" }
-func (*fake) Note() string      { return "" }
-func (*fake) Why(job.ID) string { return "It is the next one." }
+func (*fake) Mode() string                       { return "fair" }
+func (*fake) Order() string                      { return "round_robin" }
+func (*fake) Note() string                       { return "" }
+func (*fake) Why(context.Context, job.ID) string { return "It is the next one." }
 func (*fake) ListAll(_ context.Context, _ job.ListQuery, user string) ([]job.Job, int, error) {
 	own := slices.DeleteFunc(slices.Clone(jobs), func(j job.Job) bool { return user != "" && j.User != user })
 	return own, len(own), nil

@@ -52,7 +52,7 @@ type Queue interface {
 	Get(ctx context.Context, id job.ID) (job.Job, error)
 	Cancel(ctx context.Context, id job.ID) (job.Job, error)
 	// Why says in one sentence why a waiting job does not run yet; empty when that is not known.
-	Why(id job.ID) string
+	Why(ctx context.Context, id job.ID) string
 }
 
 // Fleet is the studio's back ends.

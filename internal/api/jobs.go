@@ -32,7 +32,7 @@ func (f *Face) jobs() {
 			if err != nil {
 				return nil, err
 			}
-			return answer(f.shape(j), nil)
+			return answer(f.shape(ctx, j), nil)
 		})
 	on(f, route{http.MethodPost, "/jobs/{id}/cancel", "cancel-job", "Take a waiting job out, or ask a running one to stop", anyone, 0},
 		func(ctx context.Context, who identity.Person, in *jobPath) (*body[Job], error) {
@@ -46,7 +46,7 @@ func (f *Face) jobs() {
 			if j, err = f.Queue.Cancel(ctx, j.ID); err != nil {
 				return nil, err
 			}
-			return answer(f.shape(j), nil)
+			return answer(f.shape(ctx, j), nil)
 		})
 	on(f, route{http.MethodGet, "/queue", "queue", "The queue at a glance", anyone, 0},
 		func(_ context.Context, who identity.Person, _ *struct{}) (*body[QueueState], error) {
@@ -85,13 +85,13 @@ func (f *Face) listJobs(ctx context.Context, who identity.Person, user string, s
 	}
 	out := Jobs{Jobs: make([]Job, 0, len(list)), Total: total}
 	for _, j := range list {
-		out.Jobs = append(out.Jobs, f.shape(j))
+		out.Jobs = append(out.Jobs, f.shape(ctx, j))
 	}
 	return out, nil
 }
 
 // shape returns a job as the interface shows it: a staged job waits.
-func (f *Face) shape(j job.Job) Job {
+func (f *Face) shape(ctx context.Context, j job.Job) Job {
 	out := Job{
 		ID: j.ID, User: j.User, Group: j.Group, PromptID: j.PromptID, State: j.State, Class: j.Class,
 		Created: j.Created, Started: When(j.Started), Finished: When(j.Finished),
@@ -101,7 +101,7 @@ func (f *Face) shape(j job.Job) Job {
 		out.State, out.Staged = job.Pending, true
 	}
 	if out.State == job.Pending {
-		out.Why = f.Queue.Why(j.ID)
+		out.Why = f.Queue.Why(ctx, j.ID)
 	}
 	return out
 }

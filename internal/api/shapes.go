@@ -130,10 +130,11 @@ type BackEnd struct {
 	Name    string     `json:"name"`
 	Driver  string     `json:"driver"`
 	URL     string     `json:"url"`
-	State   string     `json:"state" doc:"ready, busy, unreachable, refused or unknown"`
-	Reason  string     `json:"reason,omitempty"`
+	State   string     `json:"state" doc:"ready, busy (for somebody else), unreachable, refused, quarantined, drained or unknown"`
+	Reason  string     `json:"reason,omitempty" doc:"a sentence"`
+	Cause   string     `json:"cause,omitempty" doc:"the last trouble in full"`
 	Version string     `json:"version,omitempty" doc:"of its ComfyUI"`
-	Classes int        `json:"node_classes,omitempty"`
+	Foreign int        `json:"foreign_jobs" doc:"runs in its queue that are not ours"`
 	Devices []Device   `json:"devices" nullable:"false"`
 	Seen    *time.Time `json:"seen,omitempty"`
 }

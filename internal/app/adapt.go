@@ -4,12 +4,15 @@ import (
 	"context"
 	"io"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/account"
 	"github.com/ahelme/comfyume/internal/api"
+	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/config"
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/fleet"
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/queue"
 )
@@ -166,44 +169,87 @@ func (p people) RevokeCode(ctx context.Context, code string) error { return p.s.
 // queueFace adds to the queue what only the dispatcher knows.
 type queueFace struct {
 	*queue.Service
-	why func(job.ID) string
+	s *Studio
 }
 
-func (q queueFace) Why(id job.ID) string { return q.why(id) }
-
-// fleetFace shows the back ends of the settings.
-type fleetFace struct {
-	backends []config.Back
+func (q queueFace) Why(ctx context.Context, id job.ID) string {
+	if q.s.dispatch == nil {
+		return "No server runs."
+	}
+	_, why, err := q.s.dispatch.Why(ctx, id)
+	if err != nil {
+		return "" // it went on meanwhile, or the studio stops
+	}
+	return why.Sentence
 }
+
+// fleetFace shows the back ends of the settings and, in a server, what is known of them.
+type fleetFace struct{ s *Studio }
 
 func (f fleetFace) BackEnds() []api.BackEnd {
-	out := make([]api.BackEnd, 0, len(f.backends))
-	for _, b := range f.backends {
-		out = append(out, backEndOf(b))
+	out := make([]api.BackEnd, 0, len(f.s.backends))
+	known := map[string]fleet.BackEnd{}
+	if f.s.fleet != nil {
+		for _, b := range f.s.fleet.BackEnds() {
+			known[b.Name] = b
+		}
+	}
+	for _, b := range f.s.backends {
+		out = append(out, backEndOf(b, known[b.Name]))
 	}
 	return out
 }
 
-func backEndOf(b config.Back) api.BackEnd {
-	return api.BackEnd{Name: b.Name, Driver: b.Driver, URL: b.URL, State: "unknown", Devices: []api.Device{}}
+func backEndOf(b config.Back, k fleet.BackEnd) api.BackEnd {
+	if k.State == "" {
+		k.State = fleet.Unknown
+	}
+	out := api.BackEnd{
+		Name: b.Name, Driver: b.Driver, URL: b.URL, State: string(k.State), Reason: k.Reason, Cause: k.Cause,
+		Version: k.Version, Foreign: k.QueueOther, Devices: []api.Device{}, Seen: api.When(k.Seen),
+	}
+	for _, d := range k.Devices {
+		out.Devices = append(out.Devices, api.Device{Name: d.Name, VRAMTotal: d.VRAMTotal, VRAMFree: d.VRAMFree})
+	}
+	return out
 }
 
-func (f fleetFace) Test(_ context.Context, name string) (api.BackEnd, error) {
-	for _, b := range f.backends {
-		if b.Name == name {
-			return backEndOf(b), nil
+// Test probes a back end now. Without a server it is connected for this one question.
+func (f fleetFace) Test(ctx context.Context, name string) (api.BackEnd, error) {
+	i := slices.IndexFunc(f.s.backends, func(b config.Back) bool { return b.Name == name })
+	if i < 0 {
+		return api.BackEnd{}, fault.New(fault.Missing, "There is no back end %s.", name).
+			WithRemedy("See which there are with: comfyume backend list")
+	}
+	b, live := f.s.backends[i], f.s.fleet
+	if live == nil {
+		d, err := f.s.driver(b)
+		if err != nil {
+			return api.BackEnd{}, err
+		}
+		defer d.Close()
+		if live, err = fleet.New([]fleet.Member{{Name: name, Driver: d}}, forgetful{}, fleet.Options{Log: f.s.log}); err != nil {
+			return api.BackEnd{}, err
 		}
 	}
-	return api.BackEnd{}, fault.New(fault.Missing, "There is no back end %s.", name).
-		WithRemedy("See which there are with: comfyume backend list")
+	k, err := live.Test(ctx, name)
+	if err != nil {
+		return api.BackEnd{}, err
+	}
+	return backEndOf(b, k), nil
 }
+
+// forgetful is a catalog for a question whose answer is not kept.
+type forgetful struct{}
+
+func (forgetful) Update(string, backend.Snapshot) (bool, error) { return false, nil }
 
 // Status returns the studio at a glance.
 func (s *Studio) Status(ctx context.Context) api.Status {
 	out := api.Status{
 		Name: s.cfg.Name, ID: s.self.ID, Version: s.o.Version, URL: s.Address(), Running: s.serving,
 		Ready: s.ready.Load(), Reasons: append([]string{}, s.notes...), Queue: s.queue.Counts(),
-		BackEnds: fleetFace{backends: s.backends}.BackEnds(),
+		BackEnds: fleetFace{s}.BackEnds(),
 	}
 	if s.serving {
 		out.Since = api.When(s.since)

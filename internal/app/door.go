@@ -36,6 +36,9 @@ func (s *Studio) Address() string {
 	if err != nil {
 		return scheme + "://" + s.cfg.Listen
 	}
+	if _, chosen, err := net.SplitHostPort(s.listen); err == nil {
+		port = chosen
+	}
 	if s.cfg.TLS.Mode == "acme" {
 		host = s.cfg.TLS.Domain
 	}

@@ -7,15 +7,20 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/account"
 	"github.com/ahelme/comfyume/internal/api"
+	"github.com/ahelme/comfyume/internal/blob/disk"
+	"github.com/ahelme/comfyume/internal/catalog"
+	"github.com/ahelme/comfyume/internal/comfyserver"
 	"github.com/ahelme/comfyume/internal/config"
+	"github.com/ahelme/comfyume/internal/deliver"
+	"github.com/ahelme/comfyume/internal/dispatch"
 	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/fleet"
 	"github.com/ahelme/comfyume/internal/frontend"
 	"github.com/ahelme/comfyume/internal/gateway"
 	"github.com/ahelme/comfyume/internal/identity"
@@ -23,6 +28,9 @@ import (
 	"github.com/ahelme/comfyume/internal/queue"
 	"github.com/ahelme/comfyume/internal/sqlite"
 	"github.com/ahelme/comfyume/internal/telemetry"
+	"github.com/ahelme/comfyume/internal/thumb"
+	"github.com/ahelme/comfyume/internal/tlscert"
+	"github.com/ahelme/comfyume/internal/workspace"
 )
 
 // Studio is everything that runs. Fields are set by the steps below, in their order, and not changed afterwards.
@@ -40,17 +48,30 @@ type Studio struct {
 	accounts *account.Service
 
 	// work
-	bus   *event.Bus
-	queue *queue.Service
+	bus       *event.Bus
+	queue     *queue.Service
+	blobs     *disk.Disk
+	files     *workspace.Files
+	home      *workspace.Home
+	templates *workspace.Templates
+	pictures  *thumb.Service
+	deliver   *deliver.Service
+	catalog   *catalog.Catalog
+	packs     *fleet.Packs
+	fleet     *fleet.Fleet
+	dispatch  *dispatch.Dispatcher
 
 	// faces
 	metrics *telemetry.Metrics
 	page    *frontend.Server
+	certs   *tlscert.Source
+	comfy   *comfyserver.Server
 	api     *api.Face
 	door    *gateway.Gateway
 
 	backends []config.Back // those of the settings, and the simulated one
 	serving  bool          // a server, not a command that looks into the folder
+	listen   string        // address of the main door; a port the system chose is filled in when it is open
 	ready    atomic.Bool
 	notes    []string // worth knowing and no reason not to be ready
 }
@@ -107,23 +128,6 @@ func (s *Studio) idleQueue(ctx context.Context) error {
 	return s.newQueue(ctx, nil)
 }
 
-// work starts what runs people's graphs, from the bytes upwards.
-func (s *Studio) work(ctx context.Context) error {
-	s.bus = event.New()
-	s.backends = slices.Clone(s.cfg.Backends)
-	if err := s.newQueue(ctx, func(c job.Changed) {
-		s.bus.Publish(event.Event{User: c.Job.User, Body: event.JobChanged{Changed: c}})
-	}); err != nil {
-		return err
-	}
-	if note := s.queue.Note(); note != "" {
-		s.notes = append(s.notes, note)
-		s.log.Warn("queue", "note", note)
-	}
-	// Next, in this order: bytes (blob), names (workspace), delivery, catalog, simulated GPU, fleet, dispatch.
-	return nil
-}
-
 // faces builds what answers requests.
 func (s *Studio) faces(context.Context) (err error) {
 	if s.metrics, err = telemetry.NewMetrics(s.o.Version); err != nil {
@@ -138,8 +142,12 @@ func (s *Studio) faces(context.Context) (err error) {
 	if s.page.Version() == "" && s.cfg.Frontend == "auto" {
 		s.notes = append(s.notes, "No editor page is installed. Type: comfyume frontend install")
 	}
+	if err = s.newComfy(); err != nil {
+		return err
+	}
 	s.door, err = gateway.New(s.accounts, gateway.Faces{
-		Comfy:  http.NotFoundHandler(), // the per-user ComfyUI server (comfyserver) goes here
+		Comfy:  s.comfy,
+		Work:   myWork{s},
 		Static: s.page,
 		Mounts: []gateway.Mount{
 			{Prefix: api.Base + "/", Handler: s.apiFace()},
@@ -149,6 +157,7 @@ func (s *Studio) faces(context.Context) (err error) {
 	}, gateway.Options{
 		Studio: s.self.ID, Title: s.cfg.Name, PublicURL: s.cfg.PublicURL, TrustedProxies: s.cfg.TrustedProxies,
 		Insecure: s.insecure(), MaxBody: int64(s.cfg.Limits.Upload), Live: s.live, Log: s.log,
+		CA: s.certs.Authority(),
 	})
 	return err
 }
@@ -159,6 +168,7 @@ func (s *Studio) doors(context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.listen = main.Addr().String()
 	path, err := SocketPath(s.cfg.Data, os.Getenv("XDG_RUNTIME_DIR"))
 	if err != nil {
 		return errors.Join(err, main.Close())
@@ -171,8 +181,8 @@ func (s *Studio) doors(context.Context) error {
 		return errors.Join(err, main.Close(), control.Close())
 	}
 	s.parts.serveOn("control", control, s.control(), nil, s.log)
-	s.parts.serveOn("listen", main, s.door, nil, s.log)
-	return nil
+	s.parts.serveOn("listen", main, s.door, s.certs.TLS(), s.log)
+	return s.certs.Start()
 }
 
 // metricsDoor opens the port for metrics. A default port that is taken is left off; one that was set is an error.
@@ -208,8 +218,8 @@ func (s *Studio) apiFace() *api.Face {
 	if s.api == nil {
 		s.api = api.New(api.Deps{
 			People: people{s: s.accounts, address: s.Address, removed: s.removed},
-			Queue:  queueFace{Service: s.queue, why: func(job.ID) string { return "" }},
-			Fleet:  fleetFace{backends: s.backends},
+			Queue:  queueFace{Service: s.queue, s: s},
+			Fleet:  fleetFace{s},
 			Studio: s,
 		}, s.log)
 	}
@@ -217,10 +227,23 @@ func (s *Studio) apiFace() *api.Face {
 }
 
 // removed is called before an account is removed: what it has open ends, and its files go when they are to.
-func (s *Studio) removed(ctx context.Context, user string, _ bool) error {
+func (s *Studio) removed(ctx context.Context, user string, files bool) error {
 	if _, err := s.queue.ClearPending(ctx, user); err != nil {
 		return err
 	}
-	_, err := s.queue.Stop(ctx, user, "")
-	return err
+	if _, err := s.queue.Stop(ctx, user, ""); err != nil || !files {
+		return err
+	}
+	if err := s.queue.ClearHistory(ctx, user); err != nil {
+		return err
+	}
+	if s.files == nil { // a command without server had no need of them so far
+		if err := s.newFiles(); err != nil {
+			return err
+		}
+	}
+	if err := s.files.Forget(ctx, user); err != nil {
+		return err
+	}
+	return s.home.ForgetDocuments(user)
 }

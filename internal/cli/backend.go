@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"io"
 
 	"github.com/ahelme/comfyume/internal/api"
@@ -21,9 +20,9 @@ func printBackEnds(w io.Writer, list []api.BackEnd) {
 		if len(b.Devices) > 0 {
 			gpu = b.Devices[0].Name
 		}
-		rows = append(rows, []string{b.Name, b.State, b.URL, dash(b.Version), fmt.Sprint(b.Classes), gpu, b.Reason})
+		rows = append(rows, []string{b.Name, b.State, b.URL, dash(b.Version), gpu, b.Reason})
 	}
-	table(w, []string{"NAME", "STATE", "ADDRESS", "COMFYUI", "NODES", "GPU", ""}, rows)
+	table(w, []string{"NAME", "STATE", "ADDRESS", "COMFYUI", "GPU", ""}, rows)
 }
 
 type backendList struct{}
@@ -50,7 +49,12 @@ func (cmd *backendTest) Run(c *call) error {
 		if err != nil {
 			return err
 		}
-		if err := c.print(b, func(w io.Writer) { printBackEnds(w, []api.BackEnd{b}) }); err != nil {
+		if err := c.print(b, func(w io.Writer) {
+			printBackEnds(w, []api.BackEnd{b})
+			if b.Cause != "" {
+				io.WriteString(w, "Why: "+b.Cause+"\n") //nolint:errcheck // it writes to memory
+			}
+		}); err != nil {
 			return err
 		}
 		if b.State != "ready" && b.State != "busy" {

@@ -62,7 +62,7 @@ type Back struct {
 	Name   string `yaml:"name" doc:"how it is called in logs and pages"`
 	Driver string `yaml:"driver" doc:"comfyui"`
 	URL    string `yaml:"url" doc:"address of the ComfyUI server"`
-	Key    Secret `yaml:"key" doc:"sent as a bearer token; env:NAME or file:PATH, never in clear" yet:"is not sent"`
+	Key    Secret `yaml:"key" doc:"sent as a bearer token; env:NAME or file:PATH, never in clear"`
 }
 
 // Default returns the settings of a studio that nobody configured.

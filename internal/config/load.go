@@ -188,6 +188,11 @@ func (l *loader) file(src Source) error {
 			v.SetString(resolve(v.String(), folder))
 		}
 	}
+	for i, b := range l.out.Backends {
+		if name, ok := strings.CutPrefix(b.Key.ref, "file:"); ok {
+			l.out.Backends[i].Key.ref = "file:" + resolve(name, folder)
+		}
+	}
 	if f := l.out.Frontend; l.out.origin["frontend"].File != "" && strings.ContainsRune(f, '/') {
 		l.out.Frontend = resolve(f, folder)
 	}

@@ -1,0 +1,118 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/catalog"
+	"github.com/ahelme/comfyume/internal/comfy"
+	"github.com/ahelme/comfyume/internal/comfyserver"
+	"github.com/ahelme/comfyume/internal/deliver"
+	"github.com/ahelme/comfyume/internal/dispatch"
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/file"
+	"github.com/ahelme/comfyume/internal/identity"
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/policy"
+	"github.com/ahelme/comfyume/internal/rewrite"
+	"github.com/ahelme/comfyume/internal/workspace"
+)
+
+// Adapters: parts that must not know one another meet in these few lines.
+
+// deliverer is delivery as the dispatcher wants it.
+type deliverer struct{ *deliver.Service }
+
+func originOf(o dispatch.Origin) deliver.Origin {
+	return deliver.Origin{BackEnd: o.BackEnd, Epoch: o.Epoch, Ref: file.Ref{Type: o.Ref.Type, Subfolder: o.Ref.Subfolder, Name: o.Ref.Filename}}
+}
+
+func (d deliverer) Deliver(ctx context.Context, o dispatch.Output) (file.Info, error) {
+	return d.Service.Deliver(ctx, deliver.Output{
+		User: o.User, Fence: o.Fence, Attempt: o.Attempt,
+		Slot:   deliver.Slot{Job: o.Job, Node: o.Node, Key: o.Key, Index: o.Index},
+		Origin: originOf(o.Origin), Open: o.Open, PNG: o.PNG,
+	})
+}
+
+func (d deliverer) Resolve(ctx context.Context, user string, from dispatch.Origin) (file.Info, error) {
+	return d.Service.Resolve(ctx, user, originOf(from))
+}
+
+// rewriterFace is the rewriter as the dispatcher wants it.
+type rewriterFace struct{ r *rewrite.Rewriter }
+
+func (f rewriterFace) Out(ctx context.Context, e job.Entry, credentials map[string]string) (dispatch.Translation, error) {
+	t, err := f.r.Out(ctx, e, credentials)
+	if err != nil {
+		return nil, err
+	}
+	return translation{t}, nil
+}
+
+type translation struct{ *rewrite.Translation }
+
+func (t translation) Files(u backend.Update) []dispatch.Found { return foundIn(t.Translation.Files(u)) }
+
+func (t translation) ResultFiles(r backend.Result) []dispatch.Found {
+	return foundIn(t.Translation.ResultFiles(r))
+}
+
+func foundIn(list []rewrite.Found) []dispatch.Found {
+	out := make([]dispatch.Found, 0, len(list))
+	for _, f := range list {
+		out = append(out, dispatch.Found{Node: f.Node, Key: f.Key, Index: f.Index, Ref: f.Ref})
+	}
+	return out
+}
+
+func (t translation) In(u backend.Update, names dispatch.Names) (backend.Update, error) {
+	return t.Translation.In(u, rewrite.Names(names))
+}
+
+func (t translation) Result(r backend.Result, names dispatch.Names) (backend.Result, error) {
+	return t.Translation.Result(r, rewrite.Names(names))
+}
+
+// catalogFace is the catalog as the per-user server wants it.
+type catalogFace struct{ *catalog.Catalog }
+
+func (c catalogFace) ObjectInfo(inputs []string) comfyserver.Encoded {
+	return comfyserver.Encoded(c.Catalog.ObjectInfo(inputs))
+}
+
+// templatesFace is the operator's templates as the per-user server wants them.
+type templatesFace struct{ t *workspace.Templates }
+
+func (f templatesFace) Templates(group string) ([]comfyserver.TemplatePack, error) {
+	packs, err := f.t.Templates(group)
+	return each(packs, err, func(p workspace.Pack) comfyserver.TemplatePack { return comfyserver.TemplatePack(p) })
+}
+
+func (f templatesFace) Template(group, pack, name string) (file.Entry, io.ReadSeekCloser, error) {
+	return f.t.Template(group, pack, name)
+}
+
+// checker says at once whether a graph may and can run.
+type checker struct {
+	catalog *catalog.Catalog
+	rules   policy.Rules
+}
+
+func (c checker) Check(_ context.Context, _ identity.Person, prompt json.RawMessage, targets []string, has func(file.Ref) bool) (comfyserver.Verdict, error) {
+	g, err := comfy.ParseGraph(prompt)
+	if err != nil {
+		return comfyserver.Verdict{}, fault.Wrap(fault.Invalid, err, "The prompt is no object of nodes.").
+			WithRemedy("Send a graph in API form.").WithCode("invalid_prompt")
+	}
+	v := c.catalog.Validate(g, targets, has, catalog.Certain)
+	if v.Refusal != nil {
+		return comfyserver.Verdict(v), nil
+	}
+	if err := c.rules.Check(policy.Graph{Nodes: g.Nodes(), Paid: c.catalog.Paid(g), FreePath: c.catalog.FreePath(g)}); err != nil {
+		return comfyserver.Verdict{}, err
+	}
+	return comfyserver.Verdict(v), nil
+}

@@ -1,0 +1,218 @@
+package app
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/backend/comfyui"
+	"github.com/ahelme/comfyume/internal/blob/disk"
+	"github.com/ahelme/comfyume/internal/catalog"
+	"github.com/ahelme/comfyume/internal/comfyserver"
+	"github.com/ahelme/comfyume/internal/config"
+	"github.com/ahelme/comfyume/internal/deliver"
+	"github.com/ahelme/comfyume/internal/dispatch"
+	"github.com/ahelme/comfyume/internal/event"
+	"github.com/ahelme/comfyume/internal/fleet"
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/policy"
+	"github.com/ahelme/comfyume/internal/rewrite"
+	"github.com/ahelme/comfyume/internal/sched"
+	"github.com/ahelme/comfyume/internal/sqlite"
+	"github.com/ahelme/comfyume/internal/thumb"
+	"github.com/ahelme/comfyume/internal/workspace"
+)
+
+// work starts what runs people's graphs, from the bytes upwards.
+func (s *Studio) work(ctx context.Context) error {
+	s.bus = event.New()
+	if err := s.newFiles(); err != nil {
+		return err
+	}
+	if err := s.newQueue(ctx, s.changed); err != nil {
+		return err
+	}
+	if note := s.queue.Note(); note != "" {
+		s.notes = append(s.notes, note)
+		s.log.Warn("queue", "note", note)
+	}
+	s.backends = slices.Clone(s.cfg.Backends)
+	if err := s.simulate(); err != nil {
+		return err
+	}
+	if err := s.newFleet(ctx); err != nil {
+		return err
+	}
+	s.newDispatch()
+	return nil
+}
+
+// changed tells everybody of a change of a job, after the commit that made it true.
+func (s *Studio) changed(c job.Changed) {
+	if s.dispatch != nil { // nil while the queue is being read at the start
+		s.dispatch.JobChanged(c)
+	}
+	s.bus.Publish(event.Event{User: c.Job.User, Body: event.JobChanged{Changed: c}})
+}
+
+// newFiles opens the bytes and the names of people's files.
+func (s *Studio) newFiles() error {
+	blobs, err := disk.Open(s.blobFolder())
+	if err != nil {
+		return err
+	}
+	s.parts.add("bytes", func(context.Context) error { return blobs.Close() })
+	s.blobs = blobs
+	s.pictures = thumb.New(thumb.Options{})
+	limits := s.cfg.Limits
+	s.files = workspace.NewFiles(sqlite.NewFiles(s.db), blobs, workspace.Options{
+		Upload: int64(limits.Upload), Quota: int64(limits.DiskPerUser), KeepFree: int64(limits.KeepFree), Log: s.log,
+		Elsewhere: func(ctx context.Context, user string) (int64, error) { return s.home.Usage(ctx, user) },
+		Thumbnail: s.pictures.Thumbnail,
+	})
+	s.home, err = workspace.OpenHome(filepath.Join(s.cfg.Data, "users"), workspace.HomeOptions{
+		Upload: int64(limits.Upload), Quota: int64(limits.DiskPerUser), Room: s.files.Room,
+		Elsewhere: func(ctx context.Context, user string) (int64, error) {
+			u, err := s.files.Usage(ctx, user)
+			return u.Bytes, err
+		},
+	})
+	if err != nil {
+		return err
+	}
+	s.parts.add("documents", func(context.Context) error { return s.home.Close() })
+	s.templates = workspace.NewTemplates(filepath.Join(s.cfg.Data, "templates"))
+	s.parts.run("sweep", s.sweep)
+	return nil
+}
+
+// blobFolder is where people's bytes are.
+func (s *Studio) blobFolder() string {
+	if u, err := url.Parse(s.cfg.Blob); err == nil && u.Scheme == "file" { // the settings were checked
+		return u.Path
+	}
+	return filepath.Join(s.cfg.Data, "blobs")
+}
+
+// sweepEvery is how often old temp files and bytes without a name are looked for.
+const sweepEvery = time.Hour
+
+// sweep deletes what is over.
+func (s *Studio) sweep(ctx context.Context) error {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			if _, err := s.files.Sweep(ctx, now); err != nil && ctx.Err() == nil {
+				s.log.Warn("old files were not deleted", "err", err)
+			}
+			if err := s.deliver.Prune(ctx, now.Add(-24*time.Hour)); err != nil && ctx.Err() == nil {
+				s.log.Warn("old delivery notes were not deleted", "err", err)
+			}
+		}
+	}
+}
+
+// newFleet connects the back ends and what they can run.
+func (s *Studio) newFleet(ctx context.Context) error {
+	order := make([]string, 0, len(s.backends))
+	for _, b := range s.backends {
+		order = append(order, b.Name)
+	}
+	var err error
+	store := sqlite.NewCatalog(s.db)
+	if s.catalog, err = catalog.New(ctx, store, catalog.Options{Order: order, Log: s.log}); err != nil {
+		return err
+	}
+	if s.packs, err = fleet.NewPacks(ctx, store, order, fleet.PackOptions{Log: s.log}); err != nil {
+		return err
+	}
+	s.deliver = deliver.New(sqlite.NewFiles(s.db), s.blobs, s.log)
+	members := make([]fleet.Member, 0, len(s.backends))
+	for _, b := range s.backends {
+		d, err := s.driver(b)
+		if err != nil {
+			return err
+		}
+		s.parts.add("back end "+b.Name, func(context.Context) error { return d.Close() })
+		members = append(members, fleet.Member{Name: b.Name, Driver: d})
+	}
+	s.fleet, err = fleet.New(members, s.catalog, fleet.Options{
+		Changed: s.fleetChanged, Restarted: s.deliver.Restarted, Packs: s.packs, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.parts.run("packs", s.packs.Run)
+	s.parts.run("fleet", s.fleet.Run)
+	return nil
+}
+
+func (s *Studio) driver(b config.Back) (*comfyui.Driver, error) {
+	header := http.Header{}
+	if b.Key.IsSet() {
+		key, err := b.Key.Reveal()
+		if err != nil {
+			return nil, err
+		}
+		header.Set("Authorization", "Bearer "+key)
+	}
+	return comfyui.New(b.URL, comfyui.Options{
+		Studio: s.self.ID, Header: header, Log: s.log.With("backend", b.Name),
+		Changed: func() {
+			if s.fleet != nil { // nil until all drivers are made
+				s.fleet.Nudge(b.Name)
+			}
+		},
+	})
+}
+
+func (s *Studio) fleetChanged() {
+	if s.dispatch != nil {
+		s.dispatch.FleetChanged()
+	}
+	s.bus.Publish(event.Event{Body: event.FleetChanged{}})
+}
+
+// newDispatch starts the run loop.
+func (s *Studio) newDispatch() {
+	rewriter := rewrite.New(s.catalog, s.files, s.self.key, rewrite.Options{SaltAll: s.cfg.Isolation == "strict"})
+	s.dispatch = dispatch.New(dispatch.Deps{
+		Queue: s.queue, Fleet: s.fleet, Deliver: deliverer{s.deliver}, Rewriter: rewriterFace{rewriter}, Bus: s.bus,
+		Missing: s.catalog.Missing,
+		Room:    func() error { return s.files.Room(context.Background()) }, Log: s.log,
+	}, dispatch.Options{Order: schedOrder(s.cfg.Queue.Mode), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser})
+	s.parts.run("dispatch", s.dispatch.Run)
+}
+
+// schedOrder is how the schedule orders people in a queue mode.
+func schedOrder(mode string) sched.Order {
+	if mode == "fifo" {
+		return sched.FIFO
+	}
+	return sched.RoundRobin
+}
+
+// newComfy builds the per-user ComfyUI server.
+func (s *Studio) newComfy() error {
+	var err error
+	s.comfy, err = comfyserver.New(comfyserver.Deps{
+		Queue: s.queue, Bus: s.bus, Files: s.files, Home: s.home, Pictures: s.pictures,
+		Catalog: catalogFace{s.catalog}, Packs: s.packs, Templates: templatesFace{s.templates},
+		Checker: checker{s.catalog, policy.Rules{Paid: s.cfg.ComfyAccount == "allow"}},
+	}, comfyserver.Options{
+		MaxUpload: int64(s.cfg.Limits.Upload), SocketsPerUser: s.cfg.Limits.SocketsPerUser, Fallback: s.page, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.parts.run("sockets", s.comfy.Run)
+	s.parts.add("sockets", s.comfy.Close)
+	return nil
+}
