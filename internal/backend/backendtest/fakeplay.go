@@ -83,6 +83,9 @@ func (s *fakeSocket) pump(ctx context.Context) {
 				return
 			}
 		}
+		if len(next) == 0 { // the end was put into the stream
+			return
+		}
 		kind := websocket.MessageText
 		if next[0] == 0 { // JSON and its like begin with a character, binary frames with their event word
 			kind = websocket.MessageBinary
