@@ -105,12 +105,11 @@ func (m *merged) seal() {
 				return withChoices(in.config, in.typ, in.reads.kind.mark())
 			})
 		}
-		one := append(append(pyjson.AppendString([]byte{'{'}, name), ": "...), raw...)
-		m.pieces[name] = newTemplate(append(one, '}'))
+		m.pieces[name] = newTemplate(raw)
 		if i > 0 {
 			all = append(all, ", "...)
 		}
-		all = append(all, one[1:]...)
+		all = append(append(pyjson.AppendString(all, name), ": "...), raw...)
 	}
 	all = append(all, '}')
 	m.whole = newTemplate(all)

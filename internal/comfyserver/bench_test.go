@@ -183,7 +183,9 @@ func BenchmarkIdleSocket(b *testing.B) {
 		for i := range conns {
 			conns[i] = s.rawSocket(fmt.Sprintf("p%d", i), "tab")
 		}
-		time.Sleep(100 * time.Millisecond) // handlers return after the upgrade
+		for s.server.Sockets() < people {
+			runtime.Gosched()
+		}
 		b.ReportMetric(float64(memory()-before)/people/1024, "KB/socket")
 		for _, c := range conns {
 			_ = c.Close()

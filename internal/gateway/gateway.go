@@ -168,6 +168,11 @@ func (g *Gateway) route(v *visit, r *http.Request) {
 			g.health(v, r, first == "readyz")
 			return
 		}
+	case "favicon.ico":
+		if !deeper && (g.faces.Static == nil || !g.faces.Static.Has(first)) {
+			g.icon(v, r)
+			return
+		}
 	case "signin", "signout", "join", "link", "me":
 		g.door(v, r, first, rest)
 		return

@@ -180,12 +180,15 @@ func replace(raw []byte, word, by string) []byte {
 	return bytes.ReplaceAll(raw, []byte(word), quoted[1:len(quoted)-1])
 }
 
-// unsalt drops the salt wherever inputs are listed, and blanks it in running text such as a traceback.
+// unsalt drops the salt wherever inputs are listed, as JSON or as Python prints them, and blanks it in other text.
 func (t *Translation) unsalt(raw json.RawMessage) json.RawMessage {
 	out, err := dropMember(raw, SaltInput)
 	if err != nil {
 		out = raw // no JSON: only the words can be blanked
 	}
+	// Output nodes of the older kind show their whole graph as Python prints it.
+	out = bytes.ReplaceAll(out, []byte(", '"+SaltInput+"': '"+t.salt+"'"), nil)
+	out = bytes.ReplaceAll(out, []byte("'"+SaltInput+"': '"+t.salt+"'"), nil)
 	return bytes.ReplaceAll(out, []byte(t.salt), []byte("owner"))
 }
 

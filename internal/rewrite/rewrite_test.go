@@ -178,11 +178,11 @@ func TestInGivesThePersonTheirWords(t *testing.T) {
 		return file.Ref{Type: f.Type, Subfolder: "mine", Name: node + "-" + f.Filename}, f.Filename != "lost.png"
 	}
 	got, err := tr.In(backend.Update{Type: "execution_error", Data: json.RawMessage(`{"prompt_id": "` + runID + `", "exception_message": "no ` + name + `",
-		"current_inputs": {"image": ["` + name + `"], "` + rewrite.SaltInput + `": ["` + salt + `"]}, "traceback": ["` + salt + `"]}`)}, names)
+		"current_inputs": {"image": ["` + name + `"], "` + rewrite.SaltInput + `": ["` + salt + `"]}, "traceback": ["` + salt + `"], "prompt": ["{'inputs': {'x': 1, '` + rewrite.SaltInput + `': '` + salt + `'}}"]}`)}, names)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"prompt_id": "my \"id\"", "exception_message": "no cat.PNG", "current_inputs": {"image": ["cat.PNG"]}, "traceback": ["owner"]}`
+	want := `{"prompt_id": "my \"id\"", "exception_message": "no cat.PNG", "current_inputs": {"image": ["cat.PNG"]}, "traceback": ["owner"], "prompt": ["{'inputs': {'x': 1}}"]}`
 	if diff := cmp.Diff(want, string(got.Data)); diff != "" {
 		t.Error(diff)
 	}

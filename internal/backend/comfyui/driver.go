@@ -11,6 +11,7 @@ package comfyui
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"fmt"
 	"io"
@@ -41,6 +42,8 @@ type Options struct {
 	Changed func()
 	// Log is where the driver tells of what it saw. Nil: nowhere.
 	Log *slog.Logger
+	// TLS is for servers at https addresses. Nil: the system's authorities.
+	TLS *tls.Config
 	// Dial opens connections. Nil: the network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -126,7 +129,7 @@ func New(address string, o Options) (*Driver, error) {
 		d.header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user.Username()+":"+password)))
 	}
 	d.closed, d.end = context.WithCancel(context.Background())
-	d.wire = &wire{dial: o.Dial}
+	d.wire = &wire{dial: o.Dial, tls: o.TLS}
 	d.upgrade = &http.Client{Transport: d.wire}
 	d.epochs.have = make(map[string]int64)
 	d.tidy.known = make(map[string]struct{})

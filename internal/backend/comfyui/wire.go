@@ -19,6 +19,7 @@ import (
 // It follows no redirects, knows no proxies and speaks HTTP/1.1. It is safe for concurrent use.
 type wire struct {
 	dial func(ctx context.Context, network, address string) (net.Conn, error)
+	tls  *tls.Config // may be nil
 
 	mu     sync.Mutex
 	idle   []*wireConn // the one used last at the end
@@ -136,7 +137,14 @@ func (w *wire) take(req *http.Request) (c *wireConn, kept bool, err error) {
 		return nil, false, err
 	}
 	if req.URL.Scheme == "https" {
-		conn = tls.Client(conn, &tls.Config{ServerName: req.URL.Hostname(), MinVersion: tls.VersionTLS12})
+		config := &tls.Config{MinVersion: tls.VersionTLS12}
+		if w.tls != nil {
+			config = w.tls.Clone()
+		}
+		if config.ServerName == "" {
+			config.ServerName = req.URL.Hostname()
+		}
+		conn = tls.Client(conn, config)
 	}
 	return &wireConn{Conn: conn, br: bufio.NewReaderSize(conn, 4<<10), bw: bufio.NewWriterSize(conn, 2<<10)}, false, nil
 }

@@ -75,6 +75,22 @@ func runLoraLoaderModelOnly(c *Call) ([]any, error) {
 	return one(m)
 }
 
+func runImageOnlyCheckpointLoader(c *Call) ([]any, error) {
+	name := c.Text("ckpt_name")
+	if err := c.Host.Load(c.Ctx, name); err != nil {
+		return nil, err
+	}
+	return []any{&Model{Name: name}, &Net{Kind: "clip_vision", Name: name}, &VAE{Name: name}}, nil
+}
+
+func runStyleModelLoader(c *Call) ([]any, error) {
+	return one(&Net{Kind: "style", Name: c.Text("style_model_name")})
+}
+
+func runGLIGENLoader(c *Call) ([]any, error) {
+	return one(&Net{Kind: "gligen", Name: c.Text("gligen_name")})
+}
+
 func runControlNetLoader(c *Call) ([]any, error) {
 	return one(&Net{Kind: "control", Name: c.Text("control_net_name")})
 }

@@ -100,6 +100,31 @@ var modelClasses = []*Class{
 		Run:     runControlNetLoader,
 	},
 	{
+		Name: "ImageOnlyCheckpointLoader", Display: "Image Only Checkpoint Loader (img2vid model)", Category: "loaders/video_models",
+		Module: "comfy_extras.nodes_video_model",
+		Inputs: []Input{
+			{Name: "ckpt_name", Folder: "checkpoints"},
+		},
+		Outputs: []Output{{"MODEL", ""}, {"CLIP_VISION", ""}, {"VAE", ""}},
+		Run:     runImageOnlyCheckpointLoader,
+	},
+	{
+		Name: "StyleModelLoader", Display: "Load Style Model", Category: "loaders", Module: "nodes",
+		Inputs: []Input{
+			{Name: "style_model_name", Folder: "style_models"},
+		},
+		Outputs: []Output{{"STYLE_MODEL", ""}},
+		Run:     runStyleModelLoader,
+	},
+	{
+		Name: "GLIGENLoader", Category: "loaders", Module: "nodes",
+		Inputs: []Input{
+			{Name: "gligen_name", Folder: "gligen"},
+		},
+		Outputs: []Output{{"GLIGEN", ""}},
+		Run:     runGLIGENLoader,
+	},
+	{
 		Name: "UpscaleModelLoader", Display: "Load Upscale Model", Schema: true, Category: "loaders", Module: "comfy_extras.nodes_upscale_model",
 		Inputs: []Input{
 			{Name: "model_name", Type: "COMBO", Folder: "upscale_models", Opts: `{"multiselect": false}`},
