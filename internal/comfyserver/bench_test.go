@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ahelme/comfyume/internal/comfyserver"
 	"github.com/ahelme/comfyume/internal/event"
