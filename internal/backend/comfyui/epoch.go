@@ -3,6 +3,7 @@ package comfyui
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
@@ -120,7 +121,11 @@ func (d *Driver) ensureUploads(ctx context.Context, epoch string, uploads []back
 			continue
 		}
 		d.epochs.forget(key)
-		if err := d.sendFile(ctx, u); err != nil {
+		err := d.sendFile(ctx, u)
+		if errors.Is(err, backend.ErrUnreachable) && ctx.Err() == nil { // a kept connection may have been closed just now
+			err = d.sendFile(ctx, u)
+		}
+		if err != nil {
 			return err
 		}
 		d.epochs.learn(epoch, key, u.Size)

@@ -80,9 +80,12 @@ func (d *Driver) get(ctx context.Context, path string) ([]byte, error) {
 	return answer, nil
 }
 
-// post sends JSON; the answer has to be 200 and says nothing.
+// post sends JSON that may be sent twice; the answer has to be 200 and says nothing.
 func (d *Driver) post(ctx context.Context, path string, body []byte) error {
 	status, _, err := d.do(ctx, http.MethodPost, path, body)
+	if err != nil && ctx.Err() == nil { // a kept connection may have been closed by the server just now
+		status, _, err = d.do(ctx, http.MethodPost, path, body)
+	}
 	if err != nil {
 		return err
 	}

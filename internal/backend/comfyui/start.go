@@ -2,6 +2,7 @@ package comfyui
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -17,6 +18,7 @@ const (
 	historyRetry = 2 * time.Millisecond  // first pause when it was not there yet; doubled each time
 	redialFirst  = 50 * time.Millisecond // first pause after a connection could not be opened again; doubled
 	redialMost   = 5 * time.Second
+	lastFrames   = 250 * time.Millisecond // a result that was found by asking waits this long for its end frame
 )
 
 // errUnknown is the cause of a run that is in neither queue nor history.
@@ -31,6 +33,8 @@ type follower struct {
 	update func(backend.Update) error
 	tell   func() // posted, at most once
 
+	held     *backend.Result // found by asking; its last frames are still on their way
+	reposted bool
 	gap      bool      // frames may have been missed
 	replied  bool      // the answer to our POST came, or was given up
 	postErr  error     // how the POST failed without saying whether the server took it
@@ -214,10 +218,10 @@ func (f *follower) take(ctx context.Context, fr frame) (*backend.Result, error) 
 		if f.ended.IsZero() && fr.kind == frameNull {
 			f.ended = f.alive
 		}
-		if !f.ended.IsZero() { // the history is written before either is sent
-			return f.read(ctx)
+		if f.ended.IsZero() || f.held != nil {
+			return f.held, nil
 		}
-		return nil, nil
+		return f.read(ctx) // the history is written before either is sent
 	}
 	if f.ended.IsZero() {
 		f.pause = 0
@@ -250,7 +254,13 @@ func (f *follower) take(ctx context.Context, fr frame) (*backend.Result, error) 
 		f.timer.Reset(historyDelay)
 	}
 	f.record.note(fr)
-	return nil, f.update(fr.Update)
+	if err := f.update(fr.Update); err != nil {
+		return nil, err
+	}
+	if !f.ended.IsZero() {
+		return f.held, nil
+	}
+	return nil, nil
 }
 
 // read asks the history for the result of a run that has ended.
@@ -276,8 +286,22 @@ func (f *follower) read(ctx context.Context) (*backend.Result, error) {
 	return nil, nil
 }
 
+// found takes a result that was found by asking. The frames that led to it were sent before it could be found.
+func (f *follower) found(entry json.RawMessage) *backend.Result {
+	result := readEntry(entry)
+	if f.sock == nil || !f.ended.IsZero() {
+		return &result
+	}
+	f.held = &result
+	f.timer.Reset(lastFrames)
+	return nil
+}
+
 // check looks after a run of which nothing was heard: it may have ended, be lost, or just take its time.
 func (f *follower) check(ctx context.Context) (*backend.Result, error) {
+	if f.held != nil {
+		return f.held, nil
+	}
 	if !f.ended.IsZero() {
 		if result, err := f.read(ctx); result != nil || err != nil || f.sock != nil {
 			return result, err
@@ -305,8 +329,7 @@ func (f *follower) check(ctx context.Context) (*backend.Result, error) {
 	}
 	f.alive = time.Now()
 	if ok {
-		result := readEntry(entry)
-		return &result, nil
+		return f.found(entry), nil
 	}
 	f.pause = 0
 	f.timer.Reset(f.d.options.PollAfter)
@@ -336,18 +359,27 @@ func (f *follower) search(ctx context.Context) (*backend.Result, error) {
 	case err != nil:
 		return nil, f.unreachable(ctx, err)
 	case ok:
-		result := readEntry(entry)
-		return &result, nil
+		return f.found(entry), nil
 	case f.removed.Load():
 		result := interrupted(f.id)
 		return &result, nil
 	case !f.ended.IsZero() && f.record.end != "":
 		return nil, nil // read gives it its grace
 	case f.postErr != nil && !f.accepted:
-		return nil, f.postErr
+		return f.repost(ctx)
 	default:
 		return nil, fmt.Errorf("%w: %w", backend.ErrLost, errUnknown)
 	}
+}
+
+// repost hands the prompt over once more after the connection broke and the server turned out not to have it: it
+// may have been a kept connection that the server was about to close.
+func (f *follower) repost(ctx context.Context) (*backend.Result, error) {
+	if f.reposted {
+		return nil, f.postErr
+	}
+	f.reposted, f.postErr = true, nil
+	return f.answered(ctx, f.d.hand(ctx, f.id, f.body()))
 }
 
 // unreachable decides whether a server that does not answer is given up.

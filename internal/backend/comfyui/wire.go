@@ -56,7 +56,10 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 		if ended := context.Cause(req.Context()); ended != nil {
 			return nil, ended
 		}
-		// The server may have closed a kept connection just now. What changes nothing is asked again.
+		if kept { // the server may have closed it just now, and the others with it
+			w.drop()
+		}
+		// What changes nothing is asked again.
 		if !kept || (req.Method != http.MethodGet && req.Method != http.MethodHead) {
 			return nil, err
 		}
@@ -164,8 +167,15 @@ func (w *wire) put(c *wireConn) {
 // close closes the kept connections and refuses new ones.
 func (w *wire) close() {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.closed = true
+	w.mu.Unlock()
+	w.drop()
+}
+
+// drop closes the kept connections.
+func (w *wire) drop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, c := range w.idle {
 		c.Close()
 	}
