@@ -107,7 +107,7 @@ func (c checker) Check(_ context.Context, _ identity.Person, prompt json.RawMess
 		return comfyserver.Verdict{}, fault.Wrap(fault.Invalid, err, "The prompt is no object of nodes.").
 			WithRemedy("Send a graph in API form.").WithCode("invalid_prompt")
 	}
-	v := c.catalog.Validate(g, targets, has, catalog.Certain)
+	v := c.catalog.Validate(g, targets, has)
 	if v.Refusal != nil {
 		return comfyserver.Verdict(v), nil
 	}

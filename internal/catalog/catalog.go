@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/comfy"
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 	"github.com/ahelme/comfyume/internal/fault"
 )
@@ -50,7 +51,7 @@ type known struct {
 	Extensions []string                   `json:"extensions"`
 	WebTexts   map[string]json.RawMessage `json:"web_texts"`
 	classes    []class
-	has        map[string]bool
+	has        map[string]bool // needs it can meet
 }
 
 // New returns a catalog with the snapshots of before.
@@ -115,8 +116,35 @@ func (k *known) parse() error {
 	for i, m := range members {
 		k.classes[i] = parseClass(m.Key, m.Value)
 		k.has[m.Key] = true
+		k.classes[i].eachChoice(func(in *input, choice string) { k.has[need(m.Key, in.name, choice)] = true })
 	}
 	return nil
+}
+
+// need is how a back end's ability to take a choice, such as a model's file, is called.
+func need(class, input, choice string) string { return choice + " (" + class + "." + input + ")" }
+
+// eachChoice calls fn for everything that the choice inputs of a core class offer. What other classes list is no
+// promise.
+func (c *class) eachChoice(fn func(in *input, choice string)) {
+	if !c.core() {
+		return
+	}
+	for i := range c.inputs {
+		in := &c.inputs[i]
+		if in.choices == nil || in.dynamic || in.multi || in.reads.kind != noFile || c.checksItself(in.name) {
+			continue
+		}
+		choices, err := pyjson.Elements(in.choices)
+		if err != nil {
+			continue
+		}
+		for _, choice := range choices {
+			if text, ok := pyjson.Text(choice); ok {
+				fn(in, text)
+			}
+		}
+	}
 }
 
 func (k *known) encode() ([]byte, error) {
@@ -152,16 +180,45 @@ func decodeKnown(blob []byte) (*known, error) {
 // Classes counts the node classes.
 func (c *Catalog) Classes() int { return len(c.merged.Load().classes) }
 
-// Missing returns which of the node classes a back end lacks. Of a back end that was never asked nothing is known,
-// and so nothing missing.
-func (c *Catalog) Missing(backEnd string, classes []string) []string {
+// Needs lists what a back end must have for the graph: its node classes, and what its core nodes choose, such as
+// models. Each is a name that people understand.
+func (c *Catalog) Needs(g *comfy.Graph) []string {
+	m := c.merged.Load()
+	var needs []string
+	seen := map[string]bool{}
+	add := func(name string) {
+		if !seen[name] {
+			seen[name] = true
+			needs = append(needs, name)
+		}
+	}
+	for _, n := range g.Nodes() {
+		add(n.ClassType)
+		k := m.classes[n.ClassType]
+		if k == nil {
+			continue
+		}
+		for _, value := range n.Inputs {
+			if text, ok := pyjson.Text(value.Value); ok {
+				if name := need(n.ClassType, value.Key, text); m.choices[name] {
+					add(name)
+				}
+			}
+		}
+	}
+	return needs
+}
+
+// Missing returns which of the needs a back end lacks. Of a back end that was never asked nothing is known, and so
+// nothing missing.
+func (c *Catalog) Missing(backEnd string, needs []string) []string {
 	m := c.merged.Load()
 	has := m.has[backEnd]
 	if has == nil {
 		return nil
 	}
 	var missing []string
-	for _, name := range classes {
+	for _, name := range needs {
 		if !has[name] {
 			missing = append(missing, name)
 		}

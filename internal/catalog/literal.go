@@ -26,23 +26,22 @@ func (v *validation) literal(r *result, k *class, in *input, value json.RawMessa
 		return
 	}
 	if in.reads.kind != noFile {
-		v.file(r, k, in, value)
+		v.file(r, in, value)
 		return
 	}
-	if v.mode == Certain && (!k.core() || in.dynamic) || k.checksItself(in.name) {
+	if !k.core() || in.dynamic || k.checksItself(in.name) {
 		return
 	}
-	if !in.inRange(r, value) {
-		return
+	if in.inRange(r, value) {
+		in.inChoices(r, value)
 	}
-	in.inChoices(r, value, v.mode)
 }
 
 // fileWords are how core classes call the file that is not there.
 var fileWords = map[fileKind]string{imageFile: "image", videoFile: "video", audioFile: "audio", latentFile: "latent"}
 
 // file checks a value that names a file, or an object of such.
-func (v *validation) file(r *result, k *class, in *input, value json.RawMessage) {
+func (v *validation) file(r *result, in *input, value json.RawMessage) {
 	var names []string
 	switch pyjson.KindOf(value) {
 	case pyjson.String:
@@ -66,10 +65,6 @@ func (v *validation) file(r *result, k *class, in *input, value json.RawMessage)
 		}
 		if v.has != nil && in.reads.owns(name, v.has) {
 			continue
-		}
-		if !k.checksItself(in.name) && in.choices != nil && v.mode == Full {
-			in.inChoices(r, value, v.mode)
-			return
 		}
 		word := fileWords[in.reads.kind]
 		if word != "" {
@@ -168,10 +163,10 @@ func (in *input) inRange(r *result, value json.RawMessage) bool {
 	return true
 }
 
-// inChoices checks membership in a list of choices. The newer form with type COMBO is checked by newer servers only;
-// what it says is certain all the same, so Certain holds to it.
-func (in *input) inChoices(r *result, value json.RawMessage, mode Mode) {
-	if in.choices == nil || in.multi || in.typ != "" && mode == Full {
+// inChoices checks membership in a list of choices. Of the newer form with type COMBO 0.3.64 checks nothing and newer
+// servers do; the node fails with another value in either.
+func (in *input) inChoices(r *result, value json.RawMessage) {
+	if in.choices == nil || in.multi {
 		return
 	}
 	choices, err := pyjson.Elements(in.choices)

@@ -23,14 +23,15 @@ type merged struct {
 	extensions map[string][]string
 	webTexts   map[string]json.RawMessage
 	stats      json.RawMessage
-	has        map[string]map[string]bool // classes by back end
+	has        map[string]map[string]bool // needs that each back end can meet
+	choices    map[string]bool            // needs that are choices
 }
 
 func newMerged() *merged {
 	return &merged{
 		classes: map[string]*class{}, pieces: map[string]template{}, models: map[string][]string{},
 		folders: []string{}, embeddings: []string{}, extensions: map[string][]string{},
-		webTexts: map[string]json.RawMessage{}, has: map[string]map[string]bool{},
+		webTexts: map[string]json.RawMessage{}, has: map[string]map[string]bool{}, choices: map[string]bool{},
 	}
 }
 
@@ -96,6 +97,7 @@ func (m *merged) seal() {
 	all := []byte{'{'}
 	for i, name := range m.order {
 		c := m.classes[name]
+		c.eachChoice(func(in *input, choice string) { m.choices[need(name, in.name, choice)] = true })
 		raw := c.raw
 		if c.readsFiles() {
 			raw = c.render(func(in *input) json.RawMessage {

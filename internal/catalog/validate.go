@@ -9,17 +9,6 @@ import (
 	"github.com/ahelme/comfyume/internal/file"
 )
 
-// Mode says how strict validation is.
-type Mode uint8
-
-const (
-	// Certain refuses only what every back end would refuse: ranges and choices count for core classes without checks
-	// of their own; wildcards, dynamic and optional inputs pass; file inputs are held against the person's files.
-	Certain Mode = iota
-	// Full refuses all that ComfyUI itself refuses by its description.
-	Full
-)
-
 // Verdict is what validation found.
 type Verdict struct {
 	Outputs    []string        // output nodes that will run, in the order of the graph
@@ -27,16 +16,18 @@ type Verdict struct {
 	NodeErrors json.RawMessage // object; of output nodes that are left out although the graph is accepted
 }
 
-// Validate checks a graph as ComfyUI does before it takes it into its queue, with its error bodies. targets are the
-// output nodes to run, nil for all; has tells whether the person has a file.
+// Validate checks a graph as ComfyUI does before it takes it into its queue, with its error bodies, but refuses only
+// what every back end would refuse: ranges and choices count for core classes without checks of their own; wildcards,
+// dynamic and optional inputs pass; file inputs are held against the person's files. targets are the output nodes to
+// run, nil for all; has tells whether the person has a file.
 //
 // Source: ComfyUI 0.3.64, execution.py (validate_prompt, validate_inputs).
-func (c *Catalog) Validate(g *comfy.Graph, targets []string, has func(file.Ref) bool, mode Mode) Verdict {
+func (c *Catalog) Validate(g *comfy.Graph, targets []string, has func(file.Ref) bool) Verdict {
 	m := c.merged.Load()
-	if mode == Certain && len(m.classes) == 0 {
+	if len(m.classes) == 0 {
 		return Verdict{Outputs: []string{}, NodeErrors: empty} // nothing is known, so nothing is certain
 	}
-	v := &validation{m: m, g: g, has: has, mode: mode, done: map[string]*result{}}
+	v := &validation{m: m, g: g, has: has, done: map[string]*result{}}
 	outputs, refusal := v.outputs(targets)
 	if refusal != nil {
 		return Verdict{Refusal: refusal}
@@ -51,7 +42,6 @@ type validation struct {
 	m     *merged
 	g     *comfy.Graph
 	has   func(file.Ref) bool
-	mode  Mode
 	done  map[string]*result
 	order []string // of done, as they were begun
 }
@@ -149,7 +139,7 @@ func (v *validation) node(id string) *result {
 func (v *validation) input(r *result, n *comfy.Node, k *class, in *input) {
 	value, ok := n.Input(in.name)
 	if !ok {
-		if in.required && (v.mode == Full || !in.dynamic) {
+		if in.required && !in.dynamic {
 			r.add("required_input_missing", "Required input is missing", in.name, pyjson.Member{Key: "input_name", Value: pyjson.Quote(in.name)})
 		}
 		return
@@ -165,7 +155,7 @@ func (v *validation) input(r *result, n *comfy.Node, k *class, in *input) {
 func (v *validation) link(r *result, k *class, in *input, value json.RawMessage) {
 	parts, err := pyjson.Elements(value)
 	if err != nil || len(parts) != 2 {
-		if v.mode == Certain && in.dynamic {
+		if in.dynamic {
 			return
 		}
 		r.add("bad_linked_input", "Bad linked input, must be a length-2 list of [node_id, slot_index]", in.name, in.extra(value)...)
@@ -185,7 +175,7 @@ func (v *validation) link(r *result, k *class, in *input, value json.RawMessage)
 		r.exception, r.text = "IndexError", "tuple index out of range"
 		return
 	}
-	if got := results[slot]; !v.fits(got, k, in) {
+	if got := results[slot]; !fits(got, k, in) {
 		details := in.name + ", received_type(" + got + ") mismatch input_type(" + in.typeText() + ")"
 		r.add("return_type_mismatch", "Return type mismatch between linked nodes", details,
 			pyjson.Member{Key: "input_name", Value: pyjson.Quote(in.name)},
@@ -206,8 +196,8 @@ func (v *validation) link(r *result, k *class, in *input, value json.RawMessage)
 }
 
 // fits reports whether an output of type got may go into the input.
-func (v *validation) fits(got string, k *class, in *input) bool {
-	if v.mode == Certain && (in.dynamic || !k.core()) {
+func fits(got string, k *class, in *input) bool {
+	if in.dynamic || !k.core() {
 		return true
 	}
 	return typesFit(got, in.typeName())

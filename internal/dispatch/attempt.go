@@ -176,7 +176,7 @@ func (a *attempt) stage() error {
 	if err := a.translate(credentials); err != nil {
 		return err
 	}
-	if a.deps.Missing != nil && len(a.deps.Missing(a.backEnd, a.tr.Classes())) > 0 {
+	if a.deps.Missing != nil && len(a.deps.Missing(a.backEnd, a.tr.Needs())) > 0 {
 		return errMisfit
 	}
 	if a.run, err = a.driver.Prepare(a.ctx, a.task()); err != nil {
@@ -380,7 +380,7 @@ func (a *attempt) giveBack(cause error) {
 	}
 	switch {
 	case misfit:
-		a.inbox.send(needs{a, a.tr.Classes()})
+		a.inbox.send(needs{a, a.tr.Needs()})
 	case recalled, unknown:
 		a.inbox.send(released{a: a})
 	default:

@@ -93,8 +93,8 @@ type Rewriter interface {
 type Translation interface {
 	// Task fills in Prompt, ExtraData, Targets and Uploads.
 	Task(t *backend.Task)
-	// Classes are the node classes of the graph.
-	Classes() []string
+	// Needs is what a back end must have for the graph: node classes, models.
+	Needs() []string
 	// Files lists the files that an executed frame names.
 	Files(u backend.Update) []Found
 	// In returns a frame in the person's ids and names.
@@ -125,8 +125,8 @@ type Deps struct {
 	Deliver  Deliverer
 	Rewriter Rewriter
 	Bus      Bus
-	// Missing returns which of the node classes a back end lacks. Nil: none ever.
-	Missing func(backEnd string, classes []string) []string
+	// Missing returns which of the needs a back end lacks. Nil: none ever.
+	Missing func(backEnd string, needs []string) []string
 	// Room returns a fault while the disk is too full for another run. Nil: there is always room.
 	Room func() error
 	Log  *slog.Logger

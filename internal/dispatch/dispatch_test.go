@@ -255,7 +255,7 @@ type translation struct {
 func (t *translation) Task(task *backend.Task) {
 	task.Prompt, task.ExtraData = t.e.Request.Prompt, t.e.Request.ExtraData
 }
-func (t *translation) Classes() []string { return t.classes }
+func (t *translation) Needs() []string { return t.classes }
 
 func (t *translation) own(raw json.RawMessage) json.RawMessage {
 	return json.RawMessage(strings.ReplaceAll(string(raw), t.e.Job.Attempt.RunID, t.e.Job.PromptID))

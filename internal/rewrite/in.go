@@ -17,7 +17,7 @@ import (
 // time.
 type Translation struct {
 	promptID, runID, salt string
-	classes, targets      []string
+	needs, targets        []string
 	prompt, extra         json.RawMessage
 	uploads               []backend.Upload
 	names                 []rename
@@ -54,8 +54,8 @@ func (t *Translation) Task(task *backend.Task) {
 	task.Prompt, task.ExtraData, task.Targets, task.Uploads = t.prompt, t.extra, t.targets, t.uploads
 }
 
-// Classes are the node classes of the graph.
-func (t *Translation) Classes() []string { return t.classes }
+// Needs is what a back end must have for the graph.
+func (t *Translation) Needs() []string { return t.needs }
 
 // Files lists the files that an executed frame names.
 func (t *Translation) Files(u backend.Update) []Found {

@@ -28,6 +28,8 @@ const SaltInput = "_comfyume_owner"
 type Catalog interface {
 	FileInputs(g *comfy.Graph) []comfy.FileInput
 	OutputNodes(g *comfy.Graph) []string
+	// Needs lists what a back end must have for the graph.
+	Needs(g *comfy.Graph) []string
 }
 
 // Files are people's files.
@@ -67,11 +69,7 @@ func (r *Rewriter) Out(ctx context.Context, e job.Entry, credentials map[string]
 		promptID: e.Job.PromptID, runID: e.Job.Attempt.RunID, salt: r.salt(e.Job.User),
 		targets: e.Request.Targets,
 	}
-	for _, n := range g.Nodes() {
-		if !slices.Contains(t.classes, n.ClassType) {
-			t.classes = append(t.classes, n.ClassType)
-		}
-	}
+	t.needs = r.catalog.Needs(g)
 	for _, in := range r.catalog.FileInputs(g) {
 		if err := r.input(ctx, t, g, e.Job.User, in); err != nil {
 			return nil, err

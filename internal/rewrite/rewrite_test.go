@@ -50,6 +50,8 @@ func (catalog) OutputNodes(g *comfy.Graph) []string {
 	return ids
 }
 
+func (catalog) Needs(*comfy.Graph) []string { return nil }
+
 // files are the same for everybody but nobody.
 type files struct{}
 

@@ -126,7 +126,7 @@ func TestMissingNodesHoldUpNobody(t *testing.T) {
 	m.Apply(sched.Added{Job: odd})
 	m.Apply(sched.Added{Job: waiting("ann2", 2)})
 	equal(t, next(m), []string{"ann2@gpu1"})
-	equal(t, m.Why("ann1", noon), sched.Reason{Code: sched.WhyMissing, Sentence: "No GPU has the nodes Odd, Rare."})
+	equal(t, m.Why("ann1", noon), sched.Reason{Code: sched.WhyMissing, Sentence: "No GPU has all that the graph needs: Odd, Rare."})
 	m.Apply(sched.BackEnd{Name: "gpu2", Ready: true})
 	equal(t, next(m), []string{"ann1@gpu2"})
 }

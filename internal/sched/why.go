@@ -23,7 +23,7 @@ const (
 	WhyStaged    = "staged"       // a back end has it next
 	WhyPaused    = "paused"       // the operator, or a full disk, stopped the queue
 	WhyNoBackEnd = "no_back_end"  // none is configured or none answers
-	WhyMissing   = "missing_node" // no back end has a node it needs
+	WhyMissing   = "missing_node" // no back end has all that it needs, such as a node or a model
 	WhyRetry     = "retry"        // it is tried again a little later
 	WhyLimit     = "max_running"  // the person has as many running as allowed
 	WhyTurn      = "turn"         // others go first
@@ -93,18 +93,16 @@ func (m *Machine) stuck(it *item) (Reason, bool) {
 	case ready == 0:
 		return Reason{WhyNoBackEnd, strings.TrimSpace("No GPU answers at the moment. " + strings.Join(down, " "))}, true
 	}
-	return Reason{WhyMissing, "No GPU has the " + nodes(fewest) + "."}, true
+	return Reason{WhyMissing, "No GPU has all that the graph needs: " + few(fewest) + "."}, true
 }
 
-func nodes(classes []string) string {
-	if len(classes) == 1 {
-		return "node " + classes[0]
-	}
+// few lists the first of names.
+func few(names []string) string {
 	const most = 5
-	if len(classes) > most {
-		return fmt.Sprintf("nodes %s and %d more", strings.Join(classes[:most], ", "), len(classes)-most)
+	if len(names) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 	}
-	return "nodes " + strings.Join(classes, ", ")
+	return strings.Join(names, ", ")
 }
 
 // limited reports whether only the person's limit keeps the job from a back end that has room for it.
