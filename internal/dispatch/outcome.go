@@ -72,7 +72,8 @@ func (a *attempt) refused(r *backend.Refused) job.Outcome {
 	line := func(message, details string) string {
 		return strings.TrimSuffix(message+": "+details, ": ")
 	}
-	for _, id := range sortedKeys(body.NodeErrors) {
+	if len(body.NodeErrors) > 0 {
+		id := sortedKeys(body.NodeErrors)[0]
 		node := body.NodeErrors[id]
 		var lines []string
 		for _, e := range node.Errors {

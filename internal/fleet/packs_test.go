@@ -125,8 +125,14 @@ func TestWebFilesAreKeptForSleepingBackEnds(t *testing.T) {
 		wantFile(t, p, "Other", "o.js", "other")
 		wantFile(t, p, "My Pack", "a b.css", "css") // not listed: asked for
 		for _, c := range [][2]string{
-			{"ComfyUI-Manager", "m.js"}, {"comfyui-manager", "m.js"}, {"bad", "x.js"}, {"My Pack", "none.js"},
-			{"My Pack", "../Other/o.js"}, {"My Pack", ""}, {"Unknown", "a.js"}, {"core", "groupNode.js"},
+			{"ComfyUI-Manager", "m.js"},
+			{"comfyui-manager", "m.js"},
+			{"bad", "x.js"},
+			{"My Pack", "none.js"},
+			{"My Pack", "../Other/o.js"},
+			{"My Pack", ""},
+			{"Unknown", "a.js"},
+			{"core", "groupNode.js"},
 		} {
 			wantFile(t, p, c[0], c[1], "")
 		}

@@ -22,16 +22,12 @@ import (
 // Oldest is the oldest version that can be driven: the first that keeps a prompt id given by the client.
 const Oldest = "0.3.45"
 
-// byID is the version from which the server interrupts by prompt id; before, it stops whatever runs.
-const byID = "0.3.56"
-
 // prober remembers what the last probe read, so that the next one is light.
 type prober struct {
-	mu      sync.Mutex // one probe at a time
-	version string
-	epoch   string
-	read    time.Time // when nodes and models were read
-	digest  [32]byte  // of what was read and handed out
+	mu     sync.Mutex // one probe at a time
+	epoch  string
+	read   time.Time // when nodes and models were read
+	digest [32]byte  // of what was read and handed out
 }
 
 // Probe asks the server who it is, how long its queue is, and, after a restart or from time to time, what it can
@@ -43,7 +39,6 @@ func (d *Driver) Probe(ctx context.Context) (backend.Snapshot, error) {
 	if err := d.identify(ctx, &s); err != nil {
 		return backend.Snapshot{}, err
 	}
-	d.probe.version = s.Version
 	var err error
 	if s.Epoch, err = d.epoch(ctx, true); err != nil {
 		return backend.Snapshot{}, err

@@ -75,7 +75,8 @@ func (d *Driver) history(ctx context.Context, runID string) (entry json.RawMessa
 	return entry, ok, nil
 }
 
-// interrupt stops a run that runs now, and no other. It looks first: servers before byID stop whatever runs.
+// interrupt stops a run that runs now, and no other. It looks first: servers before about 0.3.56
+// stop whatever runs.
 // removed reports that the run was waiting and was taken out of the queue, asked that it runs and will stop once
 // the server gets to it.
 func (d *Driver) interrupt(ctx context.Context, runID string) (removed, asked bool, err error) {

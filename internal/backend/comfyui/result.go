@@ -119,8 +119,10 @@ func (r *record) note(f frame) {
 		}
 		id := pyjson.Quote(f.Node)
 		r.meta[f.Node] = pyjson.AppendObject(nil, []pyjson.Member{
-			{Key: "node_id", Value: id}, {Key: "display_node", Value: display},
-			{Key: "parent_node", Value: json.RawMessage("null")}, {Key: "real_node_id", Value: id},
+			{Key: "node_id", Value: id},
+			{Key: "display_node", Value: display},
+			{Key: "parent_node", Value: json.RawMessage("null")},
+			{Key: "real_node_id", Value: id},
 		})
 	}
 }

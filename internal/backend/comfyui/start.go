@@ -238,7 +238,8 @@ func (f *follower) take(ctx context.Context, fr frame) (*backend.Result, error) 
 	f.began = f.began || mine
 	if fr.Type == "executing" && !mine { // a socket that comes back is told the present node, and nothing else
 		fr.Data = pyjson.AppendObject(nil, []pyjson.Member{
-			{Key: "node", Value: pyjson.Quote(fr.Node)}, {Key: "display_node", Value: pyjson.Quote(fr.Node)},
+			{Key: "node", Value: pyjson.Quote(fr.Node)},
+			{Key: "display_node", Value: pyjson.Quote(fr.Node)},
 			{Key: "prompt_id", Value: pyjson.Quote(f.id)},
 		})
 	}
