@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/job"
 )
@@ -300,6 +301,7 @@ func (a *attempt) hasPosted() {
 		a.cancel(errRemoved)
 		return
 	}
+	a.line("Run %s is on %s.", a.job.PromptID, a.backEnd)
 	a.inbox.leave(posted{a})
 }
 
@@ -374,6 +376,9 @@ func (a *attempt) giveBack(cause error) {
 	}
 	a.close()
 	reason := a.sentence(cause)
+	if a.posted {
+		a.line("Run %s waits again: %s", a.job.PromptID, reason)
+	}
 	if !a.keepTrying(func() error { return a.deps.Queue.Release(a.final, a.id, a.fence.Load(), reason) }) {
 		a.inbox.send(over{a})
 		return
@@ -391,6 +396,14 @@ func (a *attempt) giveBack(cause error) {
 
 // finish makes the job final. Whatever hinders it, it is tried until it holds or somebody else ended the job.
 func (a *attempt) finish(out job.Outcome) {
+	switch out.State {
+	case job.Completed:
+		a.line("Run %s is completed after %.2f s.", a.job.PromptID, out.ExecSeconds)
+	case job.Cancelled:
+		a.line("Run %s was interrupted.", a.job.PromptID)
+	default:
+		a.line("Run %s failed: %s", a.job.PromptID, out.Error)
+	}
 	held := a.keepTrying(func() error { return a.deps.Queue.Finish(a.final, a.id, a.fence.Load(), out) })
 	if !held && a.final.Err() != nil {
 		return // the run is taken up again, and its result is still there
@@ -433,6 +446,13 @@ func (a *attempt) close() {
 	}
 	if err := a.run.Close(); err != nil {
 		a.note().Warn("the back end keeps traces of the run", "err", err)
+	}
+}
+
+// line adds a line to the log of its owner's own runs, where somebody can see it.
+func (a *attempt) line(format string, args ...any) {
+	if a.deps.Bus.Watched(a.user) {
+		a.deps.Bus.Publish(event.Event{User: a.user, Body: event.LogLines{Job: a.id, Lines: []string{fmt.Sprintf(format, args...)}}})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/job"
 )
 
@@ -34,6 +35,29 @@ func TestJobRunsAndIsTold(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		if h := s.gpus[0].History(); len(h) != 0 {
 			s.Errorf("left on the back end: %v", h)
+		}
+	})
+}
+
+func TestOwnersLogTellsOfTheRuns(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		good, bad := s.submit("ann", "Text a"), s.submit("ann", "Fail")
+		s.submit("bob", "Text b")
+		synctest.Wait()
+		var lines []string
+		for _, e := range s.all.TryBatch(nil) {
+			if l, ok := e.Body.(event.LogLines); ok {
+				lines = append(lines, l.Lines...)
+			}
+		}
+		got := strings.Join(lines, "\n")
+		for _, want := range []string{good.PromptID + " is on gpu1", good.PromptID + " is completed", bad.PromptID + " failed: "} {
+			if !strings.Contains(got, want) {
+				s.Errorf("no line %q in:\n%s", want, got)
+			}
+		}
+		if len(lines) != 4 {
+			s.Errorf("%d lines:\n%s", len(lines), got)
 		}
 	})
 }
