@@ -146,12 +146,7 @@ func (s *Studio) newFleet(ctx context.Context) error {
 	s.fleet, err = fleet.New(members, s.catalog, fleet.Options{
 		Changed: s.fleetChanged, Restarted: s.deliver.Restarted, Packs: s.packs, Log: s.log,
 	})
-	if err != nil {
-		return err
-	}
-	s.parts.run("packs", s.packs.Run)
-	s.parts.run("fleet", s.fleet.Run)
-	return nil
+	return err
 }
 
 func (s *Studio) driver(b config.Back) (*comfyui.Driver, error) {
@@ -188,7 +183,17 @@ func (s *Studio) newDispatch() {
 		Missing: s.catalog.Missing,
 		Room:    func() error { return s.files.Room(context.Background()) }, Log: s.log,
 	}, dispatch.Options{Order: schedOrder(s.cfg.Queue.Mode), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser})
+}
+
+// begin lets everything work that waits for work. All of it is built by now: whoever is called back finds whom to
+// tell, and people's sessions hear of a run that is taken up again from its first frame on.
+func (s *Studio) begin(context.Context) error {
+	s.parts.run("packs", s.packs.Run)
+	s.parts.run("fleet", s.fleet.Run)
 	s.parts.run("dispatch", s.dispatch.Run)
+	s.parts.run("pings", s.comfy.Run)
+	s.parts.add("sockets", s.comfy.Close)
+	return nil
 }
 
 // schedOrder is how the schedule orders people in a queue mode.
@@ -209,10 +214,5 @@ func (s *Studio) newComfy() error {
 	}, comfyserver.Options{
 		MaxUpload: int64(s.cfg.Limits.Upload), SocketsPerUser: s.cfg.Limits.SocketsPerUser, Fallback: s.page, Log: s.log,
 	})
-	if err != nil {
-		return err
-	}
-	s.parts.run("sockets", s.comfy.Run)
-	s.parts.add("sockets", s.comfy.Close)
-	return nil
+	return err
 }
