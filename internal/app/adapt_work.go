@@ -99,9 +99,10 @@ func (f templatesFace) Template(group, pack, name string) (file.Entry, io.ReadSe
 type checker struct {
 	catalog *catalog.Catalog
 	rules   policy.Rules
+	files   *workspace.Files
 }
 
-func (c checker) Check(_ context.Context, _ identity.Person, prompt json.RawMessage, targets []string, has func(file.Ref) bool) (comfyserver.Verdict, error) {
+func (c checker) Check(ctx context.Context, who identity.Person, prompt json.RawMessage, targets []string, has func(file.Ref) bool) (comfyserver.Verdict, error) {
 	g, err := comfy.ParseGraph(prompt)
 	if err != nil {
 		return comfyserver.Verdict{}, fault.Wrap(fault.Invalid, err, "The prompt is no object of nodes.").
@@ -114,5 +115,5 @@ func (c checker) Check(_ context.Context, _ identity.Person, prompt json.RawMess
 	if err := c.rules.Check(policy.Graph{Nodes: g.Nodes(), Paid: c.catalog.Paid(g), FreePath: c.catalog.FreePath(g)}); err != nil {
 		return comfyserver.Verdict{}, err
 	}
-	return comfyserver.Verdict(v), nil
+	return comfyserver.Verdict(v), c.files.Within(ctx, who.Name) // its results would have no place
 }

@@ -242,8 +242,5 @@ func (s *Studio) removed(ctx context.Context, user string, files bool) error {
 			return err
 		}
 	}
-	if err := s.files.Forget(ctx, user); err != nil {
-		return err
-	}
-	return s.home.ForgetDocuments(user)
+	return errors.Join(s.files.Forget(ctx, user), s.home.ForgetDocuments(user))
 }

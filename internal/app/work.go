@@ -85,7 +85,6 @@ func (s *Studio) newFiles() error {
 	}
 	s.parts.add("documents", func(context.Context) error { return s.home.Close() })
 	s.templates = workspace.NewTemplates(filepath.Join(s.cfg.Data, "templates"))
-	s.parts.run("sweep", s.sweep)
 	return nil
 }
 
@@ -100,21 +99,21 @@ func (s *Studio) blobFolder() string {
 // sweepEvery is how often old temp files and bytes without a name are looked for.
 const sweepEvery = time.Hour
 
-// sweep deletes what is over.
+// sweep deletes what is over, at the start and from then on now and then.
 func (s *Studio) sweep(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	for {
+	for now := time.Now(); ; {
+		if _, err := s.files.Sweep(ctx, now); err != nil && ctx.Err() == nil {
+			s.log.Warn("old files were not deleted", "err", err)
+		}
+		if err := s.deliver.Prune(ctx, now.Add(-24*time.Hour)); err != nil && ctx.Err() == nil {
+			s.log.Warn("old delivery notes were not deleted", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case now := <-tick.C:
-			if _, err := s.files.Sweep(ctx, now); err != nil && ctx.Err() == nil {
-				s.log.Warn("old files were not deleted", "err", err)
-			}
-			if err := s.deliver.Prune(ctx, now.Add(-24*time.Hour)); err != nil && ctx.Err() == nil {
-				s.log.Warn("old delivery notes were not deleted", "err", err)
-			}
+		case now = <-tick.C:
 		}
 	}
 }
@@ -188,6 +187,7 @@ func (s *Studio) newDispatch() {
 // begin lets everything work that waits for work. All of it is built by now: whoever is called back finds whom to
 // tell, and people's sessions hear of a run that is taken up again from its first frame on.
 func (s *Studio) begin(context.Context) error {
+	s.parts.run("sweep", s.sweep)
 	s.parts.run("packs", s.packs.Run)
 	s.parts.run("fleet", s.fleet.Run)
 	s.parts.run("dispatch", s.dispatch.Run)
@@ -210,7 +210,7 @@ func (s *Studio) newComfy() error {
 	s.comfy, err = comfyserver.New(comfyserver.Deps{
 		Queue: s.queue, Bus: s.bus, Files: s.files, Home: s.home, Pictures: s.pictures,
 		Catalog: catalogFace{s.catalog}, Packs: s.packs, Templates: templatesFace{s.templates},
-		Checker: checker{s.catalog, policy.Rules{Paid: s.cfg.ComfyAccount == "allow"}},
+		Checker: checker{s.catalog, policy.Rules{Paid: s.cfg.ComfyAccount == "allow"}, s.files},
 	}, comfyserver.Options{
 		MaxUpload: int64(s.cfg.Limits.Upload), SocketsPerUser: s.cfg.Limits.SocketsPerUser, Fallback: s.page, Log: s.log,
 	})
