@@ -118,8 +118,10 @@ func behindNginx(t *testing.T, frontend string, block func(host string) string) 
 	t.Helper()
 	host := freeAddr(t)
 	addr := nginx(t, block(host))
-	s := startStudio(t, studioOptions{frontend: frontend, host: host,
-		config: fmt.Sprintf("public_url: http://%s/studio\ntrusted_proxies: [127.0.0.1]\n", addr)})
+	s := startStudio(t, studioOptions{
+		frontend: frontend, host: host,
+		config: fmt.Sprintf("public_url: http://%s/studio\ntrusted_proxies: [127.0.0.1]\n", addr),
+	})
 	return s, addr
 }
 

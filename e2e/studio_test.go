@@ -98,8 +98,10 @@ func startStudio(t *testing.T, o studioOptions) *studio {
 	} else {
 		for i := range max(1, o.backEnds) {
 			addr := freeAddr(t)
-			args := append([]string{"sim", "comfyui", "--listen", addr, "--probe-nodes",
-				"--base-directory", filepath.Join(s.dir, fmt.Sprintf("gpu%d", i))}, o.simArgs...)
+			args := append([]string{
+				"sim", "comfyui", "--listen", addr, "--probe-nodes",
+				"--base-directory", filepath.Join(s.dir, fmt.Sprintf("gpu%d", i)),
+			}, o.simArgs...)
 			p := newProcess(t, s, fmt.Sprintf("gpu%d", i), args)
 			s.backEnds = append(s.backEnds, p)
 			p.start(t)

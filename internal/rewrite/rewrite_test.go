@@ -88,8 +88,10 @@ func translate(t *testing.T, user, prompt string) *rewrite.Translation {
 	r := rewrite.New(catalog{}, files{}, []byte("key"), rewrite.Options{})
 	e := job.Entry{
 		Job: job.Job{User: user, PromptID: `my "id"`, Attempt: job.Attempt{RunID: runID}},
-		Request: job.Request{Prompt: json.RawMessage(prompt),
-			ExtraData: json.RawMessage(`{"client_id": "c", "create_time": 1, "extra_pnginfo": {"workflow": {"a": 1.0}}}`)},
+		Request: job.Request{
+			Prompt:    json.RawMessage(prompt),
+			ExtraData: json.RawMessage(`{"client_id": "c", "create_time": 1, "extra_pnginfo": {"workflow": {"a": 1.0}}}`),
+		},
 	}
 	tr, err := r.Out(t.Context(), e, map[string]string{"api_key_comfy_org": "secret"})
 	if err != nil {
