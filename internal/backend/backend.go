@@ -45,7 +45,8 @@ type Run interface {
 	// driver then reads no further. The last update has been handled when Start returns. When ctx ends Start
 	// returns its cause and the run goes on at the back end.
 	Start(ctx context.Context, posted func(), update func(Update) error) (Result, error)
-	// Fetch opens an output file of this run on the back end.
+	// Fetch opens an output file of this run on the back end. ErrLost: the back end was restarted since the run began.
+	// A fault of kind Missing: it is there as before, and does not have the file.
 	Fetch(ctx context.Context, f FileRef) (io.ReadCloser, error)
 	// Epoch is the back end's Snapshot.Epoch under which the run was prepared.
 	Epoch() string

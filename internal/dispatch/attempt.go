@@ -328,6 +328,8 @@ func (a *attempt) settle(out job.Outcome, err error) {
 		a.inbox.send(over{a})
 	case errors.Is(cause, errStopped), a.stopped.Load() && !a.personal(cause):
 		a.finish(a.interrupted())
+	case a.fence.Load() == 0 && errors.Is(cause, errRecalled): // before it was claimed
+		a.inbox.send(released{a: a})
 	case a.fence.Load() == 0: // the claim failed
 		a.note().Error("a job could not be claimed", "err", err)
 		a.inbox.send(released{a: a, notBefore: time.Now().Add(a.options.RetryDelay)})

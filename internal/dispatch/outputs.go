@@ -159,7 +159,7 @@ func (a *attempt) bringPatiently(f Found) error {
 	began := time.Now()
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
 		err := a.names.bring(f)
-		if err == nil || a.ctx.Err() != nil {
+		if err == nil || a.ctx.Err() != nil || errors.Is(err, backend.ErrLost) {
 			return err
 		}
 		limit := a.options.DeliverFor

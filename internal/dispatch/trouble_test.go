@@ -261,6 +261,22 @@ func TestLostFilesAreMadeAgain(t *testing.T) {
 	})
 }
 
+func TestFilesOfARestartedBackEndAreMadeAgain(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		s.files.fail = []error{errors.New("a bad moment"), errors.New("a bad moment")}
+		j := s.submit("ann", "Preview a")
+		s.want(j, job.Running) // over on the back end, and still to be fetched
+		s.gpus[0].Restart()
+		time.Sleep(time.Minute)
+		if e := s.want(j, job.Completed); e.Job.Attempt.N != 2 || strings.Contains(string(e.Outcome.Outputs), "not-delivered") {
+			s.Errorf("attempt %d gave %s", e.Job.Attempt.N, e.Outcome.Outputs)
+		}
+		if got := strings.Join(s.events(), ","); strings.Contains(got, "notice") {
+			s.Errorf("the owner was bothered: %s", got)
+		}
+	})
+}
+
 func TestFullDiskStopsNewRunsOnly(t *testing.T) {
 	inBubble(t, 1, func(s *studio) {
 		s.stop()

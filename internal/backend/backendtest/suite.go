@@ -42,7 +42,7 @@ const patience = 30 * time.Second
 func Run(t *testing.T, h Harness) {
 	for name, f := range map[string]func(*testing.T, Harness, backend.Driver){
 		"Probe": testProbe, "Text": testText, "Picture": testPicture, "Fail": testFail, "Refused": testRefused, "Input": testInput,
-		"Interrupt": testInterrupt, "Resume": testResume, "Prepared": testPrepared, "Restart": testRestart, "Cancel": testCancel,
+		"Interrupt": testInterrupt, "Resume": testResume, "Prepared": testPrepared, "Restart": testRestart, "RestartBetween": testRestartBetween, "Cancel": testCancel,
 	} {
 		t.Run(name, func(t *testing.T) { // one after another: a back end runs one at a time
 			d := h.Open(t)
@@ -419,6 +419,42 @@ func testRestart(t *testing.T, h Harness, d backend.Driver) {
 		t.Errorf("epoch %q before and %q after, %v", before.Epoch, after.Epoch, err)
 	}
 	Begin(t.Context(), t, d, NewTask(d, h.Text)).Want(t, job.Completed)
+}
+
+// testRestartBetween restarts the back end while a run waits for its turn, and while its results wait to be fetched.
+func testRestartBetween(t *testing.T, h Harness, d backend.Driver) {
+	if h.Restart == nil {
+		t.Skip("this back end can't be started anew")
+	}
+	task := NewTask(d, h.Picture)
+	run, err := d.Prepare(t.Context(), task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := run.Epoch()
+	h.Restart(t)
+	if _, err := d.Probe(t.Context()); err != nil { // it notices
+		t.Fatal(err)
+	}
+	a := follow(t.Context(), task, run)
+	a.Wait(t)
+	if a.Err != nil || run.Epoch() == before {
+		t.Fatalf("after a restart: %v; epoch %q was %q", a.Err, run.Epoch(), before)
+	}
+	made := file(t, a.Result.Outputs)
+	fetch(t, run, made)
+	h.Restart(t)
+	if _, err := d.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []backend.FileRef{made, {Filename: "gone_00001_.png", Type: "temp"}} {
+		if _, err := run.Fetch(t.Context(), f); !errors.Is(err, backend.ErrLost) {
+			t.Errorf("%s of the start before: %v, want ErrLost", f.Filename, err)
+		}
+	}
+	if err := run.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 func testCancel(t *testing.T, h Harness, d backend.Driver) {

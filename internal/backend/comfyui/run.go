@@ -2,6 +2,7 @@ package comfyui
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -118,11 +119,38 @@ func (d *Driver) Resume(ctx context.Context, t backend.Task) (backend.Run, error
 	return nil, backend.ErrUnknownRun
 }
 
+// ready sees to it that what Prepare did still holds: the server may have been restarted while the run waited for
+// its turn. A socket that was cut is opened again by Start.
+func (r *run) ready(ctx context.Context) error {
+	word, err := r.d.epoch(ctx, false)
+	if err != nil || word == r.epoch {
+		return err
+	}
+	r.epoch = word
+	return r.d.ensureUploads(ctx, word, r.t.Uploads, false)
+}
+
 // Epoch is the server's start under which the run was prepared.
 func (r *run) Epoch() string { return r.epoch }
 
-// Fetch opens an output file.
+// Fetch opens an output file. A server that was restarted since the run has lost it: its temp files are gone, and what
+// it calls by the same name by now may be somebody else's.
 func (r *run) Fetch(ctx context.Context, f backend.FileRef) (io.ReadCloser, error) {
+	file, err := r.fetch(ctx, f)
+	word, lost := r.d.epoch(ctx, fault.Is(err, fault.Missing))
+	if lost == nil && word != r.epoch {
+		lost = fmt.Errorf("%w: the server was restarted before its files were fetched", backend.ErrLost)
+	}
+	if lost == nil {
+		return file, err
+	}
+	if file != nil {
+		lost = errors.Join(lost, file.Close())
+	}
+	return nil, lost
+}
+
+func (r *run) fetch(ctx context.Context, f backend.FileRef) (io.ReadCloser, error) {
 	q := url.Values{"filename": {f.Filename}, "subfolder": {f.Subfolder}, "type": {f.Type}}
 	resp, cancel, err := r.d.open(ctx, http.MethodGet, "/view?"+q.Encode(), "", nil, 0)
 	if err != nil {

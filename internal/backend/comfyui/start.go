@@ -76,6 +76,9 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 	if r.stop.Load() {
 		return interrupted(r.id), nil
 	}
+	if err := r.ready(ctx); err != nil {
+		return backend.Result{}, err
+	}
 	if r.d.foreign.Load() > 0 {
 		if _, others, err := r.d.look(ctx, r.id); err != nil {
 			return backend.Result{}, err
