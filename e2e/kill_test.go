@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"image/png"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -16,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // kills says how often each of server and back end is killed; COMFYUME_KILLS overrides it (`make kill`).
@@ -32,105 +32,193 @@ func kills(t *testing.T) int {
 	return n
 }
 
-// loader is one person who keeps a few jobs in the queue.
-type loader struct {
-	base, token string
-	http        *http.Client
-
-	mu    sync.Mutex
-	acked map[string]int // colour of each acknowledged job, by prompt id
-}
-
 // TestKill kills the server and the back ends at random instants under the load of five people. Every
-// acknowledged job has to be finished exactly once, with its own picture, and no picture may be missing or
-// there twice.
+// acknowledged job has to be finished exactly once, with its own outputs; no file may be missing, there twice, or
+// left without a name; whatever else was acknowledged (uploads, documents, deletions) has to hold; and a browser
+// that only ever connects again has to hear the end of every job.
 func TestKill(t *testing.T) {
 	people := []string{"ann", "bob", "cyd", "dan", "eve"}
 	s := startStudio(t, studioOptions{people: people, backEnds: 2, config: "queue: {mode: round_robin}\n"})
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var colours atomic.Int64
+	var load, watch sync.WaitGroup
 	loaders := make([]*loader, len(people))
 	for i, name := range people {
-		loaders[i] = &loader{base: "http://" + s.host, token: s.token(t, name), http: &http.Client{Timeout: 10 * time.Second}, acked: map[string]int{}}
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	var colours atomic.Int64
-	var wg sync.WaitGroup
-	for _, l := range loaders {
-		wg.Go(func() { l.load(ctx, t, &colours) })
+		l := &loader{
+			name: name, base: "http://" + s.host, token: s.token(t, name), http: &http.Client{Timeout: 10 * time.Second},
+			sid: uuid.NewString(), acked: map[string]*order{}, uploads: map[string]int{}, colours: &colours,
+		}
+		l.watch = newWatcher(l, i%2 == 0)
+		loaders[i] = l
+		load.Go(func() { l.load(ctx, t) })
+		watch.Go(func() { l.watch.run(t.Context(), t) })
 	}
 	killAtRandom(t, s, kills(t))
+	s.waitReady(t)
 	stop()
-	wg.Wait()
+	load.Wait()
 
-	total := 0
-	for i, l := range loaders {
+	var sum tally
+	for _, l := range loaders {
 		l.settle(t)
-		l.check(t, people[i])
-		total += len(l.acked)
+		l.watch.settle(t)
 	}
-	if total == 0 {
+	for _, l := range loaders {
+		l.check(t, &sum)
+		l.watch.stop()
+	}
+	watch.Wait()
+	s.sweepAll(t)
+	for _, l := range loaders {
+		l.checkBytes(t, s)
+	}
+	if sum.jobs == 0 {
 		t.Fatal("no job was acknowledged: the test proved nothing")
 	}
-	t.Logf("%d kills of the server, %d of back ends, %d acknowledged jobs", kills(t), kills(t), total)
+	t.Logf("%d kills of the server, %d of back ends; %v", kills(t), kills(t), sum)
 }
 
-// killAtRandom kills and restarts server and back ends in turn, n times each.
+// tally sums up what was checked.
+type tally struct {
+	jobs, unasked, deleted, interrupted, lostThrice, files, shared int
+}
+
+func (s tally) String() string {
+	return fmt.Sprintf("%d acknowledged jobs (%d deleted, %d interrupted, %d lost on three back ends), %d more whose answer was cut, %d files (%d shown again from a cache)",
+		s.jobs, s.deleted, s.interrupted, s.lostThrice, s.unasked, s.files, s.shared)
+}
+
+// killAtRandom kills and restarts server and back ends, n times each: in any order, at any instant, now and then both
+// at once or in the middle of a start.
 func killAtRandom(t *testing.T, s *studio, n int) {
 	t.Helper()
-	for i := range 2 * n {
-		pause := time.NewTimer(time.Duration(50+rand.IntN(700)) * time.Millisecond) // the instant has to be random
-		<-pause.C
-		p := s.server
-		if i%2 == 1 {
-			p = s.backEnds[rand.IntN(len(s.backEnds))]
+	servers, backEnds := n, n
+	if len(s.backEnds) == 0 {
+		backEnds = 0 // a real one, which is not ours to kill
+	}
+	for servers+backEnds > 0 {
+		if rand.IntN(8) > 0 { // the instant has to be random
+			pause := time.NewTimer(time.Duration(rand.IntN(800)) * time.Millisecond)
+			<-pause.C
 		}
-		p.kill()
-		p.start(t)
-		if p == s.server {
+		if rand.IntN(servers+backEnds) >= servers {
+			backEnds--
+			p := s.backEnds[rand.IntN(len(s.backEnds))]
+			p.kill()
+			p.start(t)
+			continue
+		}
+		servers--
+		s.server.kill()
+		s.server.start(t)
+		if rand.IntN(4) > 0 {
 			s.waitReady(t)
 		}
 	}
 }
 
-// load submits jobs, at most four open at a time, until ctx ends. A failed request is no acknowledgement.
-func (l *loader) load(ctx context.Context, t *testing.T, colours *atomic.Int64) {
+// loader is one person who keeps a few jobs in the queue.
+type loader struct {
+	name, base, token, sid string
+	http                   *http.Client
+	colours                *atomic.Int64 // the last one that was used, by anybody
+	watch                  *watcher
+
+	// Of the load alone, until it has ended.
+	acked    map[string]*order // what was acknowledged, by prompt id
+	repeated []order           // some of them, to be asked for again
+	uploads  map[string]int    // colour of each acknowledged input, by name
+	saved    int               // version of the document that was acknowledged last
+	tried    int               // and sent last
+	named    int               // outputs and temp files that history shows
+}
+
+// load does what people do, at most four jobs open at a time, until ctx ends. A failed request is no
+// acknowledgement.
+func (l *loader) load(ctx context.Context, t *testing.T) {
 	for ctx.Err() == nil {
 		if n, err := l.remaining(); err != nil || n >= 4 {
 			select {
 			case <-ctx.Done():
-			case <-time.After(20 * time.Millisecond): // the server may be away just now
+			case <-time.After(10 * time.Millisecond): // the server may be away just now
 			}
 			continue
 		}
-		colour := int(colours.Add(1))
-		id, err := l.submit(colour)
-		if err != nil {
+		switch rand.IntN(40) {
+		case 0:
+			l.save()
+		case 1:
+			l.upload()
+		}
+		o := l.newOrder()
+		// Half of the jobs have an id of their own. Those are sent until they are acknowledged, as a careful program
+		// does, and must run once all the same.
+		if rand.IntN(2) == 0 {
+			o.id = uuid.NewString()
+		}
+		if !l.submit(ctx, t, &o) {
 			continue
 		}
-		l.mu.Lock()
-		if _, twice := l.acked[id]; twice {
-			t.Errorf("prompt id %s was given twice", id)
+		switch n := rand.IntN(60); {
+		case n == 0:
+			o.deleted = l.call(http.MethodPost, "/queue", []byte(`{"delete": ["`+o.id+`"]}`), nil) == nil
+		case n < 20 && o.kind == slowly: // most are on their way by then
+			<-time.After(time.Duration(rand.IntN(200)) * time.Millisecond)
+			o.interrupted = l.call(http.MethodPost, "/interrupt", []byte(`{"prompt_id": "`+o.id+`"}`), nil) == nil
 		}
-		l.acked[id] = colour
-		l.mu.Unlock()
 	}
 }
 
-func (l *loader) submit(colour int) (string, error) {
-	graph := plain(colour)
-	body, err := json.Marshal(map[string]any{"prompt": graph, "client_id": "kill"})
+// submit sends an order and notes it when it was acknowledged.
+func (l *loader) submit(ctx context.Context, t *testing.T, o *order) bool {
+	message := map[string]any{"prompt": o.graph(), "client_id": l.sid}
+	if o.id != "" {
+		message["prompt_id"] = o.id
+	}
+	body, err := json.Marshal(message)
 	if err != nil {
-		return "", err
+		t.Error(err)
+		return false
 	}
 	var answer struct {
 		PromptID string `json:"prompt_id"`
 	}
-	if err := l.call(http.MethodPost, "/prompt", body, &answer); err != nil {
-		return "", err
+	for {
+		err := l.call(http.MethodPost, "/prompt", body, &answer)
+		if err == nil {
+			break
+		}
+		if o.id == "" {
+			return false
+		}
+		if ctx.Err() != nil && t.Context().Err() != nil {
+			return false
+		}
+		<-time.After(10 * time.Millisecond) // the server is away just now
 	}
-	if answer.PromptID == "" {
-		return "", errors.New("no prompt id")
+	if answer.PromptID == "" || o.id != "" && answer.PromptID != o.id {
+		t.Errorf("%s: the job %q was acknowledged as %q", l.name, o.id, answer.PromptID)
+		return false
 	}
-	return answer.PromptID, nil
+	o.id = answer.PromptID
+	if _, twice := l.acked[o.id]; twice {
+		t.Errorf("%s: prompt id %s was given twice", l.name, o.id)
+	}
+	l.acked[o.id] = o
+	if o.kind == picture && len(l.repeated) < 20 {
+		l.repeated = append(l.repeated, *o)
+	}
+	return true
+}
+
+// save writes the next version of a document.
+func (l *loader) save() {
+	l.tried++
+	body := fmt.Appendf(nil, `{"version": %d}`, l.tried)
+	if l.call(http.MethodPost, "/userdata/kill.json?overwrite=true", body, nil) == nil {
+		l.saved = l.tried
+	}
 }
 
 func (l *loader) remaining() (int, error) {
@@ -153,87 +241,24 @@ func (l *loader) settle(t *testing.T) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%d jobs are still open (%v)", n, err)
+			t.Fatalf("%s: %d jobs are still open (%v)", l.name, n, err)
 		}
 		<-time.After(50 * time.Millisecond)
 	}
 }
 
-// check holds what the studio has of this person against what was acknowledged.
-func (l *loader) check(t *testing.T, name string) {
-	t.Helper()
-	var history map[string]struct {
-		Outputs map[string]struct {
-			Images []struct{ Filename, Subfolder, Type string }
-		}
-		Status struct {
-			Completed bool
-			Str       string `json:"status_str"`
-			Messages  json.RawMessage
-		}
-	}
-	if err := l.call(http.MethodGet, "/history", nil, &history); err != nil {
-		t.Fatal(err)
-	}
-	seen := map[string]string{}
-	for id, colour := range l.acked {
-		entry, ok := history[id]
-		if !ok {
-			t.Errorf("%s: acknowledged job %s is lost", name, id)
-			continue
-		}
-		if !entry.Status.Completed {
-			t.Errorf("%s: job %s ended as %s: %s", name, id, entry.Status.Str, entry.Status.Messages)
-			continue
-		}
-		images := entry.Outputs["2"].Images
-		if len(images) != 1 {
-			t.Errorf("%s: job %s has %d pictures, want 1", name, id, len(images))
-			continue
-		}
-		file := images[0].Filename
-		if other, twice := seen[file]; twice {
-			t.Errorf("%s: jobs %s and %s share the file %s", name, id, other, file)
-		}
-		seen[file] = id
-		l.checkPicture(t, file, colour)
-	}
-	var files []string
-	if err := l.call(http.MethodGet, "/internal/files/output", nil, &files); err != nil {
-		t.Fatal(err)
-	}
-	// A request that was cut may have been accepted without its answer coming through: such jobs are in history
-	// too and have their own pictures.
-	if len(files) != len(history) {
-		t.Errorf("%s: %d output files for %d finished jobs", name, len(files), len(history))
-	}
-}
-
-func (l *loader) checkPicture(t *testing.T, file string, colour int) {
-	t.Helper()
-	var raw bytes.Buffer
-	if err := l.call(http.MethodGet, "/view?type=output&filename="+file, nil, &raw); err != nil {
-		t.Errorf("%s: %v", file, err)
-		return
-	}
-	img, err := png.Decode(&raw)
-	if err != nil {
-		t.Errorf("%s: %v", file, err)
-		return
-	}
-	r, g, b, _ := img.At(0, 0).RGBA()
-	if got := int(r>>8)<<16 | int(g>>8)<<8 | int(b>>8); got != colour {
-		t.Errorf("%s shows colour %06x, want %06x", file, got, colour)
-	}
-}
-
-// call makes one request. out is decoded from JSON, or filled when it is a buffer.
+// call makes one request. out is decoded from JSON, or filled when it is a buffer; nil: the answer does not matter.
 func (l *loader) call(method, path string, body []byte, out any) error {
+	return l.send(method, path, "application/json", body, out)
+}
+
+func (l *loader) send(method, path, kind string, body []byte, out any) error {
 	req, err := http.NewRequest(method, l.base+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+l.token)
+	req.Header.Set("Content-Type", kind)
 	resp, err := l.http.Do(req)
 	if err != nil {
 		return err
@@ -246,8 +271,11 @@ func (l *loader) call(method, path string, body []byte, out any) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s %s: %d %s", method, path, resp.StatusCode, tail(raw, 300))
 	}
-	if buf, ok := out.(*bytes.Buffer); ok {
-		buf.Write(raw)
+	switch out := out.(type) {
+	case nil:
+		return nil
+	case *bytes.Buffer:
+		out.Write(raw)
 		return nil
 	}
 	return json.Unmarshal(raw, out)
