@@ -25,20 +25,25 @@ import (
 // deliverer is delivery as the dispatcher wants it.
 type deliverer struct{ *deliver.Service }
 
-func originOf(o dispatch.Origin) deliver.Origin {
-	return deliver.Origin{BackEnd: o.BackEnd, Epoch: o.Epoch, Ref: file.Ref{Type: o.Ref.Type, Subfolder: o.Ref.Subfolder, Name: o.Ref.Filename}}
+func outputOf(o dispatch.Output) deliver.Output {
+	from := o.Origin
+	return deliver.Output{
+		User: o.User, Fence: o.Fence, Attempt: o.Attempt,
+		Slot: deliver.Slot{Job: o.Job, Node: o.Node, Key: o.Key, Index: o.Index},
+		Origin: deliver.Origin{
+			BackEnd: from.BackEnd, Epoch: from.Epoch,
+			Ref: file.Ref{Type: from.Ref.Type, Subfolder: from.Ref.Subfolder, Name: from.Ref.Filename},
+		},
+		Open: o.Open, PNG: o.PNG,
+	}
 }
 
 func (d deliverer) Deliver(ctx context.Context, o dispatch.Output) (file.Info, error) {
-	return d.Service.Deliver(ctx, deliver.Output{
-		User: o.User, Fence: o.Fence, Attempt: o.Attempt,
-		Slot:   deliver.Slot{Job: o.Job, Node: o.Node, Key: o.Key, Index: o.Index},
-		Origin: originOf(o.Origin), Open: o.Open, PNG: o.PNG,
-	})
+	return d.Service.Deliver(ctx, outputOf(o))
 }
 
-func (d deliverer) Resolve(ctx context.Context, user string, from dispatch.Origin) (file.Info, error) {
-	return d.Service.Resolve(ctx, user, originOf(from))
+func (d deliverer) Resolve(ctx context.Context, o dispatch.Output) (file.Info, error) {
+	return d.Service.Resolve(ctx, outputOf(o))
 }
 
 // rewriterFace is the rewriter as the dispatcher wants it.

@@ -55,9 +55,9 @@ type Store interface {
 	// Deliver gives d.Blob its name. Conflict, code stale_fence: the job is not run by the attempt with this fence
 	// any more. Whatever keys nobody names afterwards come back.
 	Deliver(ctx context.Context, d Delivery) (info file.Info, unused []string, err error)
-	// Resolve returns the file of user that came from there, while it still has the bytes that came. Missing
-	// otherwise.
-	Resolve(ctx context.Context, user string, from Origin) (file.Info, error)
+	// Resolve returns the file of user in slot, else the one that came from there, while it still has the bytes that
+	// came. Missing otherwise.
+	Resolve(ctx context.Context, user string, slot Slot, from Origin) (file.Info, error)
 	// ForgetOrigins forgets where files came from on a back end, but for one epoch.
 	ForgetOrigins(ctx context.Context, backEnd, epoch string) error
 	// PruneDeliveries forgets up to most slots of jobs that are over, and the counters of temp names that nobody
@@ -156,12 +156,13 @@ func filterPNG(r io.Reader, filter func(io.Reader) io.Reader) io.Reader {
 	return b // what Peek met comes again with Read
 }
 
-// Resolve returns the file of user that a back end reported before under the same name. It is for nodes whose
-// outputs came from the back end's cache: what a node made anew is delivered, even where it reports a name that is
-// known, because some nodes write the same name again. Missing: it is not known as theirs, or they deleted or
-// changed it; then it is delivered like any other.
-func (s *Service) Resolve(ctx context.Context, user string, from Origin) (file.Info, error) {
-	return s.store.Resolve(ctx, user, from)
+// Resolve returns the file that an output means which was not made anew: one that the back end reported before under
+// the same name. It is for nodes whose outputs came from the back end's cache: what a node made anew is delivered, even
+// where it reports a name that is known, because some nodes write the same name again. What an earlier attempt of the
+// job brought home for the output goes first: its owner may have seen it, and it must not be left without a job.
+// Missing: it is not known as theirs, or they deleted or changed it; then it is delivered like any other.
+func (s *Service) Resolve(ctx context.Context, o Output) (file.Info, error) {
+	return s.store.Resolve(ctx, o.User, o.Slot, o.Origin)
 }
 
 // Restarted forgets what came from earlier epochs of a back end: those names mean other files by now.

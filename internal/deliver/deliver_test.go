@@ -346,7 +346,7 @@ func TestOwnerActsMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, ref := range []file.Ref{out("a_00001_.png"), out("a_00002_.png")} {
-		if _, err := s.deliver.Resolve(t.Context(), "ann", deliver.Origin{BackEnd: "gpu1", Epoch: "e1", Ref: ref}); !fault.Is(err, fault.Missing) {
+		if _, err := s.deliver.Resolve(t.Context(), deliver.Output{User: "ann", Origin: deliver.Origin{BackEnd: "gpu1", Epoch: "e1", Ref: ref}}); !fault.Is(err, fault.Missing) {
 			t.Errorf("what its owner deleted or changed, %d, resolves: %v", i, err)
 		}
 	}
@@ -371,12 +371,12 @@ func TestResolve(t *testing.T) {
 	want := s.bring(t, output("ann", f, 0, out("ComfyUI_00007_.png"), "picture"))
 	s.finish(t, f)
 	from := deliver.Origin{BackEnd: "gpu1", Epoch: "e1", Ref: out("ComfyUI_00007_.png")}
-	if got, err := s.deliver.Resolve(t.Context(), "ann", from); got != want || err != nil {
+	if got, err := s.deliver.Resolve(t.Context(), deliver.Output{User: "ann", Origin: from}); got != want || err != nil {
 		t.Errorf("resolves to %+v, %v, want %+v", got, err, want)
 	}
 	missing := func(what, user string, from deliver.Origin) {
 		t.Helper()
-		if got, err := s.deliver.Resolve(t.Context(), user, from); !fault.Is(err, fault.Missing) {
+		if got, err := s.deliver.Resolve(t.Context(), deliver.Output{User: user, Origin: from}); !fault.Is(err, fault.Missing) {
 			t.Errorf("%s resolves to %+v, %v", what, got, err)
 		}
 	}
@@ -388,7 +388,7 @@ func TestResolve(t *testing.T) {
 	// The back end's counter came to the same name again, for bob: it is his now.
 	g := s.submit(t, "bob")
 	his := s.bring(t, output("bob", g, 0, from.Ref, "his"))
-	if got, err := s.deliver.Resolve(t.Context(), "bob", from); got != his || err != nil {
+	if got, err := s.deliver.Resolve(t.Context(), deliver.Output{User: "bob", Origin: from}); got != his || err != nil {
 		t.Errorf("resolves to %+v, %v, want %+v", got, err, his)
 	}
 	missing("what is bob's now", "ann", from)
@@ -397,6 +397,28 @@ func TestResolve(t *testing.T) {
 	}
 	missing("what came before the restart", "bob", from)
 	s.is(t, "ann", map[string]string{"output/ComfyUI_00001_.png": "picture"})
+}
+
+// TestResolveOfARetry: an attempt that was lost had brought a file home, and the next one finds an equal one of an
+// earlier job in its back end's cache. The job keeps its own.
+func TestResolveOfARetry(t *testing.T) {
+	t.Parallel()
+	s := newStudio(t)
+	first := s.submit(t, "ann")
+	s.bring(t, output("ann", first, 0, out("ComfyUI_00007_.png"), "picture"))
+	s.finish(t, first)
+	again := s.submit(t, "ann")
+	lost := output("ann", again, 0, out("ComfyUI_00001_.png"), "picture")
+	lost.BackEnd = "gpu2"
+	want := s.bring(t, lost)
+	retry := output("ann", again, 0, out("ComfyUI_00007_.png"), "picture")
+	if got, err := s.deliver.Resolve(t.Context(), retry); got != want || err != nil {
+		t.Errorf("resolves to %+v, %v, want %+v", got, err, want)
+	}
+	if got, err := s.deliver.Resolve(t.Context(), output("bob", again, 0, out("none.png"), "")); !fault.Is(err, fault.Missing) {
+		t.Errorf("another's resolves to %+v, %v", got, err)
+	}
+	s.is(t, "ann", map[string]string{"output/ComfyUI_00001_.png": "picture", "output/ComfyUI_00002_.png": "picture"})
 }
 
 func TestBackEndBreaks(t *testing.T) {
@@ -532,7 +554,7 @@ func BenchmarkDeliver(b *testing.B) {
 	b.Run("Resolve", func(b *testing.B) {
 		from := deliver.Origin{BackEnd: "gpu1", Epoch: "e1", Ref: out("ComfyUI_00000_.png")}
 		for b.Loop() {
-			if _, err := s.deliver.Resolve(b.Context(), "ann", from); err != nil {
+			if _, err := s.deliver.Resolve(b.Context(), deliver.Output{User: "ann", Origin: from}); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -140,7 +140,7 @@ func (w *world) check(t *testing.T, rt *rapid.T) {
 	}
 	for index, s := range w.slots {
 		o := w.output(rt, job.Fence{Job: w.fence.Job, N: s.fence}, index, "")
-		info, err := w.s.deliver.Resolve(context.Background(), w.user, o.Origin)
+		info, err := w.s.deliver.Resolve(context.Background(), o)
 		intact := w.files[s.name] == s.body
 		if (err == nil) != intact || err == nil && path.Join(info.Type, info.Name) != s.name {
 			rt.Fatalf("slot %d, %+v, intact %v, resolves to %+v, %v", index, s, intact, info, err)

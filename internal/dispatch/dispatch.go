@@ -48,8 +48,9 @@ type Fleet interface {
 type Deliverer interface {
 	// Deliver returns when the file is durable and has its name. It may be repeated.
 	Deliver(ctx context.Context, o Output) (file.Info, error)
-	// Resolve returns the person's file that was delivered from there before; a fault of kind Missing otherwise.
-	Resolve(ctx context.Context, user string, from Origin) (file.Info, error)
+	// Resolve returns the person's file that an output that was not made anew means: what an earlier attempt brought
+	// home for it, else what was delivered from there before. A fault of kind Missing: neither.
+	Resolve(ctx context.Context, o Output) (file.Info, error)
 }
 
 // Origin is where a file is: on which back end, since which of its starts, under which name.

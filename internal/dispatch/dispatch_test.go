@@ -356,10 +356,10 @@ func (f *files) Deliver(ctx context.Context, o dispatch.Output) (file.Info, erro
 	return file.Info{Ref: ref}, nil
 }
 
-func (f *files) Resolve(_ context.Context, _ string, from dispatch.Origin) (file.Info, error) {
+func (f *files) Resolve(_ context.Context, o dispatch.Output) (file.Info, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ref, ok := f.names[from]; ok {
+	if ref, ok := f.names[o.Origin]; ok {
 		f.resolved++
 		return file.Info{Ref: ref}, nil
 	}

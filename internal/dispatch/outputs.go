@@ -71,9 +71,19 @@ func (n *names) bring(f Found) error {
 		return nil
 	}
 	a := n.attempt
-	origin := Origin{BackEnd: a.backEnd, Epoch: a.run.Epoch(), Ref: f.Ref}
+	lost := false
+	out := Output{
+		User: a.user, Job: a.id, Fence: a.fence.Load(), Attempt: a.job.Attempt.N, Found: f,
+		Origin: Origin{BackEnd: a.backEnd, Epoch: a.run.Epoch(), Ref: f.Ref},
+		Open: func(ctx context.Context) (io.ReadCloser, error) {
+			r, err := a.run.Fetch(ctx, f.Ref)
+			lost = fault.Is(err, fault.Missing)
+			return r, err
+		},
+		PNG: a.tr.PNG(),
+	}
 	if cached {
-		info, err := a.deps.Deliver.Resolve(a.ctx, a.user, origin)
+		info, err := a.deps.Deliver.Resolve(a.ctx, out)
 		if err == nil {
 			n.learn(key, info.Ref)
 			return nil
@@ -82,16 +92,7 @@ func (n *names) bring(f Found) error {
 			return err
 		}
 	}
-	lost := false
-	info, err := a.deps.Deliver.Deliver(a.ctx, Output{
-		User: a.user, Job: a.id, Fence: a.fence.Load(), Attempt: a.job.Attempt.N, Found: f, Origin: origin,
-		Open: func(ctx context.Context) (io.ReadCloser, error) {
-			r, err := a.run.Fetch(ctx, f.Ref)
-			lost = fault.Is(err, fault.Missing)
-			return r, err
-		},
-		PNG: a.tr.PNG(),
-	})
+	info, err := a.deps.Deliver.Deliver(a.ctx, out)
 	switch {
 	case err == nil:
 		n.learn(key, info.Ref)

@@ -21,6 +21,8 @@ var _ deliver.Store = (*Files)(nil)
 const (
 	sqlDelivered = `select ` + sqlFileColumns + ` from delivery d join file f on f.id = d.file
 		where d.job = ? and d.node = ? and d.key = ? and d.idx = ? and d.fence = ? and d.origin = ? and f.user = ? and f.hash = d.hash`
+	sqlDeliveredBefore = `select ` + sqlFileColumns + ` from delivery d join file f on f.id = d.file
+		where d.job = ? and d.node = ? and d.key = ? and d.idx = ? and f.user = ? and f.hash = d.hash`
 	sqlDeliverySlot = `select ` + sqlFileColumns + `, d.fence, d.number, d.hash from delivery d join file f on f.id = d.file
 		where d.job = ? and d.node = ? and d.key = ? and d.idx = ?`
 	sqlDeliverySet = `insert into delivery (job, node, key, idx, fence, attempt, file, hash, theirs, number, origin)
@@ -54,8 +56,12 @@ func (s *Files) Delivered(ctx context.Context, user string, fence int64, slot de
 }
 
 // Resolve implements deliver.Store.
-func (s *Files) Resolve(ctx context.Context, user string, from deliver.Origin) (file.Info, error) {
-	f, err := scanFile(s.db.QueryRow(ctx, sqlOriginFile, from.BackEnd, from.Epoch, from.Ref.Type, from.Ref.Subfolder, from.Ref.Name, user))
+func (s *Files) Resolve(ctx context.Context, user string, slot deliver.Slot, from deliver.Origin) (file.Info, error) {
+	f, err := scanFile(s.db.QueryRow(ctx, sqlDeliveredBefore, string(slot.Job), slot.Node, slot.Key, slot.Index, user))
+	if !errors.Is(err, sql.ErrNoRows) {
+		return f.Info, classify(err)
+	}
+	f, err = scanFile(s.db.QueryRow(ctx, sqlOriginFile, from.BackEnd, from.Epoch, from.Ref.Type, from.Ref.Subfolder, from.Ref.Name, user))
 	f, err = fileOr(f, errUndelivered(), err)
 	return f.Info, classify(err)
 }
