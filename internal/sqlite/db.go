@@ -94,6 +94,9 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	}
 	db.write.SetMaxOpenConns(1)
 	db.write.SetConnMaxIdleTime(0)
+	if err := db.sound(ctx); err != nil {
+		return err
+	}
 	if err := migrate(ctx, db.write, db.path, db.log); err != nil {
 		return err
 	}

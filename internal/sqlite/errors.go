@@ -52,9 +52,7 @@ func classifyCode(err error, code int) error {
 		return fault.Wrap(fault.Unavailable, err, "The database file can't be opened.").
 			WithRemedy("Look at the data folder's owner and rights.").WithCode("database_unreachable")
 	case sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT:
-		return fault.Wrap(fault.Unavailable, err, "The database file is damaged.").
-			WithRemedy("Put it aside and restore the last backup, or the copy beside it that was made before the last upgrade.").
-			WithCode("database_damaged")
+		return errDamaged(err)
 	case sqlite3.SQLITE_IOERR:
 		return fault.Wrap(fault.Unavailable, err, "The disk with the studio's database reports an error.").
 			WithRemedy("Look at the system's log and at the disk; nothing that was acknowledged is lost.").
@@ -64,6 +62,12 @@ func classifyCode(err error, code int) error {
 			WithRemedy("Stop the other program; one server owns a data folder.").WithCode("database_busy")
 	}
 	return err
+}
+
+func errDamaged(cause error) error {
+	return fault.Wrap(fault.Unavailable, cause, "The database file is damaged.").
+		WithRemedy("Put it aside and restore the last backup, or the copy beside it that was made before the last upgrade.").
+		WithCode("database_damaged")
 }
 
 // isConstraint reports whether err says that a unique index, a foreign key or a check refused a row.

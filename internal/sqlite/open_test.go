@@ -48,6 +48,16 @@ func TestOpenRefuses(t *testing.T) {
 			must(t, err)
 			must(t, f.Close())
 		}},
+		"one with a damaged page in the middle": {"database_damaged", func(t *testing.T, path string) {
+			db, err := sqlite.OpenAt(t.Context(), path, 1)
+			must(t, err)
+			must(t, db.Close())
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			must(t, err)
+			_, err = f.WriteAt(make([]byte, 4096), 3*4096)
+			must(t, err)
+			must(t, f.Close())
+		}},
 		"a folder": {"database_unreachable", func(t *testing.T, path string) { must(t, os.Mkdir(path, 0o700)) }},
 	} {
 		t.Run(name, func(t *testing.T) {
