@@ -117,8 +117,20 @@ func (c checker) Check(ctx context.Context, who identity.Person, prompt json.Raw
 	if v.Refusal != nil {
 		return comfyserver.Verdict(v), nil
 	}
-	if err := c.rules.Check(policy.Graph{Nodes: g.Nodes(), Paid: c.catalog.Paid(g), FreePath: c.catalog.FreePath(g)}); err != nil {
+	if err := c.allowed(g); err != nil {
 		return comfyserver.Verdict{}, err
 	}
 	return comfyserver.Verdict(v), c.files.Within(ctx, who.Name) // its results would have no place
+}
+
+// checker knows the rules of the settings.
+func (s *Studio) checker() checker {
+	return checker{s.catalog, policy.Rules{Paid: s.cfg.ComfyAccount == "allow"}, s.files}
+}
+
+// allowed says whether the studio's rules let a graph run.
+func (c checker) allowed(g *comfy.Graph) error {
+	return c.rules.Check(policy.Graph{
+		Nodes: g.Nodes(), Paid: c.catalog.Paid(g), Unnamed: c.catalog.Unnamed(g), FreePath: c.catalog.FreePath(g),
+	})
 }

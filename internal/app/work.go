@@ -18,7 +18,6 @@ import (
 	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/fleet"
 	"github.com/ahelme/comfyume/internal/job"
-	"github.com/ahelme/comfyume/internal/policy"
 	"github.com/ahelme/comfyume/internal/rewrite"
 	"github.com/ahelme/comfyume/internal/sched"
 	"github.com/ahelme/comfyume/internal/sqlite"
@@ -176,7 +175,9 @@ func (s *Studio) fleetChanged() {
 
 // newDispatch starts the run loop.
 func (s *Studio) newDispatch() {
-	rewriter := rewrite.New(s.catalog, s.files, s.self.key, rewrite.Options{SaltAll: s.cfg.Isolation == "strict"})
+	rewriter := rewrite.New(s.catalog, s.files, s.self.key, rewrite.Options{
+		SaltAll: s.cfg.Isolation == "strict", Allowed: s.checker().allowed,
+	})
 	s.dispatch = dispatch.New(dispatch.Deps{
 		Queue: s.queue, Fleet: s.fleet, Deliver: deliverer{s.deliver}, Rewriter: rewriterFace{rewriter}, Bus: s.bus,
 		Missing: s.catalog.Missing,
@@ -210,7 +211,7 @@ func (s *Studio) newComfy() error {
 	s.comfy, err = comfyserver.New(comfyserver.Deps{
 		Queue: s.queue, Bus: s.bus, Files: s.files, Home: s.home, Pictures: s.pictures,
 		Catalog: catalogFace{s.catalog}, Packs: s.packs, Templates: templatesFace{s.templates},
-		Checker: checker{s.catalog, policy.Rules{Paid: s.cfg.ComfyAccount == "allow"}, s.files},
+		Checker: s.checker(),
 	}, comfyserver.Options{
 		MaxUpload: int64(s.cfg.Limits.Upload), SocketsPerUser: s.cfg.Limits.SocketsPerUser, Fallback: s.page, Log: s.log,
 	})

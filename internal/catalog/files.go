@@ -48,8 +48,8 @@ func offered(kind fileKind, inputs []string) []string {
 	return list
 }
 
-// FileInputs lists every input of the graph that reads files of the person. Links and values that are no text are
-// left out: validation refuses what is neither.
+// FileInputs lists every input of the graph that reads files of the person by a name that is written in the graph.
+// Nodes with others are those of Unnamed.
 func (c *Catalog) FileInputs(g *comfy.Graph) []comfy.FileInput {
 	m := c.merged.Load()
 	var list []comfy.FileInput
@@ -74,6 +74,7 @@ func (in *input) files(list []comfy.FileInput, n *comfy.Node) []comfy.FileInput 
 	if !ok {
 		return list
 	}
+	value = comfy.Literal(value)
 	f := comfy.FileInput{Node: n.ID, Input: in.name, Type: in.reads.typ, Folder: in.reads.kind == inputFolder}
 	if in.reads.kind == fileObject {
 		members, err := pyjson.Members(value)
@@ -94,6 +95,62 @@ func (in *input) files(list []comfy.FileInput, n *comfy.Node) []comfy.FileInput 
 	}
 	f.Value = text
 	return append(list, f)
+}
+
+// Unnamed lists the nodes of the graph that read files whose names are not written in it as plain text, so that they
+// can't be kept to the person's own: a name that another node makes up while the graph runs could be anybody's.
+func (c *Catalog) Unnamed(g *comfy.Graph) []comfy.Node {
+	m := c.merged.Load()
+	var list []comfy.Node
+	for _, n := range g.Nodes() {
+		if k := m.classes[n.ClassType]; k != nil && k.unnamed(&n) {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+func (c *class) unnamed(n *comfy.Node) bool {
+	if slices.ContainsFunc(c.inputs, func(in input) bool { return in.reads.kind != noFile && !in.named(n) }) {
+		return true
+	}
+	if !slices.ContainsFunc(c.inputs, func(in input) bool { return in.dynamic }) {
+		return false
+	}
+	// What a dynamic input takes, and which further ones it brings, is not known here.
+	for _, m := range n.Inputs {
+		in, declared := c.input(m.Key)
+		if declared && (!in.dynamic || in.reads.kind != noFile) {
+			continue
+		}
+		if text, ok := pyjson.Text(comfy.Literal(m.Value)); ok && annotated(text) {
+			return true
+		}
+	}
+	return false
+}
+
+// named reports whether the value of a file input is one that files reads, or none.
+func (in *input) named(n *comfy.Node) bool {
+	value, ok := n.Input(in.name)
+	if !ok {
+		return true
+	}
+	value = comfy.Literal(value)
+	switch in.reads.kind {
+	case fileObject:
+		return pyjson.KindOf(value) == pyjson.Object
+	case inputFolder:
+		return pyjson.TextOf(value) != "" // no name is the folder of all
+	default:
+		return pyjson.KindOf(value) == pyjson.String
+	}
+}
+
+// annotated reports whether a text names the folder of a file the way back ends read it.
+func annotated(text string) bool {
+	return strings.HasSuffix(text, "["+file.Input+"]") || strings.HasSuffix(text, "["+file.Output+"]") ||
+		strings.HasSuffix(text, "["+file.Temp+"]")
 }
 
 // OutputNodes lists the nodes of the graph that make outputs.

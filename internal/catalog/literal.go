@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/ahelme/comfyume/internal/comfy"
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 )
 
@@ -14,12 +15,7 @@ const longList = 20
 
 // literal checks an input that holds a value of its own.
 func (v *validation) literal(r *result, k *class, in *input, value json.RawMessage) {
-	if pyjson.KindOf(value) == pyjson.Object {
-		if inner, ok := pyjson.Get(value, "__value__"); ok {
-			value = inner
-		}
-	}
-	value, problem := convert(in.typ, value)
+	value, problem := convert(in.typ, comfy.Literal(value))
 	if problem != "" {
 		r.add("invalid_input_type", "Failed to convert an input value to a "+in.typ+" value", in.name+", "+pyjson.Str(value)+", "+problem,
 			append(in.extra(value), pyjson.Member{Key: "exception_message", Value: pyjson.Quote(problem)})...)

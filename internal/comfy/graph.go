@@ -121,6 +121,18 @@ func Link(value json.RawMessage) (node string, output int, ok bool) {
 	return node, int(i), true
 }
 
+// Literal returns a value that is written in the graph itself as nodes get it: {"__value__": x} is x, so that a list can
+// be told from a link.
+func Literal(value json.RawMessage) json.RawMessage {
+	if pyjson.KindOf(value) != pyjson.Object {
+		return value
+	}
+	if inner, ok := pyjson.Get(value, "__value__"); ok {
+		return inner
+	}
+	return value
+}
+
 // Set gives an input of a node a value, adding the input where it is not there. It reports whether there is such a
 // node.
 func (g *Graph) Set(node, input string, value json.RawMessage) bool {

@@ -21,6 +21,7 @@ type Rules struct {
 type Graph struct {
 	Nodes    []comfy.Node
 	Paid     []comfy.Node // those that spend credits
+	Unnamed  []comfy.Node // those that read files whose names are not written in the graph
 	FreePath []comfy.Node // those that read or write paths of their own choice: they can't be kept to a person's files
 }
 
@@ -34,6 +35,12 @@ func (r Rules) Check(g Graph) error {
 	if !r.Paid && len(g.Paid) > 0 {
 		return deny(g.Paid[0], "Nodes that spend Comfy credits are switched off in this studio.",
 			"Use a node that runs on the studio's own GPUs, or ask the operator to set comfy_account: allow.").WithCode("comfy_account_denied")
+	}
+	for _, n := range g.Unnamed {
+		if !slices.Contains(r.Allow, n.ClassType) {
+			return deny(n, "The name of its file is made while the graph runs, and could be that of anybody's file.",
+				"Write the name of one of your files into the node.").WithCode("free_path_denied")
+		}
 	}
 	for _, n := range g.FreePath {
 		if !slices.Contains(r.Allow, n.ClassType) {

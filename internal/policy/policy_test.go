@@ -22,6 +22,8 @@ func TestCheck(t *testing.T) {
 		"nothing special":      {policy.Rules{}, policy.Graph{Nodes: []comfy.Node{plain}}, ""},
 		"credits":              {policy.Rules{}, policy.Graph{Nodes: []comfy.Node{paid}, Paid: []comfy.Node{paid}}, "Comfy credits"},
 		"credits allowed":      {policy.Rules{Paid: true}, policy.Graph{Nodes: []comfy.Node{paid}, Paid: []comfy.Node{paid}}, ""},
+		"unnamed file":         {policy.Rules{}, policy.Graph{Nodes: []comfy.Node{free}, Unnamed: []comfy.Node{free}}, "made while the graph runs"},
+		"unnamed, allowed":     {policy.Rules{Allow: []string{"LoadFromPath"}}, policy.Graph{Nodes: []comfy.Node{free}, Unnamed: []comfy.Node{free}}, ""},
 		"free path":            {policy.Rules{}, policy.Graph{Nodes: []comfy.Node{free}, FreePath: []comfy.Node{free}}, "Node 2, My loader (LoadFromPath)"},
 		"free path, allowed":   {policy.Rules{Allow: []string{"LoadFromPath"}}, policy.Graph{Nodes: []comfy.Node{free}, FreePath: []comfy.Node{free}}, ""},
 		"denied by the studio": {policy.Rules{Deny: []string{"Plain"}}, policy.Graph{Nodes: []comfy.Node{plain}}, "switched this node off"},

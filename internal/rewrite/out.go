@@ -43,6 +43,10 @@ type Files interface {
 type Options struct {
 	SaltAll bool     // isolation strict: salt every node, so that nothing cached is shared between people
 	Exempt  []string // classes that can't take an undeclared input
+
+	// Allowed says why a graph may not run; nil: every graph may. It was asked when the job came, and is asked again
+	// for each attempt: before the first back end told of its nodes nobody knew what the graph would do.
+	Allowed func(g *comfy.Graph) error
 }
 
 // Rewriter makes translations. It is safe for concurrent use.
@@ -64,6 +68,11 @@ func (r *Rewriter) Out(ctx context.Context, e job.Entry, credentials map[string]
 	g, err := comfy.ParseGraph(e.Request.Prompt)
 	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, err, "The graph can't be read.")
+	}
+	if r.options.Allowed != nil {
+		if err := r.options.Allowed(g); err != nil {
+			return nil, err
+		}
 	}
 	t := &Translation{
 		promptID: e.Job.PromptID, runID: e.Job.Attempt.RunID, salt: r.salt(e.Job.User),
@@ -112,7 +121,7 @@ func set(g *comfy.Graph, in comfy.FileInput, name string) {
 	if in.Member != "" {
 		n, _ := g.Node(in.Node)
 		old, _ := n.Input(in.Input)
-		members, err := pyjson.Members(old)
+		members, err := pyjson.Members(comfy.Literal(old))
 		if err != nil {
 			return // the catalog found the member in it
 		}

@@ -155,6 +155,42 @@ func TestOutRefusesWhatIsNotTheirs(t *testing.T) {
 	}
 }
 
+func TestOutAsksAgainWhetherTheGraphMayRun(t *testing.T) {
+	t.Parallel()
+	deny := fault.New(fault.Denied, "not here")
+	r := rewrite.New(catalog{}, files{}, []byte("key"), rewrite.Options{Allowed: func(g *comfy.Graph) error {
+		if len(g.Nodes()) != 3 {
+			t.Errorf("asked for a graph of %d nodes", len(g.Nodes()))
+		}
+		return deny
+	}})
+	_, err := r.Out(t.Context(), job.Entry{Job: job.Job{User: "ann"}, Request: job.Request{Prompt: json.RawMessage(prompt)}}, nil)
+	if !fault.Is(err, fault.Denied) {
+		t.Errorf("%v, want a denial", err)
+	}
+}
+
+// members reads the object that an input holds.
+type members struct{ catalog }
+
+func (members) FileInputs(*comfy.Graph) []comfy.FileInput {
+	return []comfy.FileInput{{Node: "1", Input: "image", Member: "image", Value: "cat.PNG", Type: file.Input}}
+}
+
+func TestOutNamesFilesInsideWrappedObjects(t *testing.T) {
+	t.Parallel()
+	r := rewrite.New(members{}, files{}, []byte("key"), rewrite.Options{})
+	g := `{"1": {"class_type": "Load3D", "inputs": {"image": {"__value__": {"image": "cat.PNG"}}}}}`
+	tr, err := r.Out(t.Context(), job.Entry{Job: job.Job{User: "ann"}, Request: job.Request{Prompt: json.RawMessage(g)}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := task(tr)
+	if strings.Contains(string(got.Prompt), "cat.PNG") || len(got.Uploads) != 1 || !strings.Contains(string(got.Prompt), got.Uploads[0].Name) {
+		t.Errorf("%s with uploads %+v", got.Prompt, got.Uploads)
+	}
+}
+
 func mustJSON(t *testing.T, v any) []byte {
 	t.Helper()
 	b, err := json.Marshal(v)
