@@ -50,6 +50,7 @@ const (
 	audioFile
 	solidFile
 	latentFile
+	textFile
 	anyFile
 	inputFolder
 	fileObject // an object whose text members name files
@@ -72,7 +73,11 @@ func (c *class) checksItself(in string) bool { return slices.Contains(ownChecks[
 // folderInputs are inputs of core classes that read whole folders of the input directory.
 var folderInputs = map[string]string{
 	"LoadImageSetFromFolderNode": "folder", "LoadImageTextSetFromFolderNode": "folder",
+	"LoadImageDataSetFromFolder": "folder", "LoadImageTextDataSetFromFolder": "folder", // their later names
 }
+
+// inputFiles are inputs of core classes that list text files of the input directory and do not say so.
+var inputFiles = map[string]string{"OpenAIInputFiles": "file", "GeminiInputFiles": "file"}
 
 // parseClass reads one class. Parts of another form than ComfyUI's are left out: such a class is never refused.
 func parseClass(name string, raw json.RawMessage) class {
@@ -181,6 +186,8 @@ func (c *class) reading(in input, option func(string) json.RawMessage) reading {
 		return reading{audioFile, typ}
 	case upload("image_upload"), upload("animated_image_upload"), in.typ == "WEBCAM", folder != "":
 		return reading{imageFile, typ}
+	case inputFiles[c.name] == in.name:
+		return reading{textFile, typ}
 	case c.name == "LoadLatent" && in.name == "latent":
 		return reading{latentFile, typ}
 	case upload("file_upload") && in.name == "model_file":

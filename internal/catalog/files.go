@@ -17,6 +17,7 @@ var endings = map[fileKind][]string{
 	audioFile:  {".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".wma", ".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v"},
 	solidFile:  {".gltf", ".glb", ".obj", ".fbx", ".stl", ".usdz"},
 	latentFile: {".latent"},
+	textFile:   {".txt", ".pdf"},
 }
 
 // offered returns which of a person's inputs an input of this kind lists. inputs are paths below the input folder.

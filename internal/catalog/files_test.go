@@ -2,6 +2,7 @@ package catalog_test
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -14,6 +15,9 @@ const readers = `{
 "LoadImage": {"input": {"required": {"image": [["z.png"], {"image_upload": true}]}}, "output": ["IMAGE"], "python_module": "nodes"},
 "Load3D": {"input": {"required": {"image": ["LOAD_3D", {}]}}, "output": ["IMAGE"], "python_module": "comfy_extras.nodes_load_3d"},
 "LoadImageSetFromFolderNode": {"input": {"required": {"folder": [["f"], {}]}}, "output": ["IMAGE"], "python_module": "comfy_extras.nodes_train"},
+"LoadImageDataSetFromFolder": {"input": {"required": {"folder": ["COMBO", {"options": ["f"]}]}}, "output": ["IMAGE"], "python_module": "comfy_extras.nodes_dataset"},
+"OpenAIInputFiles": {"input": {"required": {"file": ["COMBO", {"options": ["theirs.txt"]}]}}, "output": ["X"], "python_module": "comfy_api_nodes.nodes_openai", "api_node": true},
+"LoadTrainingDataset": {"input": {"required": {"folder_name": ["STRING", {}]}}, "output": ["X"], "python_module": "comfy_extras.nodes_dataset"},
 "Any": {"input": {"required": {"v": ["STRING", {}]}}, "output": ["*"], "python_module": "custom_nodes.any"},
 "Dynamic": {"input": {"required": {"mode": ["COMFY_DYNAMICCOMBO_V3", {}], "text": ["STRING", {}]}}, "output": ["IMAGE"], "python_module": "nodes"}
 }`
@@ -51,6 +55,8 @@ func TestEveryFileIsNamedOrRefused(t *testing.T) {
 		"link to an object of files": {`"Load3D", "inputs": {"image": ["2", 0]}`, nil, true},
 		"text for an object":         {`"Load3D", "inputs": {"image": "x.png"}`, nil, true},
 		"folder of all":              {`"LoadImageSetFromFolderNode", "inputs": {"folder": ""}`, nil, true},
+		"folder, later name":         {`"LoadImageDataSetFromFolder", "inputs": {"folder": ["2", 0]}`, nil, true},
+		"text file":                  {`"OpenAIInputFiles", "inputs": {"file": "x.txt"}`, []comfy.FileInput{{Node: "1", Input: "file", Type: file.Input, Value: "x.txt"}}, false},
 		"dynamic, text":              {`"Dynamic", "inputs": {"mode": "file", "text": "a [output]"}`, nil, false},
 		"dynamic, file":              {`"Dynamic", "inputs": {"mode": "file", "mode.image": "x.png [output]"}`, nil, true},
 		"dynamic, wrapped file":      {`"Dynamic", "inputs": {"mode": {"__value__": "x.png [temp]"}}`, nil, true},
@@ -69,5 +75,22 @@ func TestEveryFileIsNamedOrRefused(t *testing.T) {
 				t.Errorf("unnamed %v, want %v", got, tc.unnamed)
 			}
 		})
+	}
+}
+
+func TestListsOfFilesShowNobodyElses(t *testing.T) {
+	t.Parallel()
+	c := newCatalog(t, memory{}, "a")
+	update(t, c, "a", readers)
+	info := string(c.ObjectInfo([]string{"mine.txt", "mine.png"}).JSON)
+	if strings.Contains(info, "theirs.txt") || strings.Count(info, "mine.txt") != 1 {
+		t.Errorf("object_info shows other files than the person's: %s", info)
+	}
+	g, err := comfy.ParseGraph(json.RawMessage(`{"1": {"class_type": "LoadTrainingDataset", "inputs": {"folder_name": "x"}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.FreePath(g)) != 1 {
+		t.Error("a core class that reads a folder of results by any name may run")
 	}
 }
