@@ -21,6 +21,7 @@ type Translation struct {
 	prompt, extra         json.RawMessage
 	uploads               []backend.Upload
 	names                 []rename
+	secrets               []string // credentials of the run
 }
 
 // rename is a name of ours on the back end and what the person calls it.
@@ -146,6 +147,11 @@ func (t *Translation) Refused(body json.RawMessage) json.RawMessage { return t.t
 // binary puts the person's prompt id into the metadata of a preview.
 func (t *Translation) binary(raw []byte) []byte {
 	f, err := comfy.DecodeBinary(raw)
+	if err == nil && f.Event == comfy.EventText { // it ends in the text
+		for _, secret := range t.secrets {
+			raw = bytes.ReplaceAll(raw, []byte(secret), []byte(hidden))
+		}
+	}
 	if err != nil || f.Event != comfy.EventPreviewMetadata || !bytes.Contains(f.Metadata, []byte(t.runID)) {
 		return raw // the rest names no run
 	}
@@ -168,7 +174,55 @@ func (t *Translation) text(raw json.RawMessage) json.RawMessage {
 	for _, n := range t.names {
 		raw = replace(raw, n.theirs, n.mine)
 	}
+	for _, secret := range t.secrets {
+		raw = hide(raw, secret)
+	}
 	return raw
+}
+
+// hidden stands where a credential was.
+const hidden = "(hidden)"
+
+// hide takes a credential out of every string in raw: when a node fails, back ends show all its inputs, and some nodes
+// take credentials for inputs. A person chooses what they send as one, so that only strings are touched.
+func hide(raw json.RawMessage, secret string) json.RawMessage {
+	quoted := pyjson.Quote(secret)
+	if !bytes.Contains(raw, quoted[1:len(quoted)-1]) && !bytes.Contains(raw, []byte(secret)) {
+		return raw
+	}
+	return mapStrings(raw, func(s string) string { return strings.ReplaceAll(s, secret, hidden) })
+}
+
+// mapStrings puts every string in raw, keys as well, through f. What can't be read is left out.
+func mapStrings(raw json.RawMessage, f func(string) string) json.RawMessage {
+	switch pyjson.KindOf(raw) {
+	case pyjson.String:
+		return pyjson.Quote(f(pyjson.TextOf(raw)))
+	case pyjson.Object:
+		members, err := pyjson.Members(raw)
+		if err != nil {
+			return json.RawMessage("{}")
+		}
+		for i := range members {
+			members[i].Key, members[i].Value = f(members[i].Key), mapStrings(members[i].Value, f)
+		}
+		return pyjson.AppendObject(nil, members)
+	case pyjson.Array:
+		elements, err := pyjson.Elements(raw)
+		if err != nil {
+			return json.RawMessage("[]")
+		}
+		out := []byte{'['}
+		for i, e := range elements {
+			if i > 0 {
+				out = append(out, ", "...)
+			}
+			out = append(out, mapStrings(e, f)...)
+		}
+		return append(out, ']')
+	default:
+		return raw
+	}
 }
 
 // replace replaces a word inside JSON strings by another text.

@@ -84,6 +84,11 @@ func (r *Rewriter) Out(ctx context.Context, e job.Entry, credentials map[string]
 			return nil, err
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(credentials)) {
+		if s := credentials[name]; s != "" {
+			t.secrets = append(t.secrets, s)
+		}
+	}
 	r.mark(t, g)
 	t.prompt = g.JSON()
 	t.extra, err = extraData(e.Request.ExtraData, credentials)

@@ -191,6 +191,47 @@ func TestOutNamesFilesInsideWrappedObjects(t *testing.T) {
 	}
 }
 
+// A node that takes credentials shows them when it fails, among its inputs and perhaps in its words.
+func TestInHidesCredentials(t *testing.T) {
+	t.Parallel()
+	tr := translate(t, "ann", prompt)
+	for what, data := range map[string]string{
+		"inputs":  `{"current_inputs": {"auth": ["secret"], "seed": [18446744073709551615]}}`,
+		"words":   `{"exception_message": "401 for key=secret, sorry", "traceback": ["x secret\n"]}`,
+		"escaped": `{"exception_message": "\u0073ecret secret"}`,
+		"key":     `{"secret": 1.0}`,
+	} {
+		u, err := tr.In(backend.Update{Type: "execution_error", Data: json.RawMessage(data)}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(u.Data, []byte("secret")) || bytes.Contains(u.Data, []byte("u0073")) || !json.Valid(u.Data) {
+			t.Errorf("%s: %s", what, u.Data)
+		}
+	}
+	r, err := tr.Result(backend.Result{
+		Outputs: json.RawMessage(`{"1": {"text": ["my secret"]}}`), Meta: json.RawMessage(`{}`),
+		Messages: json.RawMessage(`[["execution_error", {"current_inputs": {"key": ["secret"]}}]]`),
+	}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := string(r.Outputs) + string(r.Messages); strings.Contains(all, "secret") {
+		t.Errorf("history would hold a credential: %s", all)
+	}
+	if body := tr.Refused(json.RawMessage(`{"error": {"details": "secret"}}`)); bytes.Contains(body, []byte("secret")) {
+		t.Errorf("a refusal shows a credential: %s", body)
+	}
+	text := append([]byte{0, 0, 0, 3, 0, 0, 0, 1, '7'}, "with secret"...)
+	if u, err := tr.In(backend.Update{Binary: text}, nil); err != nil || bytes.Contains(u.Binary, []byte("secret")) {
+		t.Errorf("%q, %v", u.Binary, err)
+	}
+	picture := append([]byte{0, 0, 0, 1, 0, 0, 0, 1}, "secret"...)
+	if u, err := tr.In(backend.Update{Binary: picture}, nil); err != nil || !bytes.Equal(u.Binary, picture) {
+		t.Errorf("a picture was changed: %q, %v", u.Binary, err)
+	}
+}
+
 func mustJSON(t *testing.T, v any) []byte {
 	t.Helper()
 	b, err := json.Marshal(v)
