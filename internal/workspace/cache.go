@@ -15,7 +15,7 @@ const cacheSize = 20_000
 type cache struct {
 	mu     sync.Mutex
 	people map[string]*known
-	size   int // names and list entries of all people
+	size   int // names, list entries and usages of all people
 }
 
 // known is what is remembered of one person.
@@ -23,6 +23,7 @@ type known struct {
 	version uint64
 	names   map[file.Ref]Stored
 	lists   map[string][]file.Info
+	usage   *Usage
 }
 
 func (c *cache) file(user string, version uint64, ref file.Ref) (Stored, bool) {
@@ -74,6 +75,29 @@ func (c *cache) keepList(user string, version uint64, typ string, list []file.In
 	k.lists[typ] = list
 }
 
+func (c *cache) usage(user string, version uint64) (Usage, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.people[user]
+	if k == nil || k.version != version || k.usage == nil {
+		return Usage{}, false
+	}
+	return *k.usage, true
+}
+
+func (c *cache) keepUsage(user string, version uint64, u Usage) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.room(user, version, 1)
+	if k == nil {
+		return
+	}
+	if k.usage == nil {
+		c.size++
+	}
+	k.usage = &u
+}
+
 // room makes room for more names and returns what is remembered of user at version: empty where it was an older
 // version, and nil where it is a newer one or there would be no room.
 func (c *cache) room(user string, version uint64, more int) *known {
@@ -112,6 +136,9 @@ func (c *cache) forget(user string) {
 	c.size -= len(k.names)
 	for _, l := range k.lists {
 		c.size -= len(l) + 1
+	}
+	if k.usage != nil {
+		c.size--
 	}
 	delete(c.people, user)
 }

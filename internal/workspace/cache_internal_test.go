@@ -14,6 +14,9 @@ func (c *cache) held() (n int) {
 		for _, l := range k.lists {
 			n += len(l) + 1
 		}
+		if k.usage != nil {
+			n++
+		}
 	}
 	return n
 }
@@ -26,6 +29,10 @@ func TestCacheIsBounded(t *testing.T) {
 		c.keepList(user, version, file.Input, make([]file.Info, i%400))
 		for j := range 20 {
 			c.keepFile(user, version, file.Ref{Name: fmt.Sprint(j % 15)}, Stored{Key: user})
+		}
+		c.keepUsage(user, version, Usage{Bytes: int64(i)})
+		if u, ok := c.usage(user, version); !ok || u.Bytes != int64(i) {
+			t.Fatalf("the usage that was just kept of %s is %+v, %v", user, u, ok)
 		}
 		if c.size != c.held() || c.size > cacheSize {
 			t.Fatalf("the cache holds %d names and believes in %d of %d", c.held(), c.size, cacheSize)

@@ -208,11 +208,17 @@ func (h *Home) placeLocked(root *os.Root, user, temp, p string, overwrite bool, 
 	return entryOf(p, info), homeError(syncFolder(root, path.Dir(p)))
 }
 
-// Usage says how many bytes of disk the documents of user take.
+// Usage says how many bytes of disk the documents of user take. It is asked for with every run.
 func (h *Home) Usage(_ context.Context, user string) (used int64, err error) {
+	if err := checkUser(user); err != nil {
+		return 0, err
+	}
+	if used, known := h.known(user); known {
+		return used, nil
+	}
 	root, err := h.open(user, false)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return 0, h.countNothing(user)
 	}
 	if err != nil {
 		return 0, homeError(err)
@@ -221,12 +227,35 @@ func (h *Home) Usage(_ context.Context, user string) (used int64, err error) {
 	return h.usage(root, user)
 }
 
+// countNothing notes that a person without a folder has no documents, unless the folder was made just now.
+func (h *Home) countNothing(user string) error {
+	mu := h.lock(user)
+	mu.Lock()
+	defer mu.Unlock()
+	_, err := h.root.Lstat(user)
+	if err == nil {
+		return nil // counted next time
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return homeError(err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.used[user] = 0
+	return nil
+}
+
+// known is what was counted of a person, if it was.
+func (h *Home) known(user string) (used int64, known bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	used, known = h.used[user]
+	return used, known
+}
+
 // usage counts a person's documents the first time, and clears what a crash left half written.
 func (h *Home) usage(root *os.Root, user string) (int64, error) {
-	h.mu.Lock()
-	used, known := h.used[user]
-	h.mu.Unlock()
-	if known {
+	if used, known := h.known(user); known {
 		return used, nil
 	}
 	mu := h.lock(user)
@@ -239,7 +268,7 @@ func (h *Home) usage(root *os.Root, user string) (int64, error) {
 	if err != nil {
 		return 0, homeError(err)
 	}
-	used = 0
+	var used int64
 	for _, e := range list {
 		used += onDisk(e.Size) // a folder takes a block as well
 	}
@@ -251,9 +280,8 @@ func (h *Home) usage(root *os.Root, user string) (int64, error) {
 
 // counted is what usage counted, 0 where it did not yet.
 func (h *Home) counted(user string) int64 {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.used[user]
+	used, _ := h.known(user)
+	return used
 }
 
 // grow changes what a person uses, where it was counted. The person's lock is held.

@@ -108,7 +108,7 @@ func (f *Files) quota(ctx context.Context, user string) (int64, error) {
 
 // roomFor returns how many bytes a person may still add by writing ref.
 func (f *Files) roomFor(ctx context.Context, user string, ref file.Ref, overwrite bool, quota int64) (int64, error) {
-	used, err := f.store.FileUsage(ctx, user)
+	used, err := f.usage(ctx, user)
 	if err != nil {
 		return 0, err
 	}
@@ -212,7 +212,21 @@ func (f *Files) Usage(ctx context.Context, user string) (Usage, error) {
 	if err := checkUser(user); err != nil {
 		return Usage{}, err
 	}
-	return f.store.FileUsage(ctx, user)
+	return f.usage(ctx, user)
+}
+
+// usage is asked for with every run, so that it is remembered.
+func (f *Files) usage(ctx context.Context, user string) (Usage, error) {
+	version := f.store.FileVersion(user)
+	if u, ok := f.cache.usage(user, version); ok {
+		return u, nil
+	}
+	u, err := f.store.FileUsage(ctx, user)
+	if err != nil {
+		return Usage{}, err
+	}
+	f.cache.keepUsage(user, version, u)
+	return u, nil
 }
 
 // Room says whether the disk has room to spare: nil, or Unavailable with code disk_full and the bound that is
