@@ -117,6 +117,29 @@ func TestServesEncryptedByItsOwnAuthority(t *testing.T) {
 	}
 }
 
+// TestUploadsWaitInTheDataFolder: the disk whose room is watched is the one that uploads fill, and what a crash left of
+// them is gone after the next start.
+func TestUploadsWaitInTheDataFolder(t *testing.T) {
+	t.Parallel()
+	o := options(t, nil)
+	spool := filepath.Join(o.Settings.Data, "spool")
+	if err := os.MkdirAll(spool, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(spool, "comfyume-upload-1"), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := run(t, o, func(*app.Studio) {
+		left, err := os.ReadDir(spool)
+		if err != nil || len(left) != 0 {
+			t.Errorf("left in the spool: %v, %v", left, err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestOneServerPerFolder(t *testing.T) {
 	t.Parallel()
 	o := options(t, nil)

@@ -2,8 +2,10 @@ package app
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/ahelme/comfyume/internal/deliver"
 	"github.com/ahelme/comfyume/internal/dispatch"
 	"github.com/ahelme/comfyume/internal/event"
+	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/fleet"
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/rewrite"
@@ -207,13 +210,41 @@ func schedOrder(mode string) sched.Order {
 
 // newComfy builds the per-user ComfyUI server.
 func (s *Studio) newComfy() error {
-	var err error
+	spool, err := s.spool()
+	if err != nil {
+		return err
+	}
+	// The editor chooses some of its defaults by the version that a person began with, and asks for it in the settings.
+	began := map[string]json.RawMessage{}
+	if v := s.page.Version(); v != "" {
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		began["Comfy.InstalledVersion"] = raw
+	}
 	s.comfy, err = comfyserver.New(comfyserver.Deps{
 		Queue: s.queue, Bus: s.bus, Files: s.files, Home: s.home, Pictures: s.pictures,
 		Catalog: catalogFace{s.catalog}, Packs: s.packs, Templates: templatesFace{s.templates},
 		Checker: s.checker(),
 	}, comfyserver.Options{
 		MaxUpload: int64(s.cfg.Limits.Upload), SocketsPerUser: s.cfg.Limits.SocketsPerUser, Fallback: s.page, Log: s.log,
+		Spool: spool, Settings: began,
 	})
 	return err
+}
+
+// spool makes an empty folder for uploads on their way, on the disk whose room is watched. What is in it was left by a
+// crash: nobody else uses the data folder.
+func (s *Studio) spool() (string, error) {
+	folder := filepath.Join(s.cfg.Data, "spool")
+	err := os.RemoveAll(folder)
+	if err == nil {
+		err = os.Mkdir(folder, 0o700)
+	}
+	if err != nil {
+		return "", fault.Wrap(fault.Unavailable, err, "The folder for uploads on their way can't be made anew.").
+			WithRemedy("Look at the rights of %s.", s.cfg.Data)
+	}
+	return folder, nil
 }

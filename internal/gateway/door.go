@@ -17,7 +17,9 @@ const maxForm = 16 << 10
 func (g *Gateway) door(v *visit, r *http.Request, first, rest string) {
 	h := v.Header()
 	h.Set("Cache-Control", "no-store")
-	h.Set("Referrer-Policy", "no-referrer")
+	// Not no-referrer: then a browser names no origin when it sends a form, and on plain http nothing else tells a form
+	// of ours from a foreign one.
+	h.Set("Referrer-Policy", "same-origin")
 	rest, err := url.PathUnescape(rest)
 	if err != nil {
 		g.fail(v, r, errPath(err))

@@ -190,7 +190,7 @@ func (g *Gateway) place(v *visit, r *http.Request, kind, rest string) bool {
 	if who == "" {
 		return false
 	}
-	if path == "me" || path == "signout" { // the editor's own links are relative to its place
+	if path == "me" || path == "signout" || path == "signin/clean" { // the editor's own links are relative to its place
 		g.redirect(v, r, g.base+"/"+path, http.StatusSeeOther)
 		return true
 	}

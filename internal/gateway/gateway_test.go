@@ -281,6 +281,10 @@ func TestPaths(t *testing.T) {
 		r := b.do("GET", "http://example.com"+target, key...)
 		same(t, []any{target, r.StatusCode, r.Header.Get("Location")}, []any{target, 308, to})
 	}
+	for _, page := range []string{"me", "signout", "signin/clean"} { // where the editor's own links lead
+		r := b.do("GET", "http://example.com/studio/u/ann/"+page, key...)
+		same(t, []any{page, r.StatusCode, r.Header.Get("Location")}, []any{page, 303, "/studio/" + page})
+	}
 	r := b.do("POST", "http://example.com/api/userdata/workflows/a.json", key...)
 	if text := body(t, r); r.StatusCode != 400 || !strings.Contains(text, "proxy") {
 		t.Errorf("a path that a proxy decoded gives %d %s", r.StatusCode, text)

@@ -21,8 +21,9 @@ import (
 
 // pipes is a network inside the process, so that time in a test is the test's own.
 type pipes struct {
-	conns chan net.Conn
-	done  chan struct{}
+	conns     chan net.Conn
+	done      chan struct{}
+	impatient bool // there is a proxy in between
 }
 
 func (p *pipes) Accept() (net.Conn, error) {
@@ -49,10 +50,40 @@ func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	mine, theirs := net.Pipe()
 	select {
 	case p.conns <- theirs:
+		if p.impatient {
+			cut := func() { mine.Close(); theirs.Close() }
+			return &impatient{mine, time.AfterFunc(proxyPatience, cut)}, nil
+		}
 		return mine, nil
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// impatient is a connection through a proxy that cuts what is silent for a minute in both directions, as nginx does if it
+// is told nothing else.
+type impatient struct {
+	net.Conn
+	idle *time.Timer
+}
+
+const proxyPatience = time.Minute
+
+func (i *impatient) Read(p []byte) (int, error) {
+	n, err := i.Conn.Read(p)
+	i.idle.Reset(proxyPatience)
+	return n, err
+}
+
+func (i *impatient) Write(p []byte) (int, error) {
+	n, err := i.Conn.Write(p)
+	i.idle.Reset(proxyPatience)
+	return n, err
+}
+
+func (i *impatient) Close() error {
+	i.idle.Stop()
+	return i.Conn.Close()
 }
 
 // bubble is a studio whose network and clock are the test's.
@@ -64,9 +95,14 @@ type bubble struct {
 
 func newBubble(t *testing.T, o room.Options) *bubble {
 	t.Helper()
+	return newBubbleOn(t, o, &pipes{conns: make(chan net.Conn), done: make(chan struct{})})
+}
+
+// newBubbleOn is newBubble with a network of its own.
+func newBubbleOn(t *testing.T, o room.Options, network *pipes) *bubble {
+	t.Helper()
 	s := &studio{t: t, queue: &fakeQueue{}, bus: event.New()}
 	s.hub = room.New(s.queue, s.bus, o)
-	network := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := s.hub.Serve(w, r, r.URL.Query().Get("user"), r.URL.Query().Get("clientId")); err != nil {
 			http.Error(w, err.Error(), http.StatusTooManyRequests)
@@ -189,6 +225,35 @@ func TestDeadSocketsAreCut(t *testing.T) {
 		}
 		_ = dead.conn.CloseNow()
 	})
+}
+
+func TestProxiesThatCutIdleSocketsDoNot(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		ping time.Duration
+		left int
+	}{
+		"as it is":     {0, 1},
+		"without ping": {time.Hour, 0}, // that the proxy of this test does cut
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := newBubbleOn(t, room.Options{Ping: c.ping},
+					&pipes{conns: make(chan net.Conn), done: make(chan struct{}), impatient: true})
+				defer b.stop()
+				frames := b.dial("ann", "idle").listen() // reading answers pings, as browsers do
+				time.Sleep(30 * time.Minute)
+				synctest.Wait()
+				if n := b.hub.Sockets(); n != c.left {
+					t.Errorf("after half an hour without a word %d sockets are open, want %d", n, c.left)
+				}
+				if n := count(frames, "status"); n != 1 {
+					t.Errorf("the page got %d status frames, want its first alone", n)
+				}
+			})
+		})
+	}
 }
 
 func TestReloadIsToldAgain(t *testing.T) {

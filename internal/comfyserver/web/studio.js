@@ -8,6 +8,7 @@ const home = new URL("../../", base); // where the editor lives, with any path p
 
 let state = { user: "", role: "", sign_out: "signout", jobs: [] };
 let progress = null; // what the running job last said: {prompt_id, value, max}
+let warned = false; // that no GPU has reported
 let fresh = true; // no graph has been shown on this page yet
 
 const css = `
@@ -89,11 +90,15 @@ function say(severity, text) {
 async function refresh() {
   const session = encodeURIComponent(api.clientId ?? "");
   try {
-    const answer = await fetch(new URL(`state.json?clientId=${session}`, base), { cache: "no-store" });
+    const answer = await fetch(new URL(`state.json?clientId=${session}`, base), { cache: "no-store", signal: AbortSignal.timeout(10000) });
     if (!answer.ok) return;
     const before = state.nodes;
-    state = await answer.json();
-    if (!state.nodes && before === undefined) {
+    const now = await answer.json();
+    if ((sessionStorage.getItem(tabOf) ?? now.user) !== now.user) return await leave();
+    sessionStorage.setItem(tabOf, now.user);
+    state = now;
+    if (!state.nodes && !warned && app.extensionManager) {
+      warned = true;
       say("warn", "No GPU has reported yet, so there are no nodes. They come as soon as one does.");
     } else if (state.nodes && before === false) {
       say("info", "A GPU has reported. Reload the page to see its nodes.");
@@ -103,6 +108,26 @@ async function refresh() {
     console.debug("ComfyuME: the studio did not answer", error);
   }
 }
+
+const tabOf = "comfyume.user"; // in sessionStorage: whose tab this is, for one that a browser put to sleep and restores
+
+// leave makes way for whoever comes next: the studio has emptied this browser's storage, or somebody else is signed in
+// than this tab belongs to. What only the tab can reach is emptied where it leads to. It never ends.
+function leave() {
+  // The editor asks before it leaves unsaved work; nobody may be there to answer, and the work must not stay. Its
+  // listener came first, so it is not kept from being called but from asking.
+  Object.defineProperties(BeforeUnloadEvent.prototype, {
+    preventDefault: { value() {} },
+    returnValue: { get: () => "", set() {} },
+  });
+  location.replace(new URL("signin/clean", home));
+  return new Promise(() => {});
+}
+
+const others = "BroadcastChannel" in window ? new BroadcastChannel("comfyume") : null;
+others?.addEventListener("message", (event) => {
+  if (event.data === "cleared") leave();
+});
 
 function listen() {
   api.addEventListener("comfyume.state", (event) => {
@@ -153,9 +178,14 @@ async function starter(graph) {
   }
 }
 
+const known = refresh(); // whose tab this is has to be known before the editor shows a graph
+
 app.registerExtension({
   name: "ComfyuME.Studio",
   aboutPageBadges: [{ label: "ComfyuME", url: new URL("me", home).href, icon: "pi pi-users" }],
+  async init() {
+    await known;
+  },
   async beforeConfigureGraph(graph) {
     if (!fresh) return;
     fresh = false;
