@@ -42,6 +42,8 @@ type Origin struct {
 // String returns the origin as shown beside a value.
 func (o Origin) String() string {
 	switch {
+	case o.File != "" && o.Line == 0:
+		return o.File
 	case o.File != "":
 		return fmt.Sprintf("%s:%d", o.File, o.Line)
 	case o.Name != "":
@@ -177,7 +179,11 @@ func (l *loader) file(src Source) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("reading the settings: %w", err)
+		why := "it can't be read: " + err.Error()
+		if errors.Is(err, fs.ErrNotExist) {
+			why = "there is no such file; name one with --config, or leave it out"
+		}
+		return Problems{{Where: Origin{File: src.File}, Text: why}}
 	}
 	l.out.File = src.File
 	l.yaml(text, src.File)
