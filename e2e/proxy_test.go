@@ -1,19 +1,39 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"mime/multipart"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/chromedp/chromedp"
 )
 
-// nginx starts Debian's nginx with one server block and returns its address.
-func nginx(t *testing.T, block string) string {
+// readme returns the README's block in this language, with the studio's address in place of the one it shows.
+func readme(t *testing.T, language, upstream string) string {
+	t.Helper()
+	raw, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(raw), "```"+language+"\n")
+	block, _, ended := strings.Cut(rest, "```")
+	if !found || !ended || !strings.Contains(block, "127.0.0.1:8080") {
+		t.Fatalf("README.md has no block in %s for a studio at 127.0.0.1:8080", language)
+	}
+	return strings.ReplaceAll(block, "127.0.0.1:8080", upstream)
+}
+
+// nginx starts Debian's nginx with the README's block, changed by edit, and returns its address.
+func nginx(t *testing.T, upstream string, edit func(block string) string) string {
 	t.Helper()
 	bin, err := exec.LookPath("nginx")
 	if err != nil {
@@ -23,15 +43,19 @@ func nginx(t *testing.T, block string) string {
 		t.Skip("no nginx on this machine; `make test` installs Debian's where it may")
 	}
 	addr, dir := freeAddr(t), t.TempDir()
+	shared, server, found := strings.Cut(edit(readme(t, "nginx", upstream)), "\n\n")
+	if !found {
+		t.Fatal("the README's block for nginx has no empty line between what belongs in http and in server")
+	}
 	// Workers run as another user when nginx is started by root: let them reach their folders.
 	conf := fmt.Sprintf(`pid %[1]s/nginx.pid; error_log stderr warn; worker_processes 1; daemon off; user root;
 events { worker_connections 256; }
 http {
   access_log off;
   client_body_temp_path %[1]s/body; proxy_temp_path %[1]s/proxy; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
-  map $http_upgrade $connection_upgrade { default upgrade; '' close; }
-  server { listen %[2]s; %[3]s }
-}`, dir, addr, block)
+  %[3]s
+  server { listen %[2]s; %[4]s }
+}`, dir, addr, shared, server)
 	if os.Getuid() != 0 {
 		conf = strings.Replace(conf, " user root;", "", 1)
 	}
@@ -40,6 +64,29 @@ http {
 		t.Fatal(err)
 	}
 	p := newProcess(t, &studio{bin: bin}, "nginx", []string{"-c", file, "-p", dir})
+	p.start(t)
+	waitAnswer(t, p, "http://"+addr+"/")
+	return addr
+}
+
+// caddy starts Caddy with the README's block and returns its address.
+func caddy(t *testing.T, upstream string) string {
+	t.Helper()
+	bin, err := exec.LookPath("caddy")
+	if err != nil {
+		t.Skip("no caddy on this machine; Debian's package of that name has it")
+	}
+	addr := freeAddr(t)
+	block := readme(t, "caddyfile", upstream)
+	if !strings.HasPrefix(block, "lab.example {") {
+		t.Fatal("the README's block for Caddy is not for lab.example")
+	}
+	file := filepath.Join(t.TempDir(), "Caddyfile")
+	text := "{\n\tadmin off\n\tauto_https off\n}\n" + strings.Replace(block, "lab.example", "http://"+addr, 1)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := newProcess(t, &studio{bin: bin}, "caddy", []string{"run", "--config", file, "--adapter", "caddyfile"})
 	p.start(t)
 	waitAnswer(t, p, "http://"+addr+"/")
 	return addr
@@ -63,69 +110,115 @@ func waitAnswer(t *testing.T, p *process, url string) {
 	t.Fatalf("%s does not answer", p.name)
 }
 
-// goodBlock is the tried block of the README: the raw path goes through, sockets are upgraded.
-const goodBlock = `
-    location /studio/ {
-      proxy_pass http://%s;
-      proxy_http_version 1.1;
-      proxy_set_header Host $http_host;
-      proxy_set_header Upgrade $http_upgrade;
-      proxy_set_header Connection $connection_upgrade;
-      proxy_set_header X-Forwarded-For $remote_addr;
-      proxy_set_header X-Forwarded-Proto $scheme;
-      proxy_request_buffering off;
-      proxy_buffering off;
-      proxy_read_timeout 60s;
-      client_max_body_size %s;
-    }
-    location = /studio { return 308 /studio/; }`
-
-// TestBehindNginx uses the studio under a path prefix, behind the block that the README shows.
-func TestBehindNginx(t *testing.T) {
+// TestBehindProxy uses the studio under a path prefix, behind the proxies that the README shows.
+func TestBehindProxy(t *testing.T) {
 	const version = "1.58.1"
-	s, addr := behindNginx(t, version, func(host string) string { return fmt.Sprintf(goodBlock, host, "0") })
-	b := startBrowser(t)
-	p := b.profile(t)
-	// The editor asks for the small pictures of the browser's tab at the root of the site, wherever it lives itself.
-	// There is somebody else there.
-	p.allow = []string{"404 http://" + addr + "/assets/images/favicon_progress_16x16/", "404 http://" + addr + "/assets/favicon.ico"}
-	e := openEditor(t, p, s.prefixLink(t, "ann", addr), version)
-	firstRun(t, e)
-	saveAndReopen(t, e)
-	uploadAndUse(t, e)
-}
-
-// TestBehindDecodingNginx has a proxy that decodes the path: saving can't work, and the answer says why.
-func TestBehindDecodingNginx(t *testing.T) {
-	s, addr := behindNginx(t, "", func(host string) string {
-		return strings.Replace(fmt.Sprintf(goodBlock, host, "0"), "proxy_pass http://"+host+";", "proxy_pass http://"+host+"/;", 1)
-	})
-	body := askAs(t, s, "ann", http.MethodPost, "http://"+addr+"/studio/api/userdata/workflows%2Fa.json?overwrite=true&full_info=true", "{}", http.StatusBadRequest)
-	for _, word := range []string{"proxy", "%2F"} {
-		if !strings.Contains(body, word) {
-			t.Errorf("the answer does not name the cause (%q): %s", word, body)
-		}
+	for name, start := range map[string]func(t *testing.T, studio string) string{
+		"nginx": func(t *testing.T, studio string) string { return nginx(t, studio, asItIs) },
+		"caddy": caddy,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, addr := behind(t, version, start)
+			p := startBrowser(t).profile(t)
+			// The editor asks for the small pictures of the browser's tab at the root of the site, wherever it lives itself.
+			// There is somebody else there.
+			p.allow = []string{"404 http://" + addr + "/assets/images/favicon_progress_16x16/", "404 http://" + addr + "/assets/favicon.ico"}
+			e := openEditor(t, p, s.prefixLink(t, "ann", addr), version)
+			firstRun(t, e)
+			saveAndReopen(t, e)
+			uploadAndUse(t, e)
+			reloadMidRun(t, e)
+			signOutBehind(t, e.page, "http://"+addr+"/studio")
+		})
 	}
 }
 
-// TestBehindNginxBodyLimit has a proxy that takes 1 MB: small things work, a large upload is the proxy's 413.
-func TestBehindNginxBodyLimit(t *testing.T) {
-	s, addr := behindNginx(t, "", func(host string) string { return fmt.Sprintf(goodBlock, host, "1m") })
-	base := "http://" + addr + "/studio"
-	askAs(t, s, "ann", http.MethodPost, base+"/api/userdata/workflows%2Fa.json?overwrite=true&full_info=true", "{}", http.StatusOK)
-	askAs(t, s, "ann", http.MethodPost, base+"/api/userdata/workflows%2Fb.json", strings.Repeat(" ", 2<<20), http.StatusRequestEntityTooLarge)
-	askAs(t, s, "ann", http.MethodGet, base+"/api/userdata?dir=workflows", "", http.StatusOK)
+// signOutBehind signs out through the pages' own links, and ends below the prefix.
+func signOutBehind(t *testing.T, p *page, base string) {
+	p.do(t, 30*time.Second, chromedp.Navigate(base+"/me"), chromedp.Click(`//a[contains(., "Sign out")]`),
+		chromedp.Click(`//button[contains(., "Sign out")]`), chromedp.Click(`//a[contains(., "Sign in again")]`))
+	p.until(t, 10*time.Second, "the sign-in page", `document.querySelector('input[name=password]')`)
+	if got := js[string](t, p, `location.href`); got != base+"/signin" {
+		t.Errorf("signing out leads to %s, want %s/signin", got, base)
+	}
+	p.clean(t)
 }
 
-// behindNginx starts a studio and an nginx in front of it at /studio/.
-func behindNginx(t *testing.T, frontend string, block func(host string) string) (*studio, string) {
+func asItIs(block string) string { return block }
+
+// TestBehindDecodingNginx has a proxy that decodes the path: saving can't work, and the answer says why.
+func TestBehindDecodingNginx(t *testing.T) {
+	for name, edit := range map[string]func(block string) string{
+		"slash": func(block string) string {
+			return regexp.MustCompile(`(proxy_pass [^;]*)`).ReplaceAllString(block, "$1/")
+		},
+		"rewrite": func(block string) string {
+			return strings.Replace(block, "proxy_pass", "rewrite ^/studio(/.*)$ $1 break; proxy_pass", 1)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, addr := behind(t, "", func(t *testing.T, studio string) string { return nginx(t, studio, edit) })
+			body := askAs(t, s, "ann", http.MethodPost, "http://"+addr+"/studio/api/userdata/workflows%2Fa.json?overwrite=true&full_info=true", "{}", http.StatusBadRequest)
+			for _, word := range []string{"proxy", "%2F"} {
+				if !strings.Contains(body, word) {
+					t.Errorf("the answer does not name the cause (%q): %s", word, body)
+				}
+			}
+			log, err := os.ReadFile(s.server.log.Name())
+			if err != nil || !strings.Contains(string(log), "a proxy in front decodes") {
+				t.Errorf("the operator's log does not name the cause (%v)", err)
+			}
+		})
+	}
+}
+
+// TestBehindNginxBodyLimit has a proxy that takes 1 MB: small things work, a large upload is the proxy's 413, and
+// nothing of it is kept, whether its size is told before or not.
+func TestBehindNginxBodyLimit(t *testing.T) {
+	s, addr := behind(t, "", func(t *testing.T, studio string) string {
+		return nginx(t, studio, func(block string) string {
+			limited := strings.Replace(block, "client_max_body_size 0;", "client_max_body_size 1m;", 1)
+			if limited == block {
+				t.Fatal("the README's block for nginx says nothing of client_max_body_size")
+			}
+			return limited
+		})
+	})
+	base, large := "http://"+addr+"/studio", strings.Repeat(" ", 2<<20)
+	askAs(t, s, "ann", http.MethodPost, base+"/api/userdata/workflows%2Fa.json?overwrite=true&full_info=true", "{}", http.StatusOK)
+	askAs(t, s, "ann", http.MethodPost, base+"/api/userdata/workflows%2Fb.json", large, http.StatusRequestEntityTooLarge)
+	var form bytes.Buffer
+	w := multipart.NewWriter(&form)
+	if part, err := w.CreateFormFile("image", "large.png"); err != nil {
+		t.Fatal(err)
+	} else if _, err := io.WriteString(part, large); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	unsized := struct{ io.Reader }{&form} // sent in pieces
+	req, err := http.NewRequest(http.MethodPost, base+"/upload/image", unsized)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", w.FormDataContentType())
+	s.ask(t, "ann", req, http.StatusRequestEntityTooLarge)
+	if list := askAs(t, s, "ann", http.MethodGet, base+"/api/userdata?dir=workflows", "", http.StatusOK); list != `["a.json"]` {
+		t.Errorf("documents: %s, want a.json alone", list)
+	}
+	if list := askAs(t, s, "ann", http.MethodGet, base+"/internal/files/input", "", http.StatusOK); list != `[]` {
+		t.Errorf("uploads: %s, want none", list)
+	}
+}
+
+// behind starts a studio and a proxy in front of it at /studio/.
+func behind(t *testing.T, frontend string, proxy func(t *testing.T, studio string) string) (*studio, string) {
 	t.Helper()
 	host := freeAddr(t)
-	addr := nginx(t, block(host))
-	s := startStudio(t, studioOptions{
-		frontend: frontend, host: host,
-		config: fmt.Sprintf("public_url: http://%s/studio\ntrusted_proxies: [127.0.0.1]\n", addr),
-	})
+	addr := proxy(t, host)
+	s := startStudio(t, studioOptions{frontend: frontend, host: host,
+		config: fmt.Sprintf("public_url: http://%s/studio\ntrusted_proxies: [127.0.0.1]\n", addr)})
 	return s, addr
 }
 
@@ -146,6 +239,12 @@ func askAs(t *testing.T, s *studio, name, method, url, body string, want int) st
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s.ask(t, name, req, want)
+}
+
+// ask makes a request with a personal token, checks its status and returns the body.
+func (s *studio) ask(t *testing.T, name string, req *http.Request, want int) string {
+	t.Helper()
 	req.Header.Set("Authorization", "Bearer "+s.token(t, name))
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -157,7 +256,7 @@ func askAs(t *testing.T, s *studio, name, method, url, body string, want int) st
 		t.Fatal(err)
 	}
 	if resp.StatusCode != want {
-		t.Errorf("%s %s: %d, want %d: %s", method, url, resp.StatusCode, want, tail(raw, 300))
+		t.Errorf("%s %s: %d, want %d: %s", req.Method, req.URL, resp.StatusCode, want, tail(raw, 300))
 	}
 	return string(raw)
 }
