@@ -60,6 +60,8 @@ type Files interface {
 	// Open opens a file. Missing when there is none.
 	Open(ctx context.Context, user string, ref file.Ref) (file.Info, io.ReadSeekCloser, error)
 	Stat(ctx context.Context, user string, ref file.Ref) (file.Info, error)
+	// Room says why the disk takes no more uploads, nil while it does.
+	Room(ctx context.Context) error
 	// List lists files of one type, newest first.
 	List(ctx context.Context, user, typ string) ([]file.Info, error)
 }

@@ -245,7 +245,10 @@ type fakeFiles struct {
 	order []string
 	files map[string][]byte
 	infos map[string]file.Info
+	full  error // what Room says
 }
+
+func (f *fakeFiles) Room(context.Context) error { return f.full }
 
 func fileKey(user string, r file.Ref) string {
 	return user + "|" + r.Type + "|" + path.Join(r.Subfolder, r.Name)

@@ -96,33 +96,51 @@ func (s *Server) submit(w http.ResponseWriter, c *call, sub *job.Submission, nod
 	return j, nil
 }
 
-// jsonBody reads a JSON body, whatever its content type says. Few large ones are read at a time.
+// jsonBody reads a JSON body, whatever its content type says.
 func (s *Server) jsonBody(w http.ResponseWriter, c *call) ([]byte, error) {
-	const large = 4 << 20
-	if c.ContentLength > s.options.MaxPrompt {
+	// A short body takes its room at once. Of a longer one the announced size is believed as far as it came.
+	const short = 64 << 10
+	size := c.ContentLength
+	if size > s.options.MaxPrompt {
 		return nil, tooLarge("The request", s.options.MaxPrompt)
 	}
-	if c.ContentLength < 0 || c.ContentLength > large {
-		select {
-		case s.bodies <- struct{}{}:
-			defer func() { <-s.bodies }()
-		case <-c.Context().Done():
-			return nil, c.Context().Err()
+	var r io.Reader = http.MaxBytesReader(w, c.Body, s.options.MaxPrompt)
+	if size < 0 || size > short {
+		p := newPaced(w, r)
+		defer p.end()
+		r = p
+	}
+	var b []byte
+	for int64(len(b)) != size {
+		if len(b) == cap(b) {
+			room := max(2*int64(cap(b)), short)
+			if size >= 0 {
+				room = min(room, size)
+			}
+			if err := s.hold(c, room-int64(cap(b))); err != nil {
+				return nil, err
+			}
+			b = append(make([]byte, 0, room), b...)
+		}
+		n, err := r.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err == io.EOF && (size < 0 || int64(len(b)) == size) {
+			break
+		}
+		if err != nil {
+			return nil, bodyError(err, s.options.MaxPrompt)
 		}
 	}
-	r := http.MaxBytesReader(w, c.Body, s.options.MaxPrompt)
-	var b []byte
-	var err error
-	if c.ContentLength >= 0 {
-		b = make([]byte, c.ContentLength)
-		_, err = io.ReadFull(r, b)
-	} else {
-		b, err = io.ReadAll(r)
-	}
-	if err != nil {
-		return nil, bodyError(err, s.options.MaxPrompt)
-	}
 	return b, nil
+}
+
+// hold books n bytes more for a request.
+func (s *Server) hold(c *call, n int64) error {
+	err := s.memory.take(c.user(), c.held, n)
+	if err == nil {
+		c.held += n
+	}
+	return err
 }
 
 // bodyError says why a body could not be read.

@@ -75,9 +75,13 @@ func (s *Server) justEnded(ctx context.Context, user string, known job.Job) bool
 
 // writeTuples writes jobs as elements of GET /queue.
 func (s *Server) writeTuples(ctx context.Context, out *stream, user string, jobs []job.Job) error {
-	const at = 128 // so that a long queue is never whole in memory
-	for from := 0; from < len(jobs); from += at {
-		part := jobs[from:min(from+at, len(jobs))]
+	// A long queue is never whole in memory, nor many large graphs.
+	const most, enough = 128, 4 << 20
+	at := 4
+	for len(jobs) > 0 {
+		part := jobs[:min(at, len(jobs))]
+		jobs = jobs[len(part):]
+		read := 0
 		tails := make(map[job.ID][]byte, len(part))
 		var unknown []job.ID
 		for _, j := range part {
@@ -95,6 +99,7 @@ func (s *Server) writeTuples(ctx context.Context, out *stream, user string, jobs
 			for _, j := range part {
 				if req, ok := requests[j.ID]; ok {
 					tails[j.ID] = tupleTail(j.PromptID, req)
+					read += len(tails[j.ID])
 					s.tuples.put(j.ID, tails[j.ID])
 				}
 			}
@@ -107,6 +112,9 @@ func (s *Server) writeTuples(ctx context.Context, out *stream, user string, jobs
 			out.comma()
 			out.buf = appendNumber(append(out.buf, '['), j.Number)
 			out.bytes(tail)
+		}
+		if at = min(2*at, most); read > enough {
+			at = 1
 		}
 	}
 	out.first = true

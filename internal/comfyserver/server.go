@@ -48,7 +48,9 @@ type Server struct {
 	router   *router
 	features json.RawMessage
 	tuples   *tupleCache
-	bodies   chan struct{} // slots for large JSON bodies
+	memory   *memory // of bodies on their way
+	spools   *turns  // big uploads on their way to the disk
+	answers  *turns  // long answers
 	started  time.Time
 }
 
@@ -72,7 +74,9 @@ func New(d Deps, o Options) (*Server, error) {
 	s := &Server{
 		Deps: d, options: o, log: o.Log, started: time.Now(),
 		tuples:   newTupleCache(16 << 20),
-		bodies:   make(chan struct{}, 4),
+		memory:   newMemory(o.MaxPrompt*3/2, o.MaxPrompt*12),
+		spools:   newTurns(4),
+		answers:  newTurns(4),
 		features: json.RawMessage(fmt.Sprintf(`{"supports_preview_metadata": true, "max_upload_size": %d}`, o.MaxUpload)),
 	}
 	s.hub = room.New(d.Queue, d.Bus, room.Options{Features: s.features, SocketsPerUser: o.SocketsPerUser, Log: o.Log})
@@ -97,6 +101,7 @@ type call struct {
 	*http.Request
 	person identity.Person
 	params params
+	held   int64 // bytes booked for the request
 }
 
 // query reads the request's query. A semicolon is part of a value, as in preview=webp;90.
@@ -138,7 +143,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Vary", "Cookie, Authorization")
 	h.Set("Cache-Control", "no-cache")
-	err := handle(w, &call{Request: r, person: person, params: found.params})
+	c := &call{Request: r, person: person, params: found.params}
+	defer func() { s.memory.give(c.user(), c.held) }()
+	err := handle(w, c)
 	if cut, ok := errors.AsType[cutShort](err); ok {
 		s.log.Warn("answer was cut short", "user", person.Name, "route", r.URL.Path, "err", cut.error)
 	} else if err != nil {

@@ -134,7 +134,14 @@ func (s *Server) readForm(w http.ResponseWriter, c *call) (*upload, error) {
 	if err != nil {
 		return nil, invalid("no_image", "The body must be a form with an image.")
 	}
-	u := &upload{ref: file.Ref{Type: file.Input}, spool: &spool{dir: s.options.Spool}}
+	if err := s.hold(c, spoolMemory); err != nil {
+		return nil, err
+	}
+	u := &upload{ref: file.Ref{Type: file.Input}, spool: &spool{
+		dir:  s.options.Spool,
+		turn: func() (func(), error) { return s.spools.take(c.Context(), c.user()) },
+		room: func() error { return s.Files.Room(c.Context()) },
+	}}
 	if err := u.takeAll(form, s.options.MaxUpload); err != nil {
 		u.spool.close()
 		return nil, err
@@ -224,11 +231,17 @@ func (s *Server) afterUpload(w http.ResponseWriter, c *call, err error) error {
 // spool holds a file whose place is not known yet: a small one in memory, a larger one on disk.
 type spool struct {
 	dir  string
+	turn func() (done func(), err error) // waits until one more of the person's may go to the disk
+	room func() error                    // says why the disk takes no more
 	mem  []byte
 	disk *os.File
+	done func()
 }
 
-const spoolMemory = 1 << 20
+const (
+	spoolMemory = 1 << 20
+	spoolStep   = 16 << 20 // after how much the disk's room is looked at again
+)
 
 // fill reads the file, at most limit bytes of it.
 func (s *spool) fill(r io.Reader, limit int64) error {
@@ -244,11 +257,17 @@ func (s *spool) fill(r io.Reader, limit int64) error {
 	if n > limit {
 		return tooLarge("The file", limit)
 	}
+	if err := s.room(); err != nil {
+		return err
+	}
+	if s.done, err = s.turn(); err != nil {
+		return err
+	}
 	if s.disk, err = os.CreateTemp(s.dir, "comfyume-upload-*"); err != nil {
 		return fault.Wrap(fault.Unavailable, err, "There is no room for the upload.").WithCode(codeDiskFull)
 	}
 	if _, err = s.disk.Write(buf.Bytes()); err == nil {
-		_, err = io.CopyN(s.disk, r, limit-n+1)
+		err = s.pour(r, limit-n)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -260,6 +279,21 @@ func (s *spool) fill(r io.Reader, limit int64) error {
 		return fault.Wrap(fault.Unavailable, pe, "There is no room for the upload.").WithCode(codeDiskFull)
 	}
 	return err
+}
+
+// pour writes r to the disk until its end, which is io.EOF; nil: there is more than limit.
+func (s *spool) pour(r io.Reader, limit int64) error {
+	for limit >= 0 {
+		n, err := io.CopyN(s.disk, r, min(limit+1, spoolStep))
+		if err != nil {
+			return err
+		}
+		if err := s.room(); err != nil {
+			return err
+		}
+		limit -= n
+	}
+	return nil
 }
 
 // reader reads the file from its beginning.
@@ -275,10 +309,13 @@ func (s *spool) reader() (io.Reader, error) {
 
 // close removes what is on disk.
 func (s *spool) close() {
-	if s.disk == nil {
-		return
+	if s.disk != nil {
+		_ = s.disk.Close()
+		_ = os.Remove(s.disk.Name())
+		s.disk = nil
 	}
-	_ = s.disk.Close()
-	_ = os.Remove(s.disk.Name())
-	s.disk = nil
+	if s.done != nil {
+		s.done()
+		s.done = nil
+	}
 }

@@ -265,6 +265,9 @@ func (q *Queue) unpack(e *job.Entry, request, outcome []byte) (err error) {
 // historyPage is how many entries are read at once: enough to make the query cheap, few enough to hold in memory.
 const historyPage = 32
 
+// historyBytes is from how many bytes on no further entry is read into a page: a graph may have many megabytes.
+const historyBytes = 8 << 20
+
 // EachHistory implements queue.Store. It reads page by page, so that a slow reader holds neither a connection nor
 // the write-ahead log.
 func (q *Queue) EachHistory(ctx context.Context, user string, hq job.HistoryQuery, fn func(job.Entry) error) error {
@@ -297,7 +300,7 @@ func (q *Queue) EachHistory(ctx context.Context, user string, hq job.HistoryQuer
 		return classify(err)
 	}
 	for left > 0 && last.Valid && from <= last.Int64 {
-		page, next, err := q.historyPage(ctx, user, from, min(historyPage, left))
+		page, next, more, err := q.historyPage(ctx, user, from, min(historyPage, left))
 		if err != nil {
 			return classify(err)
 		}
@@ -306,7 +309,7 @@ func (q *Queue) EachHistory(ctx context.Context, user string, hq job.HistoryQuer
 				return err
 			}
 		}
-		if len(page) < historyPage {
+		if !more {
 			return nil
 		}
 		left -= len(page)
@@ -315,22 +318,29 @@ func (q *Queue) EachHistory(ctx context.Context, user string, hq job.HistoryQuer
 	return nil
 }
 
-// historyPage reads up to n entries that ended at from or later, and says where to go on.
-func (q *Queue) historyPage(ctx context.Context, user string, from int64, n int) (page []job.Entry, next int64, err error) {
+// historyPage reads up to n entries that ended at from or later, and says where to go on and whether there may be more.
+func (q *Queue) historyPage(ctx context.Context, user string, from int64, n int) (page []job.Entry, next int64, more bool, err error) {
 	rows, err := q.db.Query(ctx, sqlHistoryPage, user, from, n)
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, false, err
 	}
 	defer rows.Close()
 	page = make([]job.Entry, 0, n)
-	for rows.Next() {
+	for size := 0; rows.Next(); {
 		e, ended, err := q.scanHistory(rows)
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, false, err
 		}
 		e.Job.User = user
 		page = append(page, e)
 		next = ended + 1
+		size += len(e.Request.Prompt) + len(e.Request.ExtraData)
+		if e.Outcome != nil {
+			size += len(e.Outcome.Outputs) + len(e.Outcome.Messages)
+		}
+		if size > historyBytes {
+			return page, next, true, nil
+		}
 	}
-	return page, next, rows.Err()
+	return page, next, len(page) == n, rows.Err()
 }

@@ -36,6 +36,7 @@ func Conform(t *testing.T, shelf Shelf) {
 		{"stop", testStop},
 		{"history pages", testHistory},
 		{"history in the order of the end", testHistoryOrder},
+		{"history of large graphs", testLargeHistory},
 		{"delete history", testDeleteHistory},
 		{"lists", testLists},
 		{"lists by duration", testListsByDuration},

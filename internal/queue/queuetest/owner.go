@@ -1,7 +1,9 @@
 package queuetest
 
 import (
+	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -179,6 +181,22 @@ func testHistoryOrder(t *testing.T, shelf Shelf) {
 	b.restart()
 	b.finish(b.submit("ann", prompt("p4")).ID, job.Failed)
 	equal(t, "history", b.history("ann", -1, -1), append(want, "p4"))
+}
+
+// A store need not hold many large entries at once, and still gives all of them.
+func testLargeHistory(t *testing.T, shelf Shelf) {
+	b := start(t, shelf(t), queue.Options{})
+	var all []string
+	for i := range 12 {
+		id := fmt.Sprint("p", i)
+		all = append(all, id)
+		b.finish(b.submit("ann", prompt(id), func(s *job.Submission) {
+			s.Request.ExtraData = json.RawMessage(`{"x": "` + strings.Repeat("a", 3<<20) + `"}`)
+		}).ID, job.Completed)
+	}
+	equal(t, "all", b.history("ann", -1, -1), all)
+	equal(t, "the last", b.history("ann", 7, -1), all[5:])
+	equal(t, "some", b.history("ann", 7, 2), all[2:9])
 }
 
 func testDeleteHistory(t *testing.T, shelf Shelf) {
