@@ -97,6 +97,9 @@ func listen(setting, address string) (net.Listener, error) {
 	}
 }
 
+// requestsWithin is how long requests have to end when the studio stops.
+const requestsWithin = 4 * time.Second
+
 // serveOn answers requests that come in on a listener until the studio stops. Uploads, downloads and sockets take as
 // long as they take; only headers and silence are bounded here.
 func (p *parts) serveOn(name string, l net.Listener, h http.Handler, encrypted *tls.Config, log *slog.Logger) {
@@ -122,9 +125,11 @@ func (p *parts) serveOn(name string, l net.Listener, h http.Handler, encrypted *
 		}
 	}()
 	p.add(name, func(deadline context.Context) error {
-		err := srv.Shutdown(deadline)
+		polite, cancel := context.WithTimeout(deadline, requestsWithin)
+		defer cancel()
+		err := srv.Shutdown(polite)
 		if errors.Is(err, context.DeadlineExceeded) {
-			err = srv.Close() // somebody holds a request open for too long
+			err = srv.Close() // an upload that stands still must not hold up everything else
 		}
 		<-ended
 		return err

@@ -117,8 +117,8 @@ func (h *Hub) all() []*room {
 	return rooms
 }
 
-// Close tells every socket that the server goes away and waits, at most until ctx ends, for them to leave.
-// Upgrades are refused from now on.
+// Close tells every socket that the server goes away, gives the clients a moment to answer, and cuts those that don't.
+// It does not wait beyond the end of ctx. Upgrades are refused from now on.
 func (h *Hub) Close(ctx context.Context) error {
 	h.mu.Lock()
 	h.closed = true
@@ -132,17 +132,23 @@ func (h *Hub) Close(ctx context.Context) error {
 		h.wg.Wait()
 		close(gone)
 	}()
+	polite := time.NewTimer(farewell)
+	defer polite.Stop()
 	select {
 	case <-gone:
 		return nil
+	case <-polite.C:
 	case <-ctx.Done():
-		for _, r := range h.all() {
-			r.cut()
-		}
-		<-gone
-		return context.Cause(ctx)
 	}
+	for _, r := range h.all() {
+		r.cut()
+	}
+	<-gone
+	return nil
 }
+
+// farewell is how long clients have to answer our goodbye. Browsers do at once; what does not is gone or no browser.
+const farewell = time.Second
 
 // look returns user's room, or nil.
 func (h *Hub) look(user string) *room {

@@ -353,12 +353,12 @@ func (r *room) close() {
 	}
 }
 
-// cut ends every socket at once.
+// cut ends every socket's connection. One that says goodbye is not ended by anything less.
 func (r *room) cut() {
 	r.mu.Lock()
 	sockets := slices.Clone(r.sockets)
 	r.mu.Unlock()
 	for _, s := range sockets {
-		s.cut()
+		_ = s.nc.Close() // whatever comes of it, its reader leaves
 	}
 }

@@ -128,6 +128,21 @@ func newBubbleOn(t *testing.T, o room.Options, network *pipes) *bubble {
 	}}
 }
 
+// TestSilentClientDoesNotHoldUpTheEnd: one whose machine sleeps does not answer our goodbye.
+func TestSilentClientDoesNotHoldUpTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, room.Options{})
+		c := b.dial("ann", "silent") // nobody reads from it
+		defer c.conn.CloseNow()
+		synctest.Wait()
+		began := time.Now()
+		b.stop()
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("the end took %v", took)
+		}
+	})
+}
+
 func (b *bubble) dial(user, sid string) *client {
 	b.t.Helper()
 	c, _, err := websocket.Dial(b.t.Context(), fmt.Sprintf("ws://studio/ws?user=%s&clientId=%s", user, sid),
