@@ -52,7 +52,7 @@ var layers = map[string]struct {
 	"catalog":             {[]string{"backend", "comfy", "comfy/pyjson", "fault", "file", "job"}, "what can run is independent of who asks"},
 	"workspace":           {[]string{"blob", "fault", "file", "job"}, "a person's files are independent of back ends"},
 	"deliver":             {[]string{"blob", "job", "comfy", "fault", "file"}, "delivery gets bytes and gives names"},
-	"thumb":               {[]string{"fault", "file"}, "pictures only"},
+	"thumb":               {[]string{"fault", "file", "identity"}, "pictures only, and whose turn it is"},
 	"rewrite":             {[]string{"backend", "comfy", "comfy/pyjson", "job", "file", "fault"}, "the one translation between a person's and a back end's names"},
 	"dispatch":            {[]string{"job", "sched", "backend", "event", "fault", "file", "comfy"}, "everything else comes as its own small interface"},
 	"comfyserver/room":    {[]string{"comfy", "comfy/pyjson", "job", "event", "fault"}, "the live side of one person hears by the bus"},

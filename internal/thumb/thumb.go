@@ -11,10 +11,12 @@ import (
 	"image/png"
 	"io"
 	"runtime"
+	"sync"
 
 	"golang.org/x/image/draw"
 
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/identity"
 )
 
 // Options are the bounds of a Service. The zero value is right for a studio.
@@ -25,11 +27,21 @@ type Options struct {
 	Side      int // longer side of a thumbnail; 0: 384
 }
 
-// Service works on pictures, a bounded number at a time: each needs much memory and a processor. It is safe for
+// Service works on pictures, a bounded number at a time: each needs much memory and a processor. The person in the
+// context has one at work or next in line, however many they ask for, so that people take turns. It is safe for
 // concurrent use.
 type Service struct {
 	opt   Options
 	slots chan struct{}
+
+	mu    sync.Mutex
+	lines map[string]*line // by person
+}
+
+// line is where one person's pictures wait.
+type line struct {
+	head  chan struct{} // holds a token while one of them is at work or next
+	users int
 }
 
 // New returns a service.
@@ -46,11 +58,46 @@ func New(o Options) *Service {
 	if o.Side <= 0 {
 		o.Side = 384
 	}
-	return &Service{opt: o, slots: make(chan struct{}, o.Workers)}
+	return &Service{opt: o, slots: make(chan struct{}, o.Workers), lines: make(map[string]*line)}
+}
+
+// queue waits until no other picture of the person in ctx goes first. Pictures of nobody wait for none.
+func (s *Service) queue(ctx context.Context) (leave func(), err error) {
+	p, ok := identity.From(ctx)
+	if !ok {
+		return func() {}, nil
+	}
+	s.mu.Lock()
+	l := s.lines[p.Name]
+	if l == nil {
+		l = &line{head: make(chan struct{}, 1)}
+		s.lines[p.Name] = l
+	}
+	l.users++
+	s.mu.Unlock()
+	gone := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if l.users--; l.users == 0 {
+			delete(s.lines, p.Name)
+		}
+	}
+	select {
+	case l.head <- struct{}{}:
+		return func() { <-l.head; gone() }, nil
+	case <-ctx.Done():
+		gone()
+		return nil, context.Cause(ctx)
+	}
 }
 
 // turn waits for a free slot and calls f in it.
 func (s *Service) turn(ctx context.Context, f func() error) error {
+	leave, err := s.queue(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	select {
 	case s.slots <- struct{}{}:
 	case <-ctx.Done():
