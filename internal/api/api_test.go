@@ -235,6 +235,11 @@ func TestOthersLeaveNoTrace(t *testing.T) {
 			t.Errorf("%s shows ann what is ben's: %s", path, w.Body)
 		}
 	}
+	for name, want := range map[string]string{"ann": `"pending":0,"running":1`, "ben": `"pending":2,"running":0`} {
+		if w := ask(f, name, "GET", v1+"/queue", ""); !strings.Contains(w.Body.String(), `"counts":{`+want) {
+			t.Errorf("%s sees counts of others: %s", name, w.Body)
+		}
+	}
 	if w := ask(f, "ann", "POST", v1+"/jobs/j-ben/cancel", ""); w.Code != 404 || len(state.cancelled) != 0 {
 		t.Errorf("ann could cancel ben's job: %d, %v", w.Code, state.cancelled)
 	}

@@ -49,8 +49,8 @@ func (f *Face) jobs() {
 			return answer(f.shape(ctx, j), nil)
 		})
 	on(f, route{http.MethodGet, "/queue", "queue", "The queue at a glance", anyone, 0},
-		func(_ context.Context, who identity.Person, _ *struct{}) (*body[QueueState], error) {
-			return answer(f.queue(who), nil)
+		func(ctx context.Context, who identity.Person, _ *struct{}) (*body[QueueState], error) {
+			return answer(f.queue(ctx, who))
 		})
 }
 
@@ -106,10 +106,23 @@ func (f *Face) shape(ctx context.Context, j job.Job) Job {
 	return out
 }
 
-func (f *Face) queue(who identity.Person) QueueState {
+// queue returns the queue as the person may see it: participants their own part.
+func (f *Face) queue(ctx context.Context, who identity.Person) (QueueState, error) {
 	out := QueueState{
 		Mode: f.Queue.Mode(), Order: f.Queue.Order(), Note: f.Queue.Note(),
 		Counts: f.Queue.Counts(), Users: []Load{},
+	}
+	if own := scope(who); own != "" {
+		out.Counts = f.Queue.CountsByUser()[own]
+		for state, count := range map[job.State]*int{
+			job.Completed: &out.Counts.Completed, job.Failed: &out.Counts.Failed, job.Cancelled: &out.Counts.Cancelled,
+		} {
+			_, total, err := f.Queue.ListAll(ctx, job.ListQuery{States: []job.State{state}, Limit: 1}, own)
+			if err != nil {
+				return QueueState{}, err
+			}
+			*count = total
+		}
 	}
 	for name, c := range f.Queue.CountsByUser() {
 		if own := scope(who); own == "" || own == name {
@@ -117,7 +130,7 @@ func (f *Face) queue(who identity.Person) QueueState {
 		}
 	}
 	slices.SortFunc(out.Users, func(a, b Load) int { return cmp.Compare(a.User, b.User) })
-	return out
+	return out, nil
 }
 
 func (f *Face) studio() {
