@@ -55,10 +55,20 @@ func (g *Gateway) enter(v *visit, r *http.Request) error {
 		}
 		v.Header().Set("Cross-Origin-Resource-Policy", "same-origin")
 	}
-	if cred.Kind == account.KindPassword && r.Header.Get("Sec-Fetch-Site") == "cross-site" {
-		return errOrigin(nil) // a browser that remembers name and password sends them by itself, as it does cookies
+	if g.remembered(v, r) { // a browser sends these by itself, as it does cookies, and the attribute SameSite is not theirs
+		if r.Header.Get("Sec-Fetch-Site") == "cross-site" {
+			return errOrigin(nil)
+		}
+		return g.sameOrigin(v, r)
 	}
 	return nil
+}
+
+// remembered reports whether who asks was told by a name and password that browsers remember, be it those of an account
+// or a token in their place.
+func (g *Gateway) remembered(v *visit, r *http.Request) bool {
+	_, _, basic := r.BasicAuth()
+	return basic && v.cred.Kind != account.KindSession && v.token == "" && !v.queryToken && r.Header.Get("X-API-Key") == ""
 }
 
 // find returns the credential of a request. What is named explicitly has to be good; a cookie comes by itself.
