@@ -24,10 +24,19 @@ var errStalled = errors.New("the transfer stood still")
 // and has to be called when the body is done. Every error is ErrUnreachable.
 func (d *Driver) open(ctx context.Context, method, path, contentType string, body io.Reader, size int64) (*http.Response, context.CancelCauseFunc, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	req, err := http.NewRequestWithContext(ctx, method, d.prefix+path, body)
+	resp, err := d.send(ctx, method, path, contentType, body, size)
 	if err != nil {
 		cancel(nil)
-		return nil, nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, err)
+		return nil, nil, err
+	}
+	return resp, cancel, nil
+}
+
+// send is open for those whose context ends with the answer's body.
+func (d *Driver) send(ctx context.Context, method, path, contentType string, body io.Reader, size int64) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, d.prefix+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, err)
 	}
 	if size > 0 {
 		req.ContentLength = size
@@ -41,10 +50,9 @@ func (d *Driver) open(ctx context.Context, method, path, contentType string, bod
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 			err = fmt.Errorf("%w: %w", err, cause)
 		}
-		cancel(nil)
-		return nil, nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, err)
+		return nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, err)
 	}
-	return resp, cancel, nil
+	return resp, nil
 }
 
 // do sends a request and reads the whole answer, whatever its status.
@@ -54,11 +62,10 @@ func (d *Driver) do(ctx context.Context, method, path string, body []byte) (stat
 	if body != nil {
 		r, contentType = bytes.NewReader(body), "application/json"
 	}
-	resp, cancel, err := d.open(ctx, method, path, contentType, r, int64(len(body)))
+	resp, err := d.send(ctx, method, path, contentType, r, int64(len(body)))
 	if err != nil {
 		return 0, nil, err
 	}
-	defer cancel(nil)
 	defer resp.Body.Close()
 	if answer, err = readAll(resp); err != nil {
 		return 0, nil, fmt.Errorf("%w: %s %s: %w", backend.ErrUnreachable, method, path, err)

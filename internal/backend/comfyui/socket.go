@@ -25,10 +25,10 @@ var hello = []byte(`{"type":"feature_flags","data":{"supports_preview_metadata":
 type socket struct {
 	id      string
 	conn    *websocket.Conn
-	claimed atomic.Bool   // frames are kept for a run; before that only the queue's length is of interest
-	gone    atomic.Bool   // the connection was cut
-	frames  chan frame    // closed when the connection is gone
-	ready   chan struct{} // closed when the server has greeted: before that it may not know the client id yet
+	ready   func()      // called by the reader when the server has greeted
+	claimed atomic.Bool // frames are kept for a run; before that only the queue's length is of interest
+	gone    atomic.Bool // the connection was cut
+	frames  chan frame  // closed when the connection is gone
 	done    chan struct{}
 	once    sync.Once
 }
@@ -37,8 +37,32 @@ type socket struct {
 func (d *Driver) dial(ctx context.Context, clientID string, claimed bool) (*socket, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.options.RequestTimeout)
 	defer cancel()
+	ready := make(chan struct{})
+	s, err := d.connect(ctx, clientID, claimed, func() { close(ready) })
+	if err != nil {
+		return nil, err
+	}
+	if !d.background(func() { d.read(s) }) {
+		s.close()
+		return nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, errClosed)
+	}
+	select {
+	case <-ready:
+		return s, nil
+	case <-s.done:
+		err = errClosed
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	s.close()
+	return nil, errNoGreeting(err)
+}
+
+// connect opens the connection of a socket and says hello. Once the server has greeted, the reader calls ready:
+// before that the server may not know the client id yet.
+func (d *Driver) connect(ctx context.Context, clientID string, claimed bool, ready func()) (*socket, error) {
 	conn, _, err := websocket.Dial(ctx, d.prefix+"/ws?clientId="+url.QueryEscape(clientID),
-		&websocket.DialOptions{HTTPClient: d.upgrade, HTTPHeader: d.header.Clone()})
+		&websocket.DialOptions{HTTPClient: d.upgrade, HTTPHeader: d.header})
 	if err != nil {
 		return nil, fmt.Errorf("%w: no web socket: %w", backend.ErrUnreachable, err)
 	}
@@ -47,22 +71,13 @@ func (d *Driver) dial(ctx context.Context, clientID string, claimed bool) (*sock
 		conn.CloseNow()
 		return nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, err)
 	}
-	s := &socket{id: clientID, conn: conn, frames: make(chan frame, 16), ready: make(chan struct{}), done: make(chan struct{})}
+	s := &socket{id: clientID, conn: conn, ready: ready, frames: make(chan frame, 16), done: make(chan struct{})}
 	s.claimed.Store(claimed)
-	if !d.background(func() { d.read(s) }) {
-		conn.CloseNow()
-		return nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, errClosed)
-	}
-	select {
-	case <-s.ready:
-		return s, nil
-	case <-s.done:
-		err = errClosed
-	case <-ctx.Done():
-		err = context.Cause(ctx)
-	}
-	s.close()
-	return nil, fmt.Errorf("%w: no greeting on the web socket: %w", backend.ErrUnreachable, err)
+	return s, nil
+}
+
+func errNoGreeting(cause error) error {
+	return fmt.Errorf("%w: no greeting on the web socket: %w", backend.ErrUnreachable, cause)
 }
 
 // close cuts the socket. The server takes a cut for a close; a handshake would only cost time.
@@ -107,7 +122,7 @@ func (d *Driver) read(s *socket) {
 			d.noteRemaining(remaining)
 			if !greeted {
 				greeted = true
-				close(s.ready)
+				s.ready()
 				continue
 			}
 		}
@@ -252,30 +267,68 @@ func (p *spares) wanted() bool {
 	return true
 }
 
+// done takes back the booking of wanted.
+func (p *spares) done() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dialing = false
+}
+
 // openSpare opens a free socket when there is none. One that can't be opened is no trouble yet: the run that
 // needs it opens its own and says why it can't.
 func (d *Driver) openSpare(ctx context.Context) error {
 	if !d.spares.wanted() {
 		return nil
 	}
+	defer d.spares.done()
 	s, err := d.dial(ctx, uuid.NewString(), false)
-	d.spares.mu.Lock()
-	d.spares.dialing = false
-	d.spares.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if !d.spares.put(s) {
-		s.close()
-	}
+	d.spare(s)
 	return nil
 }
 
-// spareLater opens a free socket in the background.
+// spareLater opens a free socket in the background. The goroutine that opens it then reads from it: this goes on beside
+// every run, and a goroutine that has made the handshake has the stack for it.
 func (d *Driver) spareLater() {
-	d.background(func() {
-		if err := d.openSpare(d.closed); err != nil && d.closed.Err() == nil {
+	if !d.spares.wanted() {
+		return
+	}
+	started := d.background(func() {
+		ctx, cancel := context.WithTimeout(d.closed, d.options.RequestTimeout)
+		defer cancel()
+		var late func() bool
+		var s *socket
+		greeted := false
+		s, err := d.connect(ctx, uuid.NewString(), false, func() {
+			if greeted = late(); greeted {
+				cancel()
+				d.spare(s)
+				d.spares.done()
+			}
+		})
+		if err == nil {
+			late = context.AfterFunc(ctx, s.close)
+			d.read(s)
+			err = errNoGreeting(errClosed)
+		}
+		if greeted {
+			return
+		}
+		d.spares.done()
+		if d.closed.Err() == nil {
 			d.log.Debug("no socket ahead of the next run", "err", err)
 		}
 	})
+	if !started {
+		d.spares.done()
+	}
+}
+
+// spare keeps an open socket for a coming run, if none is kept yet.
+func (d *Driver) spare(s *socket) {
+	if !d.spares.put(s) {
+		s.close()
+	}
 }

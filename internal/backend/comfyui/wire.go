@@ -149,7 +149,11 @@ func (w *wire) take(req *http.Request) (c *wireConn, kept bool, err error) {
 		}
 		conn = tls.Client(conn, config)
 	}
-	return &wireConn{Conn: conn, br: bufio.NewReaderSize(conn, 4<<10), bw: bufio.NewWriterSize(conn, 2<<10)}, false, nil
+	in, out := 4<<10, 2<<10
+	if upgrade { // there is one for every run, and only the handshake goes through them
+		in, out = 1<<10, 512
+	}
+	return &wireConn{Conn: conn, br: bufio.NewReaderSize(conn, in), bw: bufio.NewWriterSize(conn, out)}, false, nil
 }
 
 // put keeps a connection for the next request.
@@ -219,4 +223,12 @@ type upgraded struct {
 	net.Conn
 }
 
-func (u upgraded) Read(p []byte) (int, error) { return u.Reader.Read(p) }
+// Read reads from the connection. Every run ends with one that was closed, and nobody wants to know its addresses then:
+// whoever wraps the error writes it out.
+func (u upgraded) Read(p []byte) (int, error) {
+	n, err := u.Reader.Read(p)
+	if errors.Is(err, net.ErrClosed) {
+		err = net.ErrClosed
+	}
+	return n, err
+}
