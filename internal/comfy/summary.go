@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
@@ -39,6 +40,23 @@ func Summarize(outputs, messages json.RawMessage) (summary json.RawMessage, line
 	add("preview_output", s.preview())
 	add("execution_error", s.failure)
 	return pyjson.AppendObject(nil, m), s.line
+}
+
+// ExecSeconds is the time from begin to end that a summary tells, on the back end's clock; 0 where it tells none.
+func ExecSeconds(summary json.RawMessage) float64 {
+	at := func(key string) float64 {
+		raw, _ := pyjson.Get(summary, key)
+		ms, err := strconv.ParseFloat(string(raw), 64)
+		if err != nil {
+			return 0
+		}
+		return ms
+	}
+	start, end := at("execution_start_time"), at("execution_end_time")
+	if start == 0 {
+		return 0
+	}
+	return max(end-start, 0) / 1000
 }
 
 // summing gathers a summary.

@@ -183,16 +183,4 @@ func eachMessage(messages json.RawMessage, f func(typ string, data json.RawMessa
 	}
 }
 
-// execSeconds is the time from the begin to the end that a summary tells, on the back end's clock.
-func execSeconds(summary json.RawMessage) float64 {
-	var times struct {
-		Start float64 `json:"execution_start_time"`
-		End   float64 `json:"execution_end_time"`
-	}
-	if json.Unmarshal(summary, &times) != nil || times.Start == 0 {
-		return 0
-	}
-	return max(times.End-times.Start, 0) / 1000
-}
-
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -147,7 +147,7 @@ func (a *attempt) bringHome(r backend.Result) (job.Outcome, error) {
 	}
 	out := job.Outcome{State: own.State, Outputs: own.Outputs, Messages: own.Messages, Meta: own.Meta}
 	out.Summary, out.Error = comfy.Summarize(out.Outputs, out.Messages)
-	out.ExecSeconds = execSeconds(out.Summary)
+	out.ExecSeconds = comfy.ExecSeconds(out.Summary)
 	return out, nil
 }
 

@@ -18,12 +18,22 @@ type LogEntry struct {
 	M string `json:"m"`
 }
 
-// logRing holds the last lines of a person's own runs.
-type logRing struct {
-	entries []LogEntry
+// logged is a line and when it was told: few are ever read, so that the rest need no form.
+type logged struct {
+	at   time.Time
+	line string
 }
 
-func (l *logRing) add(e LogEntry) {
+func (l logged) entry() LogEntry {
+	return LogEntry{T: l.at.Format("2006-01-02T15:04:05.000000"), M: strings.TrimRight(l.line, "\r\n") + "\n"}
+}
+
+// logRing holds the last lines of a person's own runs.
+type logRing struct {
+	entries []logged
+}
+
+func (l *logRing) add(e logged) {
 	if len(l.entries) >= logEntries {
 		n := copy(l.entries, l.entries[len(l.entries)-logEntries+1:])
 		l.entries = l.entries[:n]
@@ -36,22 +46,24 @@ func (r *room) logLines(lines ...string) {
 	if r.log == nil {
 		r.log = &logRing{}
 	}
-	now := time.Now().Format("2006-01-02T15:04:05.000000")
-	entries := make([]LogEntry, 0, len(lines))
+	now := time.Now()
 	for _, l := range lines {
 		if len(l) > logLine {
 			l = strings.ToValidUTF8(l[:logLine], "") + "…"
 		}
-		e := LogEntry{T: now, M: strings.TrimRight(l, "\r\n") + "\n"}
-		r.log.add(e)
-		entries = append(entries, e)
+		r.log.add(logged{now, l})
 	}
+	fresh := r.log.entries[max(0, len(r.log.entries)-len(lines)):]
 	var f frame
 	for _, s := range r.sockets {
 		if !s.logs {
 			continue
 		}
 		if f.data == nil {
+			entries := make([]LogEntry, 0, len(fresh))
+			for _, l := range fresh {
+				entries = append(entries, l.entry())
+			}
 			data, err := json.Marshal(map[string]any{"entries": entries, "size": nil})
 			if err != nil { // strings can always be encoded
 				return
@@ -73,7 +85,11 @@ func (h *Hub) Logs(user string) []LogEntry {
 	if r.log == nil {
 		return nil
 	}
-	return append([]LogEntry(nil), r.log.entries...)
+	list := make([]LogEntry, 0, len(r.log.entries))
+	for _, l := range r.log.entries {
+		list = append(list, l.entry())
+	}
+	return list
 }
 
 // SubscribeLogs turns log frames on or off for the sockets of a session of user.

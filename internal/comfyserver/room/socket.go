@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,6 +137,9 @@ func (s *socket) shed() bool {
 
 // write sends what waits until nothing does.
 func (s *socket) write() {
+	// Frames come in bursts. Whoever brings the rest of this one and only waits for a processor goes first: on a busy
+	// server that saves write calls, and on an idle one it takes no time.
+	runtime.Gosched()
 	for {
 		s.mu.Lock()
 		batch := s.queue
