@@ -36,6 +36,7 @@ const (
 // wireConn is one connection.
 type wireConn struct {
 	net.Conn
+	in    *bounded // what br reads from
 	br    *bufio.Reader
 	bw    *bufio.Writer
 	since time.Time // when it became idle
@@ -80,7 +81,9 @@ func (w *wire) exchange(c *wireConn, req *http.Request) (*http.Response, error) 
 			return nil, err
 		}
 	}
+	c.in.left = maxHead
 	resp, readErr := readResponse(c.br, req)
+	c.in.left = unbounded
 	if readErr != nil {
 		stop()
 		return nil, errors.Join(err, readErr)
@@ -98,6 +101,32 @@ func (w *wire) exchange(c *wireConn, req *http.Request) (*http.Response, error) 
 	}
 	resp.Body = body
 	return resp, nil
+}
+
+// maxHead bounds the head of an answer: http.ReadResponse would take one without end.
+const (
+	maxHead   = 1 << 20
+	unbounded = -1
+)
+
+var errHead = errors.New("the head of the answer is too long")
+
+// bounded reads from a connection, at most left bytes unless that is unbounded.
+type bounded struct {
+	net.Conn
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left == unbounded {
+		return b.Conn.Read(p)
+	}
+	if b.left == 0 {
+		return 0, errHead
+	}
+	n, err := b.Conn.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
 }
 
 // readResponse reads the head of the answer and skips those that only announce it.
@@ -153,7 +182,8 @@ func (w *wire) take(req *http.Request) (c *wireConn, kept bool, err error) {
 	if upgrade { // there is one for every run, and only the handshake goes through them
 		in, out = 1<<10, 512
 	}
-	return &wireConn{Conn: conn, br: bufio.NewReaderSize(conn, in), bw: bufio.NewWriterSize(conn, out)}, false, nil
+	from := &bounded{conn, unbounded}
+	return &wireConn{Conn: conn, in: from, br: bufio.NewReaderSize(from, in), bw: bufio.NewWriterSize(conn, out)}, false, nil
 }
 
 // put keeps a connection for the next request.

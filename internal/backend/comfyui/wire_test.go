@@ -170,3 +170,43 @@ func TestRequestsEndWithTheirContext(t *testing.T) {
 		t.Errorf("err = %v", err)
 	}
 }
+
+// TestHeadsWithoutEndAreCut: a server that never comes to the end of its headers fills no memory.
+func TestHeadsWithoutEndAreCut(t *testing.T) {
+	t.Parallel()
+	for what, line := range map[string]string{
+		"headers":     "X-A: " + strings.Repeat("a", 1<<10) + "\r\n",
+		"early hints": "\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n",
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			var sent atomic.Int64
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				c, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer c.Close()
+				_, err = io.WriteString(c, "HTTP/1.1 103 Early Hints\r\n")
+				for err == nil && sent.Load() < 256<<20 {
+					var n int
+					n, err = io.WriteString(c, strings.Repeat(line, 64))
+					sent.Add(int64(n))
+				}
+			}))
+			defer srv.Close()
+			d, err := comfyui.New(srv.URL, comfyui.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.Close()
+			if _, err := d.Probe(t.Context()); err == nil {
+				t.Error("such a server was taken for a good one")
+			}
+			if n := sent.Load(); n > 64<<20 {
+				t.Errorf("%d MB of a head were read", n>>20)
+			}
+		})
+	}
+}
