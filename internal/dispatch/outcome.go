@@ -22,6 +22,7 @@ const (
 	typeBackEndLost = "ComfyuME.BackEndLost"
 	typeRefused     = "ComfyuME.Refused"
 	typeInternal    = "ComfyuME.InternalError"
+	typeTooMuch     = "ComfyuME.TooMuch"
 )
 
 // executionError is the data of an execution_error message, with every field that some client insists on.

@@ -122,9 +122,17 @@ func (n *names) learn(key reported, ref file.Ref) {
 	n.known[key] = ref
 }
 
+// maxReport is how many bytes of JSON a run may report, files aside. Graphs can make texts of any length, and each is
+// in memory several times on its way to everybody who looks.
+const maxReport = 32_000_000
+
 // bringHome makes a result its owner's: files first, then the frames that name them, then the outcome.
 func (a *attempt) bringHome(r backend.Result) (job.Outcome, error) {
 	sent := a.frames.wait()
+	if n := len(r.Outputs) + len(r.Messages); n > maxReport {
+		return a.failed("", "", typeTooMuch, fmt.Sprintf(
+			"The run reported %d MB of text; the studio takes %d MB. Save long texts to a file.", n/1_000_000, maxReport/1_000_000)), nil
+	}
 	found := a.tr.ResultFiles(r)
 	if len(found) > 0 {
 		eachMessage(r.Messages, func(typ string, data json.RawMessage) {

@@ -133,6 +133,16 @@ func TestGraphFailureIsTheOwners(t *testing.T) {
 	})
 }
 
+func TestReportsAreBounded(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		e := s.want(s.submit("ann", "Text "+strings.Repeat("a", 33_000_000)), job.Failed)
+		if !strings.Contains(e.Job.Error, "MB of text") || e.Job.Attempt.N != 1 || len(e.Outcome.Outputs)+len(e.Outcome.Messages) > 10_000 {
+			s.Errorf("error %q after attempt %d, %d bytes of outputs", e.Job.Error, e.Job.Attempt.N, len(e.Outcome.Outputs))
+		}
+		s.want(s.submit("ann", "Text b"), job.Completed)
+	})
+}
+
 func TestOutputsArriveBeforeTheyAreTold(t *testing.T) {
 	inBubble(t, 1, func(s *studio) {
 		s.files.hold = make(chan struct{})
