@@ -188,6 +188,11 @@ func (a *attempt) stage() error {
 	case <-a.ctx.Done():
 		return context.Cause(a.ctx)
 	}
+	if a.deps.Room != nil {
+		if err := a.deps.Room(); err != nil {
+			return hindrance{err}
+		}
+	}
 	if !a.phase.CompareAndSwap(staged, starting) {
 		<-a.ctx.Done() // whoever withdrew it says why
 		return context.Cause(a.ctx)
@@ -201,6 +206,11 @@ func (a *attempt) own(entry job.Entry, hold bool) {
 	a.fence.Store(entry.Job.Attempt.Fence)
 	a.held.Store(hold)
 }
+
+// hindrance marks what keeps every run from starting just now: the disk.
+type hindrance struct{ error }
+
+func (h hindrance) Unwrap() error { return h.error }
 
 // graphError marks what is wrong with the graph itself: its owner has to know, and no other try would help.
 type graphError struct{ error }
@@ -332,6 +342,9 @@ func (a *attempt) settle(out job.Outcome, err error) {
 		a.inbox.send(released{a: a})
 	case a.fence.Load() == 0: // the claim failed
 		a.note().Error("a job could not be claimed", "err", err)
+		if fault.Is(err, fault.Unavailable) { // it would be the same with all others
+			a.inbox.send(hindered{err})
+		}
 		a.inbox.send(released{a: a, notBefore: time.Now().Add(a.options.RetryDelay)})
 	case a.personal(cause):
 		a.finish(a.failure(cause))
@@ -364,7 +377,8 @@ func ofBackEnd(err error) bool {
 func (a *attempt) giveBack(cause error) {
 	lost, misfit, recalled := false, errors.Is(cause, errMisfit), errors.Is(cause, errRecalled)
 	unknown := a.resumed != nil && errors.Is(cause, backend.ErrUnknownRun) // most likely it was never posted
-	if !misfit && !recalled && !unknown {
+	noRoom, full := errors.AsType[hindrance](cause)
+	if !misfit && !recalled && !unknown && !full {
 		if lost = a.posted; ofBackEnd(cause) {
 			a.deps.Fleet.Report(a.backEnd, cause)
 		} else {
@@ -386,6 +400,9 @@ func (a *attempt) giveBack(cause error) {
 		return
 	}
 	switch {
+	case full:
+		a.inbox.send(hindered{noRoom.error})
+		a.inbox.send(released{a: a})
 	case misfit:
 		a.inbox.send(needs{a, a.tr.Needs()})
 	case recalled, unknown:

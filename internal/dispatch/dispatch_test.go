@@ -44,6 +44,7 @@ type studio struct {
 	files   *files
 	missing func(backEnd string, classes []string) []string
 	room    func() error
+	claim   func() error // when it gives an error, that is what claims end with
 	options dispatch.Options
 
 	// Of one start.
@@ -122,7 +123,7 @@ func (s *studio) start() {
 	fl, err = fleet.New(members, nothing{}, fleet.Options{Changed: func() { disp.FleetChanged() }})
 	check(err)
 	disp = dispatch.New(dispatch.Deps{
-		Queue: s.queue, Fleet: fl, Deliver: s.files, Rewriter: mirror{}, Bus: s.bus, Missing: s.missing, Room: s.room,
+		Queue: claims{s.queue, s}, Fleet: fl, Deliver: s.files, Rewriter: mirror{}, Bus: s.bus, Missing: s.missing, Room: s.room,
 	}, s.options)
 	s.disp = disp
 	run, cancel := context.WithCancel(context.Background())
@@ -154,6 +155,21 @@ func (s *studio) start() {
 		}
 	}
 	synctest.Wait()
+}
+
+// claims is a queue on a disk that may have trouble.
+type claims struct {
+	*queue.Service
+	s *studio
+}
+
+func (c claims) Claim(ctx context.Context, id job.ID, p job.ClaimParams) (job.Entry, map[string]string, error) {
+	if c.s.claim != nil {
+		if err := c.s.claim(); err != nil {
+			return job.Entry{}, nil, err
+		}
+	}
+	return c.Service.Claim(ctx, id, p)
 }
 
 // nothing is a catalog.

@@ -46,8 +46,9 @@ type (
 		a       *attempt
 		classes []string
 	}
-	over    struct{ a *attempt } // the job is final, or not ours any more
-	renewed struct{ lost []job.Fence }
+	hindered struct{ err error }  // no run can start for now
+	over     struct{ a *attempt } // the job is final, or not ours any more
+	renewed  struct{ lost []job.Fence }
 )
 
 // loop is the state that one goroutine owns.
@@ -180,6 +181,8 @@ func (l *loop) handle(m any) {
 		l.leave(m.a)
 		l.back(m.a, nil, time.Time{}, "")
 		l.machine.Apply(sched.Needed{Job: m.a.id, Needs: m.classes})
+	case hindered:
+		l.hinder(m.err, time.Now())
 	case over:
 		l.leave(m.a)
 		l.machine.Apply(sched.Ended{Job: m.a.id})
@@ -313,19 +316,30 @@ func (l *loop) anyStaged() bool {
 
 // look asks from time to time whether the disk has room for another run.
 func (l *loop) look(now time.Time) {
-	if l.deps.Room == nil || now.Sub(l.looked) < l.options.RoomEvery {
+	if now.Sub(l.looked) < l.options.RoomEvery {
 		return
 	}
 	l.looked = now
-	full := l.deps.Room()
-	if (full == nil) == (l.full == nil) {
-		return
+	var full error
+	if l.deps.Room != nil {
+		full = l.deps.Room()
 	}
-	if l.full = full; full != nil {
-		l.log.Warn("no new run starts", "err", full)
-	} else {
+	switch {
+	case full != nil:
+		l.hinder(full, now)
+	case l.full != nil:
+		l.full = nil
 		l.log.Info("runs start again")
+		l.pause()
 	}
+}
+
+// hinder lets no run start until the disk is looked at again.
+func (l *loop) hinder(err error, now time.Time) {
+	if l.full == nil {
+		l.log.Warn("no new run starts", "err", err)
+	}
+	l.full, l.looked = err, now
 	l.pause()
 }
 

@@ -289,7 +289,8 @@ func TestFullDiskStopsNewRunsOnly(t *testing.T) {
 		}
 		s.start()
 		running := s.submit("ann", "Wait")
-		synctest.Wait()
+		staged := s.submit("ann", "Text staged")
+		s.want(staged, job.Running)
 		full.Store(fault.New(fault.Unavailable, "The disk is nearly full."))
 		time.Sleep(3 * time.Second)
 		waits := s.submit("ann", "Text a")
@@ -299,10 +300,48 @@ func TestFullDiskStopsNewRunsOnly(t *testing.T) {
 		}
 		s.gpus[0].Release()
 		s.want(running, job.Completed)
+		s.want(staged, job.Pending)
 		s.want(waits, job.Pending)
 		full.Store(nil)
 		time.Sleep(5 * time.Second)
+		if e := s.want(staged, job.Completed); e.Job.Attempt.N != 2 {
+			s.Errorf("attempt %d", e.Job.Attempt.N)
+		}
 		s.want(waits, job.Completed)
+	})
+}
+
+// TestFullDatabaseIsNotAskedForEachJob: what one claim can't write no other can.
+func TestFullDatabaseIsNotAskedForEachJob(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		s.stop()
+		var full atomic.Bool
+		var asked atomic.Int64
+		s.claim = func() error {
+			if !full.Load() {
+				return nil
+			}
+			asked.Add(1)
+			return fault.New(fault.Unavailable, "The disk with the studio's database is full.").WithCode("disk_full")
+		}
+		s.start()
+		full.Store(true)
+		var jobs []job.Job
+		for i := range 50 {
+			jobs = append(jobs, s.submit("ann", fmt.Sprintf("Text %d", i)))
+		}
+		time.Sleep(20 * time.Second)
+		if n := asked.Load(); n < 2 || n > 40 {
+			s.Errorf("%d claims in 20 s", n)
+		}
+		if _, reason, err := s.disp.Why(s.Context(), jobs[0].ID); err != nil || !strings.Contains(reason.Sentence, "is full") {
+			s.Errorf("Why: %+v, %v", reason, err)
+		}
+		full.Store(false)
+		time.Sleep(time.Minute)
+		for _, j := range jobs {
+			s.want(j, job.Completed)
+		}
 	})
 }
 
