@@ -137,9 +137,9 @@ func (m *member) unanswered(err error) bool {
 		m.now.Cause = err.Error()
 		return false
 	case errors.Is(err, backend.ErrTooOld):
-		return m.become(Refused, fmt.Sprintf("%s runs a ComfyUI that is too old.", m.Name), err)
+		return m.become(Refused, fmt.Sprintf("%s can't be used: %v. It needs an update.", m.Name, err), err)
 	case errors.Is(err, backend.ErrNotComfyUI):
-		return m.become(Refused, fmt.Sprintf("%s is not a ComfyUI server.", m.Name), err)
+		return m.become(Refused, fmt.Sprintf("%s is not a ComfyUI server: its address in the settings leads to something else.", m.Name), err)
 	case errors.Is(err, context.DeadlineExceeded) && m.now.State == Ready && m.failures < 2:
 		m.now.Cause = err.Error() // a heavy node can keep a server from answering for a while
 		return false
