@@ -49,12 +49,13 @@ func TestMain(m *testing.M) {
 
 // studioOptions say which studio a test wants.
 type studioOptions struct {
-	frontend string   // version of the editor; empty: none
-	backEnds int      // simulated GPUs; 0 means 1
-	simArgs  []string // knobs of the simulator
-	config   string   // more YAML
-	people   []string // participants; empty: ann and bob
-	host     string   // address to listen on; empty: a free one
+	frontend string        // version of the editor; empty: none
+	backEnds int           // simulated GPUs; 0 means 1
+	simArgs  []string      // knobs of the simulator
+	config   string        // more YAML
+	people   []string      // participants; empty: ann and bob
+	host     string        // address to listen on; empty: a free one
+	prepare  func(*studio) // called before the settings are written; nil: nothing to prepare
 }
 
 // studio is a running server with its back ends, as processes of their own.
@@ -62,6 +63,8 @@ type studio struct {
 	bin, dir, host string
 	scheme         string // http or https
 	backEnds       []*process
+	urls           []string // addresses of the back ends
+	extra          string   // YAML of more back ends
 	server         *process
 }
 
@@ -94,6 +97,7 @@ func startStudio(t *testing.T, o studioOptions) *studio {
 	}
 	var backends strings.Builder
 	if real := os.Getenv("COMFYUME_E2E_BACKEND"); real != "" {
+		s.urls = append(s.urls, strings.TrimSuffix(real, "/"))
 		fmt.Fprintf(&backends, "  - {name: real, driver: comfyui, url: %q}\n", real)
 	} else {
 		for i := range max(1, o.backEnds) {
@@ -105,9 +109,13 @@ func startStudio(t *testing.T, o studioOptions) *studio {
 			p := newProcess(t, s, fmt.Sprintf("gpu%d", i), args)
 			s.backEnds = append(s.backEnds, p)
 			p.start(t)
+			s.urls = append(s.urls, "http://"+addr)
 			waitOK(t, p, "http://"+addr+"/system_stats")
 			fmt.Fprintf(&backends, "  - {name: gpu%d, driver: comfyui, url: \"http://%s\"}\n", i, addr)
 		}
+	}
+	if o.prepare != nil {
+		o.prepare(s)
 	}
 	people := o.people
 	if people == nil {
@@ -122,7 +130,7 @@ func startStudio(t *testing.T, o studioOptions) *studio {
 		frontend = "auto"
 	}
 	config := fmt.Sprintf("listen: %s\ndata: %s\nqueue_api: \"\"\nmetrics: \"\"\nfrontend: %s\nusers:\n%sbackends:\n%s%s",
-		s.host, filepath.Join(s.dir, "data"), frontend, &users, &backends, o.config)
+		s.host, filepath.Join(s.dir, "data"), frontend, &users, &backends, s.extra+o.config)
 	if err := os.WriteFile(s.config(), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
