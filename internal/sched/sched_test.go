@@ -221,7 +221,7 @@ func TestWhy(t *testing.T) {
 	m.Apply(sched.BackEnd{Name: "gpu", Reason: "gpu does not answer."})
 	equal(t, why("ann1"), "No GPU answers at the moment. gpu does not answer.")
 	m.Apply(sched.BackEnd{Name: "gpu", Ready: true})
-	equal(t, why("ann1"), "It is the next one.")
+	equal(t, why("ann1"), "It is the first in line.")
 	equal(t, why("bob1"), "One job goes before it.")
 	equal(t, why("ann2"), "3 jobs go before it.")
 	m.Apply(sched.Paused{On: true, Reason: "The disk is full."})

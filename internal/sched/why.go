@@ -27,7 +27,7 @@ const (
 	WhyRetry     = "retry"        // it is tried again a little later
 	WhyLimit     = "max_running"  // the person has as many running as allowed
 	WhyTurn      = "turn"         // others go first
-	WhyNext      = "next"         // it is the next one
+	WhyNext      = "next"         // it is the first in line
 	WhyUnknown   = "unknown"      // no such job
 )
 
@@ -58,7 +58,7 @@ func (m *Machine) Why(id job.ID, now time.Time) Reason {
 	}
 	pos, _ := m.Place(id)
 	if pos == 1 {
-		return Reason{WhyNext, "It is the next one."}
+		return Reason{WhyNext, "It is the first in line."}
 	}
 	if pos == 2 {
 		return Reason{WhyTurn, "One job goes before it."}

@@ -282,3 +282,45 @@ func TestReconnect(t *testing.T) {
 	last := s.dial("ann", "tab")
 	last.expect("status 0 sid", "execution_start", "execution_cached", "executed 2", "executing 3", "execution_success", "executing null")
 }
+
+// TestStudioState: our extension is told where each job stands: running, next on a back end, or waiting in its place.
+func TestStudioState(t *testing.T) {
+	t.Parallel()
+	s := newStudio(t, room.Options{})
+	tab := s.dial("ann", "tab")
+	tab.expect("status 0 sid")
+	s.hub.Follow("ann", "tab")
+	j := func(n int) job.Job {
+		return job.Job{ID: job.ID(fmt.Sprint("0", n)), User: "ann", PromptID: fmt.Sprint("p", n), Created: time.UnixMilli(int64(n))}
+	}
+	running, next, waits := j(1), j(2), j(3)
+	running.State, running.Started, running.Attempt = job.Running, time.UnixMilli(9), job.Attempt{N: 1, Posted: true, BackEnd: "gpu1"}
+	next.State, next.Attempt = job.Running, job.Attempt{N: 1, BackEnd: "gpu2"}
+	waits.State = job.Pending
+	s.change(job.Submitted, waits, nil)
+	s.change(job.Claimed, next, nil)
+	s.change(job.Posted, running, nil)
+	s.bus.Publish(event.Event{User: "ann", Body: event.Queued{Places: map[job.ID]event.Place{waits.ID: {Position: 4, Reason: "Others come first."}}}})
+	want := []room.JobState{
+		{PromptID: "p1", State: "running", BackEnd: "gpu1", Since: 9},
+		{PromptID: "p2", State: "pending", BackEnd: "gpu2", Since: 2},
+		{PromptID: "p3", State: "pending", Position: 4, Reason: "Others come first.", Since: 3},
+	}
+	for { // until the last of it is told
+		_, raw, err := tab.conn.Read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var f struct {
+			Type string     `json:"type"`
+			Data room.State `json:"data"`
+		}
+		if err := json.Unmarshal(raw, &f); err != nil || f.Type != "comfyume.state" || !strings.Contains(string(raw), "Others") {
+			continue
+		}
+		if d := cmp.Diff(want, f.Data.Jobs); d != "" {
+			t.Error(d)
+		}
+		return
+	}
+}

@@ -20,8 +20,8 @@ type JobState struct {
 	State    string `json:"state"` // pending or running
 	Position int    `json:"position,omitempty"`
 	Reason   string `json:"reason,omitempty"`
-	BackEnd  string `json:"backend,omitempty"`
-	Since    int64  `json:"since"` // ms: since when it waits or runs
+	BackEnd  string `json:"backend,omitempty"` // where it runs, or goes next
+	Since    int64  `json:"since"`             // ms: since when it waits or runs
 }
 
 // state is what our extension shows now. The lock is held.
@@ -37,6 +37,8 @@ func (r *room) state() State {
 			if !n.job.Started.IsZero() {
 				j.Since = n.job.Started.UnixMilli()
 			}
+		} else if n.job.State == job.Running { // it is made ready there and goes when the run before it ends
+			j.BackEnd = n.job.Attempt.BackEnd
 		} else if p, ok := r.places[n.job.ID]; ok {
 			j.Position, j.Reason = p.Position, p.Reason
 		}

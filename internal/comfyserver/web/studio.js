@@ -18,7 +18,7 @@ const css = `
 .comfyume-card li{padding:8px 10px;border-radius:8px;background:var(--comfy-input-bg,#2223);border-left:3px solid var(--border-color,#666)}
 .comfyume-card li[data-state=running]{border-left-color:#2a9d8f}
 .comfyume-card small{display:block;opacity:.75}
-.comfyume-card progress{width:100%;height:6px;margin-top:6px}
+.comfyume-card progress{width:100%;height:6px;margin-top:6px;accent-color:#2a9d8f}
 .comfyume-card a{color:inherit}
 .comfyume-who{display:flex;justify-content:space-between;gap:8px;align-items:baseline;flex-wrap:wrap}
 `;
@@ -43,8 +43,9 @@ function describe(job) {
     const where = job.backend ? ` on ${job.backend}` : "";
     return [`Running${where}`, `for ${since}`];
   }
+  if (job.backend) return [`Next on ${job.backend}`, `waiting for ${since}`];
   const place = job.position ? `Waiting, place ${job.position}` : "Waiting";
-  return [place, [job.reason, `since ${since}`].filter(Boolean).join(" · ")];
+  return [place, [job.reason?.replace(/\.$/, ""), `for ${since}`].filter(Boolean).join(" · ")];
 }
 
 // One line for the badge beside the icon.
