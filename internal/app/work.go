@@ -228,10 +228,17 @@ func (s *Studio) newComfy() error {
 		Catalog: catalogFace{s.catalog}, Packs: s.packs, Templates: templatesFace{s.templates},
 		Checker: s.checker(),
 	}, comfyserver.Options{
-		MaxUpload: int64(s.cfg.Limits.Upload), SocketsPerUser: s.cfg.Limits.SocketsPerUser, Fallback: s.page, Log: s.log,
+		MaxUpload: int64(s.cfg.Limits.Upload), SocketsPerUser: s.cfg.Limits.SocketsPerUser, Fallback: http.HandlerFunc(s.rest), Log: s.log,
 		Spool: spool, Settings: began,
 	})
 	return err
+}
+
+// rest answers GET of what is no address of a ComfyUI server: with the editor's files, or that there is nothing.
+func (s *Studio) rest(w http.ResponseWriter, r *http.Request) {
+	if s.page.Has(r.URL.Path) || !s.door.Lost(w, r) {
+		s.page.ServeHTTP(w, r)
+	}
 }
 
 // spool makes an empty folder for uploads on their way, on the disk whose room is watched. What is in it was left by a

@@ -155,7 +155,7 @@ func bodyError(err error, limit int64) error {
 }
 
 func tooLarge(what string, limit int64) error {
-	return fault.New(fault.Invalid, "%s is larger than the limit of %d MB.", what, limit>>20).
+	return fault.New(fault.Invalid, "%s is larger than the limit of %d MB.", what, max(1, (limit+500_000)/1_000_000)).
 		WithRemedy("Send something smaller, or ask the operator to raise the limit.").WithCode(codeTooLarge)
 }
 

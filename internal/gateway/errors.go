@@ -88,6 +88,17 @@ func (g *Gateway) fail(v *visit, r *http.Request, err error) {
 	g.writeJSON(v, status, body)
 }
 
+// Lost shows who looks at an address where nothing is a page that says so. It reports whether a person looks; programs
+// are left to the face, which calls it with what the door handed it.
+func (g *Gateway) Lost(w http.ResponseWriter, r *http.Request) bool {
+	v, ok := w.(*visit)
+	if !ok || !wantsPage(r) {
+		return false
+	}
+	g.fail(v, r, errNoPage())
+	return true
+}
+
 func codeOf(err error) string {
 	if e, ok := errors.AsType[*fault.Error](err); ok && e.Code != "" {
 		return e.Code
@@ -190,12 +201,12 @@ func errTooLarge(limit int64) error {
 		WithRemedy("Send a smaller file, or ask the operator to raise limits.upload.").WithCode("too_large")
 }
 
-// size writes a number of bytes for people.
+// size writes a number of bytes for people, in the units in which limits are set.
 func size(n int64) string {
 	units := []string{"bytes", "KB", "MB", "GB", "TB"}
 	f, u := float64(n), 0
-	for f >= 1024 && u < len(units)-1 {
-		f, u = f/1024, u+1
+	for f >= 1000 && u < len(units)-1 {
+		f, u = f/1000, u+1
 	}
 	if f >= 10 || f == float64(int64(f)) {
 		return fmt.Sprintf("%.0f %s", f, units[u])

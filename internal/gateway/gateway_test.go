@@ -291,6 +291,31 @@ func TestPaths(t *testing.T) {
 	}
 }
 
+// TestLost: who looks at an address where nothing is sees a page, and a program gets what the face says.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	b := setup(t, gateway.Options{})
+	var g *gateway.Gateway
+	g, err := gateway.New(b.accounts, gateway.Faces{Comfy: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !g.Lost(w, r) {
+			http.Error(w, "404: Not Found", http.StatusNotFound)
+		}
+	})}, gateway.Options{Studio: "s1"})
+	ok(t, err)
+	for dest, want := range map[string]string{"document": "<h1", "image": "404: Not Found", "": "404: Not Found"} {
+		r := httptest.NewRequest("GET", "http://example.com/nothing/here", nil)
+		r.Header.Set("Authorization", "Bearer "+b.token)
+		if dest != "" {
+			r.Header.Set("Sec-Fetch-Dest", dest)
+		}
+		w := httptest.NewRecorder()
+		g.ServeHTTP(w, r)
+		if w.Code != 404 || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%q gets %d %s, want 404 with %s", dest, w.Code, w.Body, want)
+		}
+	}
+}
+
 // TestNobody: without sign-in a page leads to the sign-in, everything else is refused, and static files are given.
 func TestNobody(t *testing.T) {
 	t.Parallel()

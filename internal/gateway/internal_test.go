@@ -71,7 +71,7 @@ func TestDevice(t *testing.T) {
 
 func TestSize(t *testing.T) {
 	t.Parallel()
-	for n, want := range map[int64]string{0: "0 bytes", 1023: "1023 bytes", 1024: "1 KB", 1536: "1.5 KB", 512 << 20: "512 MB", 10 << 30: "10 GB", 1 << 50: "1024 TB"} {
+	for n, want := range map[int64]string{0: "0 bytes", 999: "999 bytes", 1000: "1 KB", 1500: "1.5 KB", 512e6: "512 MB", 10e9: "10 GB", 1e15: "1000 TB"} {
 		if got := size(n); got != want {
 			t.Errorf("%d is %q, want %q", n, got, want)
 		}

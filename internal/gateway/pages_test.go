@@ -71,7 +71,7 @@ func (w work) EachFile(_ context.Context, user string, fn func(gateway.Keepsake)
 	return nil
 }
 
-func (work) Usage(context.Context, string) (int64, int64, error) { return 5 << 30, 10 << 30, nil }
+func (work) Usage(context.Context, string) (int64, int64, error) { return 5e9, 10e9, nil }
 
 func TestLink(t *testing.T) {
 	t.Parallel()

@@ -82,6 +82,9 @@ func (g *Gateway) heading(name string, page any) string {
 	case mePage:
 		return p.Person.Name
 	case signInPage:
+		if p.SignedInAs != "" {
+			return "You are signed in"
+		}
 		return "Sign in"
 	}
 	switch name {
