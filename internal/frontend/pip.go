@@ -56,23 +56,23 @@ func explain(out string, cause error, name, version string) error {
 		}
 	}
 	cause = fmt.Errorf("pip: %s: %w", last, cause)
-	offline := "Bring the package yourself and type: comfyume frontend install FILE.whl"
+	offline := "bring the package yourself and type: comfyume frontend install FILE.whl"
 	switch {
 	case strings.Contains(out, "No module named pip"):
 		return fault.Wrap(fault.Unavailable, cause, "pip is missing, and it brings the editor's page.").
-			WithRemedy("Install it (on Debian: apt-get install python3-pip). Or: %s", offline)
+			WithRemedy("Install it (on Debian: apt-get install python3-pip), or %s", offline)
 	case strings.Contains(out, "DO NOT MATCH THE HASHES"):
 		return fault.Wrap(fault.Invalid, cause, "The package %s %s is not what the index says: its hash differs.", name, version).
 			WithRemedy("Try again; if it stays so, do not use this package index.")
 	case strings.Contains(out, "from versions: none"), strings.Contains(out, "NewConnectionError"),
 		strings.Contains(out, "ConnectTimeoutError"), strings.Contains(out, "Could not fetch URL"):
 		return fault.Wrap(fault.Unavailable, cause, "The package index does not answer or has no %s.", name).
-			WithRemedy("Check the network and pip's settings (pip config list). Or: %s", offline)
+			WithRemedy("Check the network and pip's settings (pip config list), or %s", offline)
 	case strings.Contains(out, "No matching distribution found"):
 		return fault.Wrap(fault.Missing, cause, "There is no version %s of %s.", version, name).
 			WithRemedy("Leave the version out for the tried one, %s.", Pinned)
 	default:
 		return fault.Wrap(fault.Unavailable, cause, "pip could not bring %s %s.", name, version).
-			WithRemedy("Try again. Or: %s", offline)
+			WithRemedy("Try again, or %s", offline)
 	}
 }
