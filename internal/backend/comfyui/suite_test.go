@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"image"
 	"image/png"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"testing"
@@ -86,8 +87,36 @@ func TestSuiteOnTheSimulator(t *testing.T) {
 					t.Error(err)
 				}
 			}()
-			backendtest.Run(t, graphs(t, backendtest.Harness{Open: opener(srv.URL), Restart: func(*testing.T) { server.Crash() }}))
+			backendtest.Run(t, graphs(t, backendtest.Harness{Open: opener(srv.URL), Restart: func(t *testing.T) {
+				server.Crash()
+				answers(t, srv.URL)
+			}}))
 		})
+	}
+}
+
+// answers waits until a server that is gone for a while is back.
+func answers(t *testing.T, address string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for ; ; <-tick.C {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address+"/system_stats", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Close = true
+		resp, err := http.DefaultTransport.RoundTrip(req)
+		if err == nil {
+			if err := resp.Body.Close(); err != nil {
+				t.Error(err)
+			}
+			if resp.StatusCode == http.StatusOK {
+				return
+			}
+		} else if t.Context().Err() != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
