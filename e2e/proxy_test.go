@@ -217,8 +217,10 @@ func behind(t *testing.T, frontend string, proxy func(t *testing.T, studio strin
 	t.Helper()
 	host := freeAddr(t)
 	addr := proxy(t, host)
-	s := startStudio(t, studioOptions{frontend: frontend, host: host,
-		config: fmt.Sprintf("public_url: http://%s/studio\ntrusted_proxies: [127.0.0.1]\n", addr)})
+	s := startStudio(t, studioOptions{
+		frontend: frontend, host: host,
+		config: fmt.Sprintf("public_url: http://%s/studio\ntrusted_proxies: [127.0.0.1]\n", addr),
+	})
 	return s, addr
 }
 

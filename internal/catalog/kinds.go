@@ -9,8 +9,10 @@ import (
 )
 
 // freePathClasses read or write paths of their own choice although their inputs' names do not tell.
-var freePathClasses = []string{"Image Load", "Load Image Batch", "Image Save", "Load Text File", "Save Text File", "Text Load Line From File",
-	"LoadTrainingDataset"}
+var freePathClasses = []string{
+	"Image Load", "Load Image Batch", "Image Save", "Load Text File", "Save Text File", "Text Load Line From File",
+	"LoadTrainingDataset",
+}
 
 // pathNames are names of text inputs by which custom nodes take a path.
 var pathNames = []string{"path", "filepath", "filename_path", "directory", "dir", "folder"}
