@@ -87,7 +87,7 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	var err error
 	db.write, err = sql.Open("sqlite", dsn(db.path,
 		"_pragma=busy_timeout(5000)", "_pragma=journal_mode(WAL)", "_pragma=synchronous("+level+")",
-		"_pragma=foreign_keys(1)", "_pragma=temp_store(MEMORY)", "_pragma=cache_size(-4000)",
+		"_pragma=foreign_keys(1)", "_pragma=temp_store(MEMORY)", "_pragma=cache_size(-2000)",
 		"_pragma=wal_autocheckpoint(4000)", "_pragma=journal_size_limit(33554432)", "_txlock=immediate", "_dqs=0"))
 	if err != nil {
 		return fmt.Errorf("open the database for writing: %w", err)
@@ -102,7 +102,7 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	}
 	db.read, err = sql.Open("sqlite", dsn(db.path,
 		"mode=ro", "_pragma=busy_timeout(5000)", "_pragma=query_only(1)", "_pragma=temp_store(MEMORY)",
-		"_pragma=cache_size(-1000)", "_dqs=0"))
+		"_pragma=cache_size(-500)", "_dqs=0"))
 	if err != nil {
 		return fmt.Errorf("open the database for reading: %w", err)
 	}

@@ -18,7 +18,10 @@ const css = `
 .comfyume-card li{padding:8px 10px;border-radius:8px;background:var(--comfy-input-bg,#2223);border-left:3px solid var(--border-color,#666)}
 .comfyume-card li[data-state=running]{border-left-color:#2a9d8f}
 .comfyume-card small{display:block;opacity:.75}
-.comfyume-card progress{width:100%;height:6px;margin-top:6px;accent-color:#2a9d8f}
+.comfyume-card progress{display:block;width:100%;height:5px;margin-top:8px;border:0;border-radius:3px;overflow:hidden;background:var(--border-color,#6664);appearance:none}
+.comfyume-card progress::-webkit-progress-bar{background:var(--border-color,#6664)}
+.comfyume-card progress::-webkit-progress-value{background:#2a9d8f}
+.comfyume-card progress::-moz-progress-bar{background:#2a9d8f}
 .comfyume-card a{color:inherit}
 .comfyume-who{display:flex;justify-content:space-between;gap:8px;align-items:baseline;flex-wrap:wrap}
 `;
