@@ -127,15 +127,12 @@ func (f Binary) Plain() (plain Binary, ok bool) {
 	return Binary{Event: EventPreview, Format: format, Payload: f.Payload}, true
 }
 
-// IsResult reports whether the frame carries a result and not a preview: nodes that send their pictures over the
-// socket use PNG without metadata.
+// IsResult reports whether the frame carries a result and not a preview. Nodes that send their pictures over the
+// socket use PNG, which a server gives metadata like a preview's where they were asked for; previews are JPEG. What other
+// events mean only their senders know.
 func (f Binary) IsResult() bool {
-	switch f.Event {
-	case EventPreview:
-		return f.Format != FormatJPEG
-	case EventPreviewMetadata:
-		return false
-	default:
-		return true
+	if plain, ok := f.Plain(); ok {
+		f = plain
 	}
+	return f.Event != EventPreview || f.Format != FormatJPEG
 }

@@ -2,12 +2,12 @@ package dispatch
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/json"
 	"sync"
 	"sync/atomic"
 
 	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/comfy"
 	"github.com/ahelme/comfyume/internal/event"
 )
 
@@ -141,9 +141,10 @@ func (f *frames) publish(u backend.Update) {
 	}
 	e := event.Event{User: a.user}
 	if u.Binary != nil {
+		frame, err := comfy.DecodeBinary(u.Binary)
 		e.Body = event.RunBinary{
 			Job: a.id, Attempt: a.job.Attempt.N, PromptID: a.job.PromptID, ClientID: a.job.ClientID,
-			Node: u.Node, Result: !preview(u.Binary), Frame: u.Binary,
+			Node: u.Node, Result: err != nil || frame.IsResult(), Frame: u.Binary,
 		}
 	} else {
 		e.Body = event.RunFrame{
@@ -152,19 +153,4 @@ func (f *frames) publish(u backend.Update) {
 		}
 	}
 	a.deps.Bus.Publish(e)
-}
-
-// preview reports whether a binary frame is a picture of work in progress: a JPEG of event 1, or event 4. A PNG of
-// event 1 is a result, and what other events mean only their senders know.
-func preview(frame []byte) bool {
-	if len(frame) < 8 {
-		return false
-	}
-	switch binary.BigEndian.Uint32(frame) {
-	case 1:
-		return binary.BigEndian.Uint32(frame[4:]) == 1
-	case 4:
-		return true
-	}
-	return false
 }

@@ -103,25 +103,22 @@ func (r *room) runBinary(b event.RunBinary) {
 		return
 	}
 	r.tellStatus()
-	if b.Result {
-		f := frame{kind: kindResult, binary: true, data: b.Frame, run: n}
-		for s := range r.session(n.job.ClientID) {
-			s.push(f)
-		}
-		return
-	}
 	k := keptFrame{key: previewKey, frame: frame{kind: kindProgress, binary: true, key: previewKey, data: b.Frame, run: n}}
 	if plain, ok := plainPreview(b.Frame); ok {
 		k.plain = plain
 	}
-	n.keep(k)
+	if b.Result { // each counts, and is given once
+		k.kind, k.frame.key = kindResult, ""
+	} else {
+		n.keep(k)
+	}
 	for s := range r.session(n.job.ClientID) {
 		s.push(n.previewFor(s, k)...)
 	}
 }
 
-// previewFor returns what s gets for a preview. A preview without metadata belongs to the node of the last executing
-// frame, so that one goes before it when the session's runs take turns.
+// previewFor returns what s gets for a picture. One without metadata belongs to the node of the last executing frame,
+// which therefore goes before it when the session's runs take turns.
 func (n *run) previewFor(s *socket, k keptFrame) []frame {
 	if k.plain == nil || s.preview.Load() {
 		return []frame{k.frame}

@@ -465,13 +465,25 @@ func TestPreviewsFitTheSocket(t *testing.T) {
 		}
 		modern.expect("feature_flags")
 		j := b.start(annsJob())
-		meta := `{"node_id": "1", "image_type": "image/png"}`
-		preview := append([]byte{0, 0, 0, 4, 0, 0, 0, byte(len(meta))}, meta+"\x89PNG"...)
-		b.bus.Publish(event.Event{User: "ann", Body: event.RunBinary{Job: j.ID, Attempt: 1, ClientID: "tab", Node: "1", Frame: preview}})
+		picture := func(typ string, result bool) {
+			meta := `{"node_id": "1", "image_type": "` + typ + `"}`
+			b.bus.Publish(event.Event{User: "ann", Body: event.RunBinary{
+				Job: j.ID, Attempt: 1, ClientID: "tab", Node: "1", Result: result,
+				Frame: append([]byte{0, 0, 0, 4, 0, 0, 0, byte(len(meta))}, meta+"picture"...),
+			}})
+		}
+		picture("image/jpeg", false)
+		old.expect("status 1", "execution_start", "execution_cached", "executing 1", "binary 1")
+		modern.expect("status 1", "execution_start", "execution_cached", "executing 1", "binary 4")
+		for range 3 { // results are all given, at the same moment too
+			picture("image/png", true)
+		}
+		old.expect("binary 1", "binary 1", "binary 1")
+		modern.expect("binary 4", "binary 4", "binary 4")
 		result := []byte{0, 0, 0, 1, 0, 0, 0, 2, 0x89}
 		b.bus.Publish(event.Event{User: "ann", Body: event.RunBinary{Job: j.ID, Attempt: 1, ClientID: "tab", Node: "1", Result: true, Frame: result}})
-		old.expect("status 1", "execution_start", "execution_cached", "executing 1", "binary 1", "binary 1")
-		modern.expect("status 1", "execution_start", "execution_cached", "executing 1", "binary 4", "binary 1")
+		old.expect("binary 1")
+		modern.expect("binary 1")
 	})
 }
 
