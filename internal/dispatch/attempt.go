@@ -262,9 +262,15 @@ func (a *attempt) task() backend.Task {
 }
 
 // takeUp looks for a run from before our start. Until its back end answers, or its lease ends, nothing is known.
-func (a *attempt) takeUp() error {
+func (a *attempt) takeUp() (err error) {
 	a.phase.Store(resuming)
 	a.job = *a.resumed
+	defer func() {
+		// Whoever takes the job on from here does not have the run: should the back end have it, nobody would end it.
+		if err != nil && !errors.Is(err, backend.ErrUnknownRun) && a.final.Err() == nil {
+			a.driver.Cancel(a.job.Attempt.RunID)
+		}
+	}()
 	entry, credentials, err := a.deps.Queue.Load(a.ctx, a.id, a.fence.Load())
 	if fault.Is(err, fault.Conflict) || fault.Is(err, fault.Missing) {
 		return errGone
@@ -285,9 +291,6 @@ func (a *attempt) takeUp() error {
 			return context.Cause(a.ctx)
 		}
 		if !errors.Is(err, backend.ErrUnreachable) || !time.Now().Before(a.job.Attempt.LeaseUntil) {
-			if !errors.Is(err, backend.ErrUnknownRun) {
-				a.driver.Cancel(a.job.Attempt.RunID) // should it be there after all
-			}
 			return err
 		}
 		select {

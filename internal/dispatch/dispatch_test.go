@@ -45,6 +45,7 @@ type studio struct {
 	missing func(backEnd string, classes []string) []string
 	room    func() error
 	claim   func() error // when it gives an error, that is what claims end with
+	load    error        // what the next look at an earlier attempt ends with
 	options dispatch.Options
 
 	// Of one start.
@@ -170,6 +171,14 @@ func (c claims) Claim(ctx context.Context, id job.ID, p job.ClaimParams) (job.En
 		}
 	}
 	return c.Service.Claim(ctx, id, p)
+}
+
+func (c claims) Load(ctx context.Context, id job.ID, fence int64) (job.Entry, map[string]string, error) {
+	if err := c.s.load; err != nil {
+		c.s.load = nil
+		return job.Entry{}, nil, err
+	}
+	return c.Service.Load(ctx, id, fence)
 }
 
 // nothing is a catalog.

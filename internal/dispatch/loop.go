@@ -138,6 +138,7 @@ func (l *loop) found(j job.Job) error {
 	a := l.attempt(j.ID, j.User, j.Attempt.BackEnd)
 	a.resumed = &j
 	a.fence.Store(j.Attempt.Fence)
+	a.stopped.Store(j.Stop) // its back end may not have heard of it
 	l.begin(a)
 	return nil
 }

@@ -425,3 +425,65 @@ func TestNobodyWatchesCostsNoFrames(t *testing.T) {
 		}
 	})
 }
+
+// TestStopBeforeTheRestartHolds: the interrupt was acknowledged, and the process died before the back end heard of it.
+func TestStopBeforeTheRestartHolds(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		j := s.submit("ann", "Wait", "Save file")
+		s.want(j, job.Running)
+		s.gpus[0].net.SetDown(true)
+		if _, err := s.queue.Stop(s.Context(), "ann", j.PromptID); err != nil {
+			s.Fatal(err)
+		}
+		s.stop()
+		s.gpus[0].net.SetDown(false)
+		s.start()
+		time.Sleep(time.Minute)
+		s.want(j, job.Cancelled)
+		if running, _ := s.gpus[0].Queue(); running != "" {
+			s.Error("the stopped run goes on")
+		}
+	})
+}
+
+// TestJobRemovedWhileItIsTakenUpLeavesNoRun: after a restart a posted job may look as if it waited until its back end
+// answers, and its owner may take it out of the queue.
+func TestJobRemovedWhileItIsTakenUpLeavesNoRun(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		j := s.submit("ann", "Wait", "Save file")
+		s.want(j, job.Running)
+		s.stop()
+		s.gpus[0].net.SetDown(true)
+		s.start()
+		gone, err := s.queue.RemovePending(s.Context(), "ann", []string{j.PromptID})
+		if err != nil || len(gone) != 1 {
+			s.Fatalf("removed %v: %v", gone, err)
+		}
+		synctest.Wait()
+		s.gpus[0].net.SetDown(false)
+		time.Sleep(time.Minute)
+		if running, _ := s.gpus[0].Queue(); running != "" {
+			s.Error("the removed run goes on")
+		}
+		next := s.submit("ann", "Text next")
+		s.want(next, job.Completed)
+	})
+}
+
+// TestRunThatCantBeTakenUpLeavesNoRun: its job gets another attempt, and the back end must not run both.
+func TestRunThatCantBeTakenUpLeavesNoRun(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		j := s.submit("ann", "Wait", "Save file")
+		first := s.want(j, job.Running).Job.Attempt.RunID
+		s.stop()
+		s.load = errors.New("a damaged page")
+		s.start()
+		time.Sleep(time.Minute)
+		e := s.want(j, job.Running)
+		if running, _ := s.gpus[0].Queue(); e.Job.Attempt.N != 2 || running == first || running != e.Job.Attempt.RunID {
+			s.Fatalf("attempt %d, %s runs, the first was %s", e.Job.Attempt.N, running, first)
+		}
+		s.gpus[0].Release()
+		s.want(j, job.Completed)
+	})
+}
