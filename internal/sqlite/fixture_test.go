@@ -3,6 +3,7 @@ package sqlite_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"flag"
 	"os"
@@ -25,6 +26,7 @@ type fixture struct {
 	Open    []entry
 	History []entry
 	Secret  map[string]string // of the running job
+	Studio  studio
 }
 
 // entry is a job.Entry whose raw JSON is text: it has to come back byte for byte.
@@ -78,10 +80,7 @@ func TestFixtures(t *testing.T) {
 	for _, folder := range folders {
 		t.Run(filepath.Base(folder), func(t *testing.T) {
 			t.Parallel()
-			path := filepath.Join(t.TempDir(), "comfyume.db")
-			body, err := os.ReadFile(filepath.Join(folder, "comfyume.db"))
-			must(t, err)
-			must(t, os.WriteFile(path, body, 0o600))
+			path := fixtureCopy(t, filepath.Base(folder))
 			raw, err := os.ReadFile(filepath.Join(folder, "queue.json"))
 			must(t, err)
 			var want fixture
@@ -93,7 +92,7 @@ func TestFixtures(t *testing.T) {
 			defer store.Close()
 			q, err := queue.New(t.Context(), store, queue.Options{Sealer: studioKey(t)})
 			must(t, err)
-			if diff := cmp.Diff(want, readFixture(t, q), sameNull); diff != "" {
+			if diff := cmp.Diff(want, readFixture(t, db, q), sameNull); diff != "" {
 				t.Errorf("want -, got +\n%s", diff)
 			}
 			// It is alive: numbers, fences and places go on.
@@ -106,6 +105,7 @@ func TestFixtures(t *testing.T) {
 				t.Errorf("after %+v came %+v", last, e.Job)
 			}
 			must(t, q.Finish(t.Context(), j.ID, e.Job.Attempt.Fence, queuetest.Outcome(job.Completed)))
+			goOn(t, db, want.Studio)
 		})
 	}
 }
@@ -119,18 +119,31 @@ var sameNull = cmp.Comparer(func(x, y json.RawMessage) bool {
 func TestFixtureIsOfThisSchema(t *testing.T) {
 	t.Parallel()
 	present := open(t, filepath.Join(t.TempDir(), "comfyume.db"))
-	var version string
-	must(t, present.QueryRow(t.Context(), `select max(version_id) from goose_db_version`).Scan(&version))
-	body, err := os.ReadFile(filepath.Join("testdata", "schema-"+version, "comfyume.db"))
-	if err != nil {
-		t.Fatalf("schema %s has no fixture; write it with -update: %v", version, err)
-	}
-	path := filepath.Join(t.TempDir(), "comfyume.db")
-	must(t, os.WriteFile(path, body, 0o600))
+	path := fixtureCopy(t, "schema-"+presentSchema(t))
 	if diff := cmp.Diff(schema(t, open(t, path)), schema(t, present)); diff != "" {
 		t.Errorf("a migration was changed after its fixture was written. If it has been released, put it back and add a new one; "+
 			"if not, delete the fixture and write it again with -update. Fixture -, present +\n%s", diff)
 	}
+}
+
+// presentSchema is the version of a new database.
+func presentSchema(t *testing.T) (version string) {
+	t.Helper()
+	db := open(t, filepath.Join(t.TempDir(), "comfyume.db"))
+	must(t, db.QueryRow(t.Context(), `select max(version_id) from goose_db_version`).Scan(&version))
+	return version
+}
+
+// fixtureCopy returns the path of a copy that may be changed.
+func fixtureCopy(t *testing.T, name string) string {
+	t.Helper()
+	body, err := os.ReadFile(filepath.Join("testdata", name, "comfyume.db"))
+	if err != nil {
+		t.Fatalf("%s has no fixture; write it with -update: %v", name, err)
+	}
+	path := filepath.Join(t.TempDir(), "comfyume.db")
+	must(t, os.WriteFile(path, body, 0o600))
+	return path
 }
 
 // schema returns what the database is made of.
@@ -138,18 +151,26 @@ func schema(t *testing.T, db *sqlite.DB) (all []string) {
 	t.Helper()
 	rows, err := db.Query(t.Context(), `select sql from sqlite_schema where sql is not null order by type, name`)
 	must(t, err)
-	defer rows.Close()
-	for rows.Next() {
-		var text string
-		must(t, rows.Scan(&text))
-		all = append(all, text)
-	}
-	must(t, rows.Err())
+	all, err = texts(rows)
+	must(t, err)
 	return all
 }
 
-// readFixture reads ann's jobs.
-func readFixture(t *testing.T, q *queue.Service) (f fixture) {
+// texts reads rows of one text column.
+func texts(rows *sql.Rows) (all []string, err error) {
+	defer rows.Close()
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, err
+		}
+		all = append(all, text)
+	}
+	return all, rows.Err()
+}
+
+// readFixture reads ann's jobs, and the studio.
+func readFixture(t *testing.T, db *sqlite.DB, q *queue.Service) (f fixture) {
 	t.Helper()
 	open, err := q.Open(t.Context(), "ann")
 	must(t, err)
@@ -164,22 +185,20 @@ func readFixture(t *testing.T, q *queue.Service) (f fixture) {
 		f.History = append(f.History, describe(e))
 		return nil
 	}))
+	f.Studio = readStudio(t, db, open[0])
 	return f
 }
 
 // writeFixture makes the folder of the present schema, unless it is there.
 func writeFixture(t *testing.T) {
+	folder := filepath.Join("testdata", "schema-"+presentSchema(t))
+	if _, err := os.Stat(folder); err == nil {
+		t.Logf("%s is there and stays as it is", folder)
+		return
+	}
 	path := filepath.Join(t.TempDir(), "comfyume.db")
 	db, err := sqlite.Open(t.Context(), path, sqlite.Options{})
 	must(t, err)
-	var schema string
-	must(t, db.QueryRow(t.Context(), `select max(version_id) from goose_db_version`).Scan(&schema))
-	folder := filepath.Join("testdata", "schema-"+schema)
-	if _, err := os.Stat(folder); err == nil {
-		t.Logf("%s is there and stays as it is", folder)
-		must(t, db.Close())
-		return
-	}
 	store, err := sqlite.NewQueue(t.Context(), db)
 	must(t, err)
 	q, err := queue.New(t.Context(), store, queue.Options{Sealer: studioKey(t)})
@@ -208,7 +227,8 @@ func writeFixture(t *testing.T) {
 	if _, err := q.RemovePending(t.Context(), "ann", []string{submit(nil).PromptID}); err != nil {
 		t.Fatal(err)
 	}
-	raw, err := json.MarshalIndent(readFixture(t, q), "", " ")
+	fill(t, db, e.Job)
+	raw, err := json.MarshalIndent(readFixture(t, db, q), "", " ")
 	must(t, err)
 	must(t, store.Close())
 	must(t, db.Close())
