@@ -15,6 +15,7 @@ func Conform(t *testing.T, shelf Shelf) {
 		{"wrong submissions are refused", testRefusals},
 		{"a repeated submission is one job", testRepeat},
 		{"a finished prompt id can be used again", testReplace},
+		{"only the person's own finished job is replaced", testReplaceConditions},
 		{"prompt ids belong to a person", testPromptIDsArePersonal},
 		{"concurrent repeats are one job", testConcurrentRepeat},
 		{"numbers", testNumbers},

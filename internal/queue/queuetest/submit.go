@@ -209,6 +209,30 @@ func testReplace(t *testing.T, shelf Shelf) {
 	old, err := b.Get(t.Context(), first.ID)
 	b.must(err)
 	equal(t, "the first one", []any{old.Hidden, old.State}, []any{true, job.Completed})
+	if _, _, err := b.store.Task(t.Context(), first.Seq); err != queue.ErrMissing {
+		t.Errorf("what a replaced job asked for is still there: %v", err)
+	}
+}
+
+// testReplaceConditions: a store hides no job because the service says so.
+func testReplaceConditions(t *testing.T, shelf Shelf) {
+	b := start(t, shelf(t), queue.Options{})
+	bobs := b.finish(b.submit("bob", prompt("p1")).ID, job.Completed)
+	others := b.finish(b.submit("ann", prompt("p2")).ID, job.Completed)
+	waits := b.submit("ann", prompt("p3"))
+	for promptID, old := range map[string]job.Job{"p1": bobs, "p9": others, "p3": waits} {
+		in := queue.Insertion{Replace: old.Seq, Request: Submission("ann", 9).Request}
+		in.Job = job.Job{ID: job.ID("new-" + promptID), User: "ann", PromptID: promptID, State: job.Pending, Created: old.Created}
+		clash, err := b.store.Insert(t.Context(), in, func(int64) {})
+		b.must(err)
+		if wanted := old.ID == waits.ID; (clash != nil) != wanted {
+			t.Errorf("%s: clash %v", promptID, clash)
+		}
+		after, err := b.Get(t.Context(), old.ID)
+		b.must(err)
+		equal(t, promptID, after, old)
+	}
+	equal(t, "bob's", b.history("bob", -1, -1), []string{"p1"})
 }
 
 func testPromptIDsArePersonal(t *testing.T, shelf Shelf) {

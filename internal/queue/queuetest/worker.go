@@ -99,6 +99,9 @@ func testStaleFence(t *testing.T, shelf Shelf) {
 	if err := b.store.Claim(t.Context(), j.Seq, job.Attempt{N: 9}, func(int64) { t.Error("done was called") }); err != queue.ErrStale {
 		t.Errorf("the store claimed a running job: %v", err)
 	}
+	b.must(b.store.Finish(t.Context(), []queue.Ending{{Ref: queue.Ref{Seq: j.Seq}, State: job.Cancelled}}, func(ended []int64) {
+		equal(t, "a running job ended as a pending one", ended, []int64{0})
+	}))
 	b.must(b.Finish(t.Context(), j.ID, e.Job.Attempt.Fence, Outcome(job.Completed)))
 	stale("finished by another")
 	refused(t, "finish twice", b.Finish(t.Context(), j.ID, e.Job.Attempt.Fence, Outcome(job.Failed)), fault.Conflict, "stale_fence")
