@@ -190,39 +190,11 @@ func hide(raw json.RawMessage, secret string) json.RawMessage {
 	if !bytes.Contains(raw, quoted[1:len(quoted)-1]) && !bytes.Contains(raw, []byte(secret)) {
 		return raw
 	}
-	return mapStrings(raw, func(s string) string { return strings.ReplaceAll(s, secret, hidden) })
-}
-
-// mapStrings puts every string in raw, keys as well, through f. What can't be read is left out.
-func mapStrings(raw json.RawMessage, f func(string) string) json.RawMessage {
-	switch pyjson.KindOf(raw) {
-	case pyjson.String:
-		return pyjson.Quote(f(pyjson.TextOf(raw)))
-	case pyjson.Object:
-		members, err := pyjson.Members(raw)
-		if err != nil {
-			return json.RawMessage("{}")
-		}
-		for i := range members {
-			members[i].Key, members[i].Value = f(members[i].Key), mapStrings(members[i].Value, f)
-		}
-		return pyjson.AppendObject(nil, members)
-	case pyjson.Array:
-		elements, err := pyjson.Elements(raw)
-		if err != nil {
-			return json.RawMessage("[]")
-		}
-		out := []byte{'['}
-		for i, e := range elements {
-			if i > 0 {
-				out = append(out, ", "...)
-			}
-			out = append(out, mapStrings(e, f)...)
-		}
-		return append(out, ']')
-	default:
-		return raw
+	out, err := pyjson.MapStrings(raw, func(s string) string { return strings.ReplaceAll(s, secret, hidden) })
+	if err != nil {
+		return json.RawMessage("null") // what can't be read can't be shown
 	}
+	return out
 }
 
 // replace replaces a word inside JSON strings by another text.

@@ -7,10 +7,15 @@ package pyjson
 import (
 	"encoding/json"
 	"fmt"
+	"unicode/utf8"
 )
 
 // MaxDepth is how deep values may be nested. It is about where Python's own reader gives up.
 const MaxDepth = 1000
+
+// MaxDigits is how long an integer may be. Python's own reader takes no more, because reading longer ones takes time
+// that grows with the square of their length.
+const MaxDigits = 4300
 
 // SyntaxError says where a text stops being JSON.
 type SyntaxError struct {
@@ -61,10 +66,20 @@ func KindOf(raw json.RawMessage) Kind {
 	}
 }
 
-// Check returns nil when raw is exactly one value, space around it allowed, and the place where it is not otherwise.
+// Check returns nil when raw is exactly one value in UTF-8, space around it allowed, and the place where it is not
+// otherwise.
 func Check(raw []byte) error {
-	_, _, err := whole(raw)
-	return err
+	if _, _, err := whole(raw); err != nil {
+		return err
+	}
+	if !utf8.Valid(raw) {
+		at := 0
+		for r, size := rune(0), 0; r != utf8.RuneError || size != 1; at += size {
+			r, size = utf8.DecodeRune(raw[at:])
+		}
+		return &SyntaxError{at - 1, "a byte that is not UTF-8"}
+	}
+	return nil
 }
 
 // Valid reports whether raw is exactly one value.
@@ -244,6 +259,11 @@ func scanNumber(b []byte, i int) (int, error) {
 		i = skipDigits(b, i)
 	default:
 		return 0, &SyntaxError{start, "a value is expected"}
+	}
+	if i-start > MaxDigits+1 || i-start == MaxDigits+1 && b[start] != '-' {
+		if i == len(b) || b[i] != '.' && b[i] != 'e' && b[i] != 'E' {
+			return 0, &SyntaxError{start, "an integer of more than 4300 digits"}
+		}
 	}
 	if i < len(b) && b[i] == '.' {
 		end := skipDigits(b, i+1)

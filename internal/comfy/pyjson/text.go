@@ -146,6 +146,25 @@ func appendUnit(dst []byte, r rune) []byte {
 // Quote returns s as a string value.
 func Quote(s string) json.RawMessage { return AppendString(make([]byte, 0, len(s)+2), s) }
 
+// MapStrings puts every string in raw, keys as well, through f. Everything else stays byte for byte.
+func MapStrings(raw []byte, f func(string) string) ([]byte, error) {
+	out := make([]byte, 0, len(raw))
+	from := 0
+	for i := 0; i < len(raw); {
+		if raw[i] != '"' {
+			i++
+			continue
+		}
+		end, err := scanString(raw, i)
+		if err != nil {
+			return nil, err
+		}
+		out = AppendString(append(out, raw[from:i]...), f(unquote(raw[i:end])))
+		i, from = end, end
+	}
+	return append(out, raw[from:]...), nil
+}
+
 // Clean returns raw as JSON that every reader takes: NaN and the infinities become null. It works on tokens, so
 // everything else stays byte for byte, and it returns raw itself when there is nothing to do.
 func Clean(raw []byte) []byte { return clean(raw, "null", "null") }
@@ -168,7 +187,7 @@ func clean(raw []byte, plus, minus string) []byte {
 		case c == '"':
 			end, err := scanString(raw, i)
 			if err != nil {
-				end = i + 1 // not JSON: go on, the reader will say so
+				return raw // not JSON: the reader will say so
 			}
 			i = end
 		case c == 'N' && bytes.HasPrefix(raw[i:], []byte("NaN")):
