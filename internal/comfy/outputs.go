@@ -111,15 +111,19 @@ func (w *walk) object(raw json.RawMessage) (json.RawMessage, error) {
 	if changed == entry {
 		return raw, nil
 	}
+	placed := changed.Subfolder == "" // an entry that names no subfolder gets one only where it needs one
 	for i := range members {
 		switch members[i].Key {
 		case "filename":
 			members[i].Value = pyjson.Quote(changed.Filename)
 		case "subfolder":
-			members[i].Value = pyjson.Quote(changed.Subfolder)
+			members[i].Value, placed = pyjson.Quote(changed.Subfolder), true
 		case "type":
 			members[i].Value = pyjson.Quote(changed.Type)
 		}
+	}
+	if !placed {
+		members = append(members, pyjson.Member{Key: "subfolder", Value: pyjson.Quote(changed.Subfolder)})
 	}
 	return pyjson.AppendObject(nil, members), nil
 }
