@@ -65,8 +65,14 @@ func (c *class) core() bool {
 // hold for them. The list follows ComfyUI 0.3.64; the description does not tell.
 var ownChecks = map[string][]string{
 	"LoadLatent": {"latent"}, "LoadImage": {"image"}, "LoadImageMask": {"image"}, "LoadImageOutput": {"image"},
-	"LoadAudio": {"audio"}, "LoadVideo": {"file"}, "LoadImageSetNode": {"images", "resize_method"},
+	"LoadAudio": {"audio"}, "LoadVideo": {"file"}, "LoadImageSetNode": {"images", "resize_method"}, "WebcamCapture": {"image"},
+	"FluxProUltraImageNode": {"aspect_ratio"},
+	"KlingCameraControls":   {"horizontal_movement", "vertical_movement", "pan", "tilt", "roll", "zoom"},
+	"TripoConversionNode":   {inputTypes},
 }
+
+// inputTypes is among a class's own checks where it looks at the types of what it is linked to by itself.
+const inputTypes = "input_types"
 
 func (c *class) checksItself(in string) bool { return slices.Contains(ownChecks[c.name], in) }
 

@@ -2,9 +2,14 @@ package catalog
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
 	"math/big"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/ahelme/comfyume/internal/comfy"
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
@@ -96,13 +101,10 @@ func convert(typ string, value json.RawMessage) (converted json.RawMessage, prob
 func toInt(value json.RawMessage) (json.RawMessage, string) {
 	switch pyjson.KindOf(value) {
 	case pyjson.Number:
-		n, ok := pyjson.ParseNum(value)
-		if !ok {
-			return value, "invalid literal for int()"
-		}
+		n, _ := pyjson.ParseNum(value)
 		whole, ok := n.Truncate()
 		if !ok {
-			if strings.Contains(n.String(), "nan") {
+			if math.IsNaN(n.Float()) {
 				return value, "cannot convert float NaN to integer"
 			}
 			return value, "cannot convert float infinity to integer"
@@ -114,8 +116,15 @@ func toInt(value json.RawMessage) (json.RawMessage, string) {
 		}
 		return json.RawMessage("0"), ""
 	case pyjson.String:
-		text := strings.TrimSpace(pyjson.TextOf(value))
-		if i, ok := new(big.Int).SetString(strings.ReplaceAll(text, "_", ""), 10); ok {
+		text, ok := plainNumber(pyjson.TextOf(value))
+		if !ok {
+			return value, ""
+		}
+		if digits := strings.TrimLeft(text, "+-"); len(digits) > pyjson.MaxDigits && strings.Trim(digits, "0123456789") == "" {
+			return value, fmt.Sprintf("Exceeds the limit (%d digits) for integer string conversion: value has %d digits; use sys.set_int_max_str_digits() to increase the limit",
+				pyjson.MaxDigits, len(digits))
+		}
+		if i, ok := new(big.Int).SetString(text, 10); ok {
 			return json.RawMessage(i.String()), ""
 		}
 		return value, "invalid literal for int() with base 10: " + pyjson.Repr(value)
@@ -127,19 +136,49 @@ func toInt(value json.RawMessage) (json.RawMessage, string) {
 func toFloat(value json.RawMessage) (json.RawMessage, string) {
 	switch pyjson.KindOf(value) {
 	case pyjson.Number:
-		return value, ""
+		n, _ := pyjson.ParseNum(value)
+		if !n.IsFloat() && math.IsInf(n.Float(), 0) {
+			return value, "int too large to convert to float"
+		}
+		return pyjson.FloatNum(n.Float()).JSON(), ""
 	case pyjson.Bool:
-		return toInt(value)
+		if pyjson.Truthy(value) {
+			return json.RawMessage("1.0"), ""
+		}
+		return json.RawMessage("0.0"), ""
 	case pyjson.String:
-		text := strings.TrimSpace(pyjson.TextOf(value))
-		f, err := strconv.ParseFloat(strings.ReplaceAll(text, "_", ""), 64)
-		if err != nil {
+		text, ok := plainNumber(pyjson.TextOf(value))
+		if !ok {
+			return value, ""
+		}
+		if strings.EqualFold(strings.TrimLeft(text, "+-"), "nan") {
+			return json.RawMessage("NaN"), ""
+		}
+		f, err := strconv.ParseFloat(text, 64)
+		if errors.Is(err, strconv.ErrSyntax) || strings.ContainsAny(text, "xX") {
 			return value, "could not convert string to float: " + pyjson.Repr(value)
 		}
-		return pyjson.FloatNum(f).JSON(), ""
+		return pyjson.FloatNum(f).JSON(), "" // out of range is infinite
 	default:
 		return value, "float() argument must be a string or a real number, not '" + pyjson.TypeName(value) + "'"
 	}
+}
+
+// plainNumber readies a text for being read as a number: Python takes blanks around it and underscores between digits.
+// certain is false for digits of other scripts, which Python takes too.
+func plainNumber(text string) (plain string, certain bool) {
+	text = strings.TrimSpace(text)
+	if strings.ContainsFunc(text, func(r rune) bool { return r >= utf8.RuneSelf && unicode.IsDigit(r) }) {
+		return "", false
+	}
+	digit := func(i int) bool { return i >= 0 && i < len(text) && '0' <= text[i] && text[i] <= '9' }
+	b := make([]byte, 0, len(text))
+	for i := range len(text) {
+		if text[i] != '_' || !digit(i-1) || !digit(i+1) {
+			b = append(b, text[i])
+		}
+	}
+	return string(b), true
 }
 
 // inRange checks min and max. Values that have no order pass: ComfyUI does not get that far with them.

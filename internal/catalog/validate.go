@@ -65,12 +65,13 @@ type nodeError struct {
 // outputs finds the output nodes, or what makes the graph unusable as a whole.
 func (v *validation) outputs(targets []string) (ids []string, refusal json.RawMessage) {
 	for _, n := range v.g.Nodes() {
-		if !n.HasClass {
+		class, ok := pyjson.Get(n.Raw, "class_type")
+		if !ok {
 			return nil, refuse("invalid_prompt", "Cannot execute because a node is missing the class_type property.", "Node ID '#"+n.ID+"'", nil)
 		}
 		k := v.m.classes[n.ClassType]
 		if k == nil {
-			return nil, refuse("invalid_prompt", "Cannot execute because node "+n.ClassType+" does not exist.", "Node ID '#"+n.ID+"'", nil)
+			return nil, refuse("invalid_prompt", "Cannot execute because node "+pyjson.Str(class)+" does not exist.", "Node ID '#"+n.ID+"'", nil)
 		}
 		if k.output && (targets == nil || slices.Contains(targets, n.ID)) {
 			ids = append(ids, n.ID)
@@ -82,11 +83,16 @@ func (v *validation) outputs(targets []string) (ids []string, refusal json.RawMe
 	return ids, nil
 }
 
+// manyOutputs is how many outputs that can't run are told with every faulty node found so far, as ComfyUI does. The
+// later ones are told with what they added: 10,000 of them would make an answer of a gigabyte.
+const manyOutputs = 100
+
 // judge checks every output and says which can run.
 func (v *validation) judge(outputs []string) Verdict {
 	verdict := Verdict{Outputs: []string{}, NodeErrors: empty}
 	errors := newNodeErrors(v.g)
 	details := []byte{}
+	failed, before := 0, 0
 	for _, id := range outputs {
 		r := v.node(id)
 		if r.valid {
@@ -100,7 +106,12 @@ func (v *validation) judge(outputs []string) Verdict {
 			}
 			details = append(append(append(details, e.message...), ": "...), e.details...)
 		}
-		for _, other := range v.order {
+		known := v.order
+		if failed++; failed > manyOutputs {
+			known = v.order[before:]
+		}
+		before = len(v.order)
+		for _, other := range known {
 			if o := v.done[other]; !o.valid && len(o.errors) > 0 {
 				errors.add(other, o, id)
 			}
@@ -123,8 +134,13 @@ func (v *validation) node(id string) *result {
 	v.order = append(v.order, id)
 	n, _ := v.g.Node(id)
 	k := v.m.classes[n.ClassType]
+	if !n.HasInputs {
+		r.exception, r.text = noInputs(n, k)
+	}
 	for i := range k.inputs {
-		v.input(r, n, k, &k.inputs[i])
+		if r.exception == "" {
+			v.input(r, n, k, &k.inputs[i])
+		}
 		if r.exception != "" { // it ends the check of this node, and nothing else of it counts
 			r.errors = nil
 			break
@@ -133,6 +149,21 @@ func (v *validation) node(id string) *result {
 	r.open = false
 	r.valid = r.valid && len(r.errors) == 0 && r.exception == ""
 	return r
+}
+
+// noInputs is what ComfyUI would raise for a node whose inputs are no object.
+func noInputs(n *comfy.Node, k *class) (exception, text string) {
+	raw, ok := pyjson.Get(n.Raw, "inputs")
+	if !ok {
+		return "KeyError", "'inputs'"
+	}
+	switch pyjson.KindOf(raw) {
+	case pyjson.Null, pyjson.Bool, pyjson.Number:
+		if len(k.inputs) > 0 {
+			return "TypeError", "argument of type '" + pyjson.TypeName(raw) + "' is not iterable"
+		}
+	}
+	return "", ""
 }
 
 // input checks one input of a node.
@@ -161,18 +192,19 @@ func (v *validation) link(r *result, k *class, in *input, value json.RawMessage)
 		r.add("bad_linked_input", "Bad linked input, must be a length-2 list of [node_id, slot_index]", in.name, in.extra(value)...)
 		return
 	}
-	from, slot, ok := comfy.Link(value)
+	from, ok := pyjson.Text(parts[0])
 	source, exists := v.g.Node(from)
 	if !ok || !exists {
 		r.exception, r.text = "KeyError", pyjson.Repr(parts[0])
+		if kind := pyjson.KindOf(parts[0]); kind == pyjson.Array || kind == pyjson.Object {
+			r.exception, r.text = "TypeError", "unhashable type: '"+pyjson.TypeName(parts[0])+"'"
+		}
 		return
 	}
 	results := v.m.classes[source.ClassType].results
-	if slot < 0 {
-		slot += len(results) // as Python counts
-	}
-	if slot < 0 || slot >= len(results) {
-		r.exception, r.text = "IndexError", "tuple index out of range"
+	slot, exception, text := index(parts[1], len(results))
+	if exception != "" {
+		r.exception, r.text = exception, text
 		return
 	}
 	if got := results[slot]; !fits(got, k, in) {
@@ -195,9 +227,35 @@ func (v *validation) link(r *result, k *class, in *input, value json.RawMessage)
 	}
 }
 
+// index reads the number of one of n outputs as Python does: from the end where it is negative, and a bool counts.
+func index(raw json.RawMessage, n int) (i int, exception, text string) {
+	num, ok := pyjson.ParseNum(raw)
+	switch {
+	case pyjson.KindOf(raw) == pyjson.Bool:
+		if pyjson.Truthy(raw) {
+			i = 1
+		}
+	case !ok || num.IsFloat():
+		return 0, "TypeError", "tuple indices must be integers or slices, not " + pyjson.TypeName(raw)
+	default:
+		long, ok := num.Int64()
+		if !ok {
+			return 0, "IndexError", "cannot fit 'int' into an index-sized integer"
+		}
+		if long < 0 {
+			long += int64(n)
+		}
+		i = int(max(min(long, int64(n)), -1))
+	}
+	if i < 0 || i >= n {
+		return 0, "IndexError", "tuple index out of range"
+	}
+	return i, "", ""
+}
+
 // fits reports whether an output of type got may go into the input.
 func fits(got string, k *class, in *input) bool {
-	if in.dynamic || !k.core() {
+	if in.dynamic || !k.core() || k.checksItself(inputTypes) {
 		return true
 	}
 	return typesFit(got, in.typeName())

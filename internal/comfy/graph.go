@@ -18,7 +18,6 @@ type Graph struct {
 type Node struct {
 	ID        string
 	ClassType string          // as text; empty when it is missing or no text
-	HasClass  bool            // there is a class_type, and it is text
 	Inputs    []pyjson.Member // in order; nil when the node has none
 	HasInputs bool            // there is an inputs object
 	Title     string          // _meta.title
@@ -54,7 +53,7 @@ func parseNode(m pyjson.Member) (Node, error) {
 	for _, f := range fields {
 		switch f.Key {
 		case "class_type":
-			n.ClassType, n.HasClass = pyjson.Text(f.Value)
+			n.ClassType = pyjson.TextOf(f.Value)
 		case "inputs":
 			if pyjson.KindOf(f.Value) != pyjson.Object {
 				continue
@@ -95,30 +94,6 @@ func (n *Node) Input(name string) (value json.RawMessage, ok bool) {
 		}
 	}
 	return nil, false
-}
-
-// Link reads a value as the output of another node: a list of a node id and an output number. Lists of another
-// form are no links.
-func Link(value json.RawMessage) (node string, output int, ok bool) {
-	if pyjson.KindOf(value) != pyjson.Array {
-		return "", 0, false
-	}
-	parts, err := pyjson.Elements(value)
-	if err != nil || len(parts) != 2 {
-		return "", 0, false
-	}
-	if node, ok = pyjson.Text(parts[0]); !ok {
-		node = pyjson.Str(parts[0]) // clients send numeric ids too
-	}
-	n, ok := pyjson.ParseNum(parts[1])
-	if !ok {
-		return "", 0, false
-	}
-	i, ok := n.Int64()
-	if !ok || int64(int(i)) != i {
-		return "", 0, false
-	}
-	return node, int(i), true
 }
 
 // Literal returns a value that is written in the graph itself as nodes get it: {"__value__": x} is x, so that a list can
