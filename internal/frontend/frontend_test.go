@@ -191,10 +191,11 @@ func TestTypesAndCaching(t *testing.T) {
 		"/templates/gone.json":      {"404 Not Found", "text/plain; charset=utf-8", ""},
 		"/templates/flux-1.webp":    {"200 OK", "image/svg+xml", "no-cache"},
 		"/../comfyume.json":         {"404 Not Found", "text/plain; charset=utf-8", ""},
-		"/assets":                   {"404 Not Found", "text/plain; charset=utf-8", ""},
+		"/assets":                   {"404 Not Found", "application/json; charset=utf-8", ""},
+		"/manager/version":          {"404 Not Found", "application/json; charset=utf-8", ""},
 		"/assets/../index.html":     {"404 Not Found", "text/plain; charset=utf-8", ""},
 		"/%2e%2e/comfyume.json":     {"404 Not Found", "text/plain; charset=utf-8", ""},
-		"/assets/%00":               {"404 Not Found", "text/plain; charset=utf-8", ""},
+		"/assets/%00":               {"404 Not Found", "application/json; charset=utf-8", ""},
 	} {
 		res := get(s, path)
 		got := answer{res.Status, res.Header.Get("Content-Type"), res.Header.Get("Cache-Control")}

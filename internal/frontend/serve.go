@@ -208,7 +208,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			noPicture(w)
 			return
 		}
-		http.Error(w, "404: Not Found", http.StatusNotFound)
+		lost(w, name)
 		return
 	}
 	if rest, ok := strings.CutPrefix(name, "templates/"); ok {
@@ -217,6 +217,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		name = rest
 	}
 	s.send(w, r, b, name, f)
+}
+
+const nothing = `{"error": {"type": "not_found", "message": "There is nothing at this address.", "details": "", "extra_info": {}}, "node_errors": {}}`
+
+// lost says that there is no such file. To a program that asks for what only other servers have, such as a custom node's
+// route, it speaks as every route does. The editor must not take it for the list it asked for.
+func lost(w http.ResponseWriter, name string) {
+	if path.Ext(name) != "" {
+		http.Error(w, "404: Not Found", http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(http.StatusNotFound)
+	_, _ = io.WriteString(w, nothing) // an error means that the client left
 }
 
 // send answers with one file in the best form that the browser takes.
