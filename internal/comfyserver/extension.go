@@ -60,13 +60,8 @@ func (s *Server) studioFile(w http.ResponseWriter, c *call) error {
 
 // studioState answers who is signed in and how their jobs stand, and makes the session hear of changes.
 func (s *Server) studioState(w http.ResponseWriter, c *call) error {
-	const settled = 2 * time.Minute
-	if time.Since(s.started) < settled && s.Queue.Remaining(c.user()) > 0 {
-		open, err := s.Queue.Open(c.Context(), c.user())
-		if err != nil {
-			return err
-		}
-		s.hub.Seed(c.user(), open)
+	if err := s.seed(c); err != nil {
+		return err
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	return encode(w, struct {
@@ -80,6 +75,20 @@ func (s *Server) studioState(w http.ResponseWriter, c *call) error {
 		c.user(), c.person.Group, string(c.person.Role), s.options.SignOut, len(s.Catalog.Folders()) > 0,
 		s.hub.Follow(c.user(), c.query().Get("clientId")),
 	})
+}
+
+// seed tells the person's room of jobs of before a restart, while there may be some that nobody told it of.
+func (s *Server) seed(c *call) error {
+	const settled = 2 * time.Minute
+	if time.Since(s.started) > settled || s.Queue.Remaining(c.user()) == 0 {
+		return nil
+	}
+	open, err := s.Queue.Open(c.Context(), c.user())
+	if err != nil {
+		return err
+	}
+	s.hub.Seed(c.user(), open)
+	return nil
 }
 
 // packFile answers with a web file of a custom node. The page's own ones, below core, are the frontend's.
@@ -106,8 +115,7 @@ func (s *Server) packFile(w http.ResponseWriter, c *call) error {
 	if hash != "" {
 		h.Set("ETag", `"`+strings.Trim(hash, `"`)+`"`)
 	}
-	http.ServeContent(w, c.Request, "", time.Time{}, content)
-	return nil
+	return serveContent(w, c, time.Time{}, content)
 }
 
 // starter is the workflow that a new workspace opens on: the operator's choice, else one for a model that is there,

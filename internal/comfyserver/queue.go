@@ -19,6 +19,9 @@ func running(j job.Job) bool { return j.State == job.Running && j.Attempt.Posted
 // neither here nor in history.
 func (s *Server) queueGet(w http.ResponseWriter, c *call) error {
 	s.hub.ListsAsked(c.user())
+	if err := s.seed(c); err != nil {
+		return err
+	}
 	first, pending, err := s.shownQueue(c.Context(), c.user())
 	if err != nil {
 		return err

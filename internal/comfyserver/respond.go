@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"math"
 	"net/http"
@@ -22,6 +23,7 @@ const (
 	codePromptIDUsed = "prompt_id_in_use"
 	codeNoMethod     = "method_not_allowed"
 	codeNoSignIn     = "not_signed_in"
+	codeBadRange     = "bad_range" // 416
 )
 
 const jsonType = "application/json; charset=utf-8"
@@ -83,6 +85,8 @@ func statusOf(err error) int {
 			return http.StatusMethodNotAllowed
 		case codeNoSignIn:
 			return http.StatusUnauthorized
+		case codeBadRange:
+			return http.StatusRequestedRangeNotSatisfiable
 		}
 	}
 	switch fault.KindOf(err) {
@@ -133,6 +137,38 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, user string,
 	sentence, remedy := fault.Public(err)
 	_ = writeJSON(w, status, errorBody(typ, sentence, remedy))
 }
+
+// serveContent answers with a file, or a range of it. Headers are set already.
+func serveContent(w http.ResponseWriter, c *call, modified time.Time, content io.ReadSeeker) error {
+	answer := &contentWriter{ResponseWriter: w}
+	http.ServeContent(answer, c.Request, "", modified, content)
+	if answer.refused {
+		return invalid(codeBadRange, "The file has no such range.")
+	}
+	return nil
+}
+
+// contentWriter keeps net/http from refusing a range in its own words.
+type contentWriter struct {
+	http.ResponseWriter
+	refused bool
+}
+
+func (w *contentWriter) WriteHeader(status int) {
+	if w.refused = status == http.StatusRequestedRangeNotSatisfiable; !w.refused {
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (w *contentWriter) Write(b []byte) (int, error) {
+	if w.refused {
+		return len(b), nil
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// ReadFrom lets the kernel send files.
+func (w *contentWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
 
 // millis is t in milliseconds, as ComfyUI counts.
 func millis(t time.Time) int64 {

@@ -124,11 +124,15 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	path := r.URL.EscapedPath()
 	handle, found, allowed := s.router.match(r.Method, path)
+	page := found.handler == nil && s.options.Fallback != nil && !strings.HasPrefix(path, "/api/")
+	if page {
+		allowed = "GET, HEAD, OPTIONS"
+	}
 	switch {
-	case found.handler == nil && s.options.Fallback != nil && !strings.HasPrefix(path, "/api/"):
+	case page && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		s.options.Fallback.ServeHTTP(w, r)
 		return
-	case found.handler == nil:
+	case found.handler == nil && !page:
 		s.writeError(w, r, person.Name, missing("There is nothing at %s.", clip(path, 200)))
 		return
 	case r.Method == http.MethodOptions:

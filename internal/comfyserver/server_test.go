@@ -108,6 +108,7 @@ func TestAnswers(t *testing.T) {
 		{"GET", "/userdata/..%2F..%2Fetc%2Fpasswd", "", 403, "Invalid path"},
 		{"GET", "/userdata/%252e%252e%252fx", "", 403, "Invalid path"},
 		{"GET", "/userdata/a/b", "", 404, "not_found"}, // a slash must be escaped
+		{"GET", "/v2/userdata?path=..", "", 400, "Invalid path requested"},
 		{"GET", "/view", "", 404, "not_found"},
 		{"GET", "/view?filename=", "", 400, "bad_name"},
 		{"GET", "/view?filename=x&subfolder=a/../../b", "", 403, "outside"},
@@ -205,6 +206,24 @@ func TestJobStaysVisibleWhileItEnds(t *testing.T) {
 	}
 }
 
+// TestJobOfBeforeARestart: a program that polls, and has no socket, misses no end of a job that this process was not
+// told of.
+func TestJobOfBeforeARestart(t *testing.T) {
+	t.Parallel()
+	s := newStudio(t, comfyserver.Options{})
+	if _, _, err := s.queue.Submit(t.Context(), job.Submission{ID: "j1", User: "ann", PromptID: "p1", ClientID: "p1"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, queue := s.do("ann", "GET", "/queue", ""); !strings.Contains(queue, `"queue_pending": [[0, "p1"`) {
+		t.Fatalf("queue: %s", queue)
+	}
+	s.queue.post("ann", "p1")
+	s.queue.finish("ann", "p1", success("p1"))
+	if _, queue := s.do("ann", "GET", "/queue", ""); !strings.Contains(queue, `{"queue_running": [[0, "p1"`) {
+		t.Errorf("the job that just ended is not in the queue: %s", queue)
+	}
+}
+
 func TestAtMostOneShowsAsRunning(t *testing.T) {
 	t.Parallel()
 	s := newStudio(t, comfyserver.Options{})
@@ -270,6 +289,11 @@ func TestFiles(t *testing.T) {
 	if resp.StatusCode != 206 || body != "n" || resp.Header.Get("Content-Type") != "image/png" || resp.Header.Get("X-Content-Type-Options") != "nosniff" {
 		t.Errorf("range: %d %q %v", resp.StatusCode, body, resp.Header)
 	}
+	resp, body = s.do("ann", "GET", "/view?filename=cat.png&type=input", "", "Range", "bytes=99-")
+	if resp.StatusCode != 416 || !strings.Contains(body, "bad_range") || resp.Header.Get("Content-Range") != "bytes */3" {
+		t.Errorf("a range that is not there: %d %q %v", resp.StatusCode, body, resp.Header)
+	}
+	resp, _ = s.do("ann", "GET", "/view?filename=cat.png&type=input", "")
 	if resp, _ := s.do("ann", "GET", "/view?filename=cat.png&type=input", "", "If-None-Match", resp.Header.Get("ETag")); resp.StatusCode != 304 {
 		t.Errorf("a known file was sent again: %d", resp.StatusCode)
 	}
@@ -370,6 +394,14 @@ func TestFallbackTakesTheRest(t *testing.T) {
 	} {
 		if _, body := s.do("ann", "GET", target, ""); !strings.Contains(body, want) {
 			t.Errorf("%s: %s, want %s", target, body, want)
+		}
+	}
+	for method, want := range map[string]string{"OPTIONS": "200 {}", "POST": `405 {"error": {"type": "method_not_allowed"`} {
+		for _, target := range []string{"/", "/nope", "/assets/x.js"} {
+			resp, body := s.do("ann", method, target, "")
+			if got := fmt.Sprint(resp.StatusCode, " ", body); !strings.HasPrefix(got, want) || resp.Header.Get("Allow") != "GET, HEAD, OPTIONS" {
+				t.Errorf("%s %s: %s, want %s", method, target, got, want)
+			}
 		}
 	}
 }

@@ -102,7 +102,10 @@ func (s *Server) userdataTree(w http.ResponseWriter, c *call) error {
 		if dir == "" && fault.Is(err, fault.Missing) {
 			return writeJSON(w, http.StatusOK, []byte("[]"))
 		}
-		return reworded(err, "Invalid path", "Directory not found")
+		if f, ok := errors.AsType[*fault.Error](err); ok && f.Code == file.CodeOutside {
+			return invalid(file.CodeOutside, "Invalid path requested") // 400 in this version of the route
+		}
+		return reworded(err, "Invalid path", "Requested path not found")
 	}
 	slices.SortFunc(entries, func(a, b file.Entry) int {
 		if a.Dir != b.Dir {
@@ -160,8 +163,7 @@ func (s *Server) userdataGet(w http.ResponseWriter, c *call) error {
 	}
 	info := file.Info{Size: entry.Size, Modified: entry.Modified}
 	h.Set("ETag", `"`+shortHash(info)+`"`)
-	http.ServeContent(w, c.Request, "", entry.Modified, content)
-	return nil
+	return serveContent(w, c, entry.Modified, content)
 }
 
 // userdataPost stores the body as a document, whatever it is.
@@ -234,8 +236,7 @@ func (s *Server) template(w http.ResponseWriter, c *call) error {
 		entry, content, err := s.Templates.Template(c.person.Group, pack, name)
 		if err == nil {
 			defer content.Close()
-			serveFile(w, c, file.Info{Ref: file.Ref{Name: path.Base(entry.Path)}, Size: entry.Size, Modified: entry.Modified}, content)
-			return nil
+			return serveFile(w, c, file.Info{Ref: file.Ref{Name: path.Base(entry.Path)}, Size: entry.Size, Modified: entry.Modified}, content)
 		}
 		if !fault.Is(err, fault.Missing) {
 			return asDenied(err)

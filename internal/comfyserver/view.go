@@ -98,8 +98,7 @@ func (s *Server) view(w http.ResponseWriter, c *call) error {
 			return b, "image/png", err
 		})
 	}
-	serveFile(w, c, info, content)
-	return nil
+	return serveFile(w, c, info, content)
 }
 
 // previewForm reads the query's preview: "webp;90", "jpeg", …
@@ -145,7 +144,7 @@ func shortHash(info file.Info) string {
 }
 
 // serveFile answers with a file of the person. Active content is never run in the page's origin.
-func serveFile(w http.ResponseWriter, c *call, info file.Info, content io.ReadSeeker) {
+func serveFile(w http.ResponseWriter, c *call, info file.Info, content io.ReadSeeker) error {
 	h := w.Header()
 	typ := contentType(info.Name)
 	h.Set("Content-Type", typ)
@@ -163,7 +162,7 @@ func serveFile(w http.ResponseWriter, c *call, info file.Info, content io.ReadSe
 		}
 	}
 	// The file itself goes in, so that the kernel can send it.
-	http.ServeContent(w, c.Request, "", info.Modified, content)
+	return serveContent(w, c, info.Modified, content)
 }
 
 // disposition names a download. Characters beyond ASCII go in the second, encoded form.

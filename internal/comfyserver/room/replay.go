@@ -58,6 +58,8 @@ func (r *room) attach(s *socket, known bool) {
 	s.lastOut.Store(now.UnixNano())
 	s.heard = heard
 	r.sockets = append(r.sockets, s)
+	_, s.logs = r.logging[s.sid]
+	delete(r.logging, s.sid)
 	frames := []frame{statusFrame(r.remaining(), s.sid)}
 	if !known {
 		s.push(frames...)
@@ -143,6 +145,12 @@ func (r *room) detach(s *socket) {
 	if s.reload != nil {
 		s.reload.Stop()
 	}
+	if s.logs { // a page subscribes once, and not again when it comes back
+		if r.logging == nil {
+			r.logging = make(map[string]time.Time)
+		}
+		r.logging[s.sid] = time.Now()
+	}
 	for _, n := range r.runs {
 		if n.job.ClientID == s.sid {
 			if r.proven == nil {
@@ -170,9 +178,15 @@ func (r *room) refresh(s *socket) {
 	s.push(frames...)
 }
 
-// recall gives a session that comes back after a restart the ends of runs that it may have missed.
+// recall gives a session that comes back after a restart what nobody here remembers: its open jobs, and the ends of runs
+// that it may have missed.
 func (r *room) recall(s *socket) {
 	h := r.hub
+	if open, err := h.queue.Open(h.ctx, r.user); err != nil {
+		h.log.Warn("reading jobs of before the restart", "user", r.user, "err", err)
+	} else {
+		h.Seed(r.user, open)
+	}
 	final := []job.State{job.Completed, job.Failed, job.Cancelled}
 	jobs, _, err := h.queue.Jobs(h.ctx, r.user, job.ListQuery{States: final, Limit: 20})
 	if err != nil {

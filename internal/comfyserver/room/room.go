@@ -1,6 +1,7 @@
 package room
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,7 +28,8 @@ type room struct {
 	runs     []*run // open ones, and finished ones until they are surely seen; in order of submission
 	holds    map[job.ID]*Hold
 	places   map[job.ID]event.Place
-	proven   map[string]int64 // by session: until when its closed sockets surely got what was sent, ns
+	proven   map[string]int64     // by session: until when its closed sockets surely got what was sent, ns
+	logging  map[string]time.Time // sessions that subscribed to log lines: when their socket was lost
 	log      *logRing
 	batch    []event.Event
 	lagged   bool
@@ -223,6 +225,11 @@ func (r *room) open() int {
 	return n
 }
 
+// waits reports whether a session has an open job. The lock is held.
+func (r *room) waits(sid string) bool {
+	return slices.ContainsFunc(r.runs, func(n *run) bool { return n.job.ClientID == sid && n.ended.IsZero() })
+}
+
 // resync reads the truth anew after events may have been lost: runs that ended meanwhile end now.
 func (r *room) resync() {
 	open, err := r.hub.queue.Open(r.hub.ctx, r.user)
@@ -285,15 +292,13 @@ func (r *room) tick(now time.Time, second int) {
 			s.pinged.Store(now.UnixNano())
 			s.push(frame{kind: kindPing})
 		}
-		if s.talks.Load() || now.Sub(time.Unix(0, s.lastOut.Load())) < r.hub.options.Idle {
+		if s.talks.Load() || now.Sub(time.Unix(0, s.lastOut.Load())) < r.hub.options.Idle || !r.waits(s.sid) {
 			continue
 		}
 		if remaining < 0 {
 			remaining = r.remaining()
 		}
-		if remaining > 0 {
-			s.push(statusFrame(remaining, ""))
-		}
+		s.push(statusFrame(remaining, ""))
 	}
 	r.reap(now)
 	if r.open() > 0 && r.hub.queue.Remaining(r.user) == 0 {
@@ -331,6 +336,7 @@ func (r *room) reap(now time.Time) {
 	if len(r.runs) == 0 {
 		r.runs, r.proven = nil, nil
 	}
+	maps.DeleteFunc(r.logging, func(_ string, lost time.Time) bool { return now.Sub(lost) > keepHeard })
 	if r.empty() && r.drain() {
 		r.tellStatus() // what came meanwhile may need the room
 	}

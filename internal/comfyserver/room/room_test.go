@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -281,6 +282,28 @@ func TestReconnect(t *testing.T) {
 	// The run ended while the socket was away: the session gets all of it, with the results.
 	last := s.dial("ann", "tab")
 	last.expect("status 0 sid", "execution_start", "execution_cached", "executed 2", "executing 3", "execution_success", "executing null")
+}
+
+// TestLogsFollowTheSession: a page asks for log lines once, and not again when its socket was cut.
+func TestLogsFollowTheSession(t *testing.T) {
+	t.Parallel()
+	s := newStudio(t, room.Options{})
+	stays := s.dial("ann", "other") // the room lives on
+	stays.expect("status 0 sid")
+	tab := s.dial("ann", "tab")
+	tab.expect("status 0 sid")
+	s.hub.SubscribeLogs("ann", "tab", true)
+	for range 2 {
+		_ = tab.conn.CloseNow()
+		for s.hub.Watching("ann", "tab") {
+			runtime.Gosched()
+		}
+		tab = s.dial("ann", "tab")
+		tab.expect("status 0 sid")
+		s.bus.Publish(event.Event{User: "ann", Body: event.LogLines{Lines: []string{"got prompt"}}})
+		tab.expect("logs")
+	}
+	stays.silent()
 }
 
 // TestStudioState: our extension is told where each job stands: running, next on a back end, or waiting in its place.

@@ -68,13 +68,16 @@ func (h *Hub) Follow(user, sid string) State {
 	return r.state()
 }
 
-// Seed gives user's room jobs that were open before it was: after a restart nobody announced them to it.
+// Seed gives user's room jobs that were open before it was: after a restart nobody announced them to it. They make the
+// room: a program that asks for its lists, and has no socket, must not find a job in neither of them when it ends.
 func (h *Hub) Seed(user string, open []job.Job) {
-	r := h.look(user)
+	if len(open) == 0 {
+		return
+	}
+	r := h.enter(user)
 	if r == nil {
 		return
 	}
-	r.mu.Lock()
 	added := false
 	for _, j := range open {
 		if r.find(j.ID) == nil && r.holds[j.ID] == nil {

@@ -197,17 +197,18 @@ func TestProgramsThatWaitHearASignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(t, room.Options{})
 		defer b.stop()
-		program, page, idle := b.dial("ann", "program"), b.dial("ann", "page"), b.dial("bob", "program")
+		program, page, idle, beside := b.dial("ann", "tab"), b.dial("ann", "tab"), b.dial("bob", "tab"), b.dial("ann", "other")
 		if err := page.conn.Write(t.Context(), websocket.MessageText, []byte(`{"type": "feature_flags", "data": {}}`)); err != nil {
 			t.Fatal(err)
 		}
-		heard, seen, quiet := program.listen(), page.listen(), idle.listen()
+		heard, seen, quiet, calm := program.listen(), page.listen(), idle.listen(), beside.listen()
 		j := annsJob()
 		j.State, j.Created = job.Pending, time.Now()
 		b.change(job.Submitted, j, nil)
 		count(heard, "")
 		count(seen, "")
 		count(quiet, "")
+		count(calm, "")
 		time.Sleep(31 * time.Second) // the bubble's clock
 		if n := count(heard, `"status"`); n < 4 || n > 7 {
 			t.Errorf("a program that waits heard %d status frames in 31 s, want one every 5 or 6", n)
@@ -217,6 +218,9 @@ func TestProgramsThatWaitHearASignOfLife(t *testing.T) {
 		}
 		if n := count(quiet, `"status"`); n != 0 {
 			t.Errorf("somebody without a job heard %d status frames", n)
+		}
+		if n := count(calm, `"status"`); n != 0 {
+			t.Errorf("a session without a job heard %d status frames", n)
 		}
 	})
 }
