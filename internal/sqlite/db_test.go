@@ -76,6 +76,7 @@ func TestWriteKeepsNeighboursOfAFailure(t *testing.T) {
 					return err
 				}
 				if i%3 == 0 {
+					tx.AfterCommit(func() { t.Error("called although it failed") })
 					return boom
 				}
 				return nil
@@ -133,6 +134,38 @@ func block(t *testing.T, db *sqlite.DB) (release func()) {
 	return func() {
 		close(free)
 		wg.Wait()
+	}
+}
+
+// TestCommitThatFails: nobody of the batch is told that it is durable, and the next one works.
+func TestCommitThatFails(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	release := block(t, db)
+	var wg sync.WaitGroup
+	for i := range 3 {
+		wg.Go(func() {
+			err := db.Write(t.Context(), func(tx *sqlite.Tx) error {
+				tx.AfterCommit(func() { t.Error("called although nothing was committed") })
+				if _, err := tx.Exec(`pragma defer_foreign_keys = 1`); err != nil {
+					return err
+				}
+				_, err := tx.Exec(`insert into job_request(seq, body) values(?, x'00')`, 1000+i) // of no job: found at the commit
+				return err
+			})
+			if err == nil {
+				t.Error("a request was acknowledged without its commit")
+			}
+		})
+	}
+	for db.Waiting() < 3 {
+		runtime.Gosched()
+	}
+	release()
+	wg.Wait()
+	must(t, db.Write(t.Context(), insert("y")))
+	if n := count(t, db); n != 1 {
+		t.Errorf("%d rows, want 1", n)
 	}
 }
 

@@ -152,3 +152,16 @@ func TestFileIsPrivate(t *testing.T) {
 		}
 	}
 }
+
+// TestCommitsWaitForTheDisk: killing a process shows nothing of it, only a power cut would.
+func TestCommitsWaitForTheDisk(t *testing.T) {
+	t.Parallel()
+	db := open(t, filepath.Join(t.TempDir(), "comfyume.db"))
+	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal", "foreign_keys": "1"} {
+		var got string
+		must(t, db.Write(t.Context(), func(tx *sqlite.Tx) error { return tx.QueryRow(`pragma ` + pragma).Scan(&got) }))
+		if got != want {
+			t.Errorf("%s is %s, want %s", pragma, got, want)
+		}
+	}
+}

@@ -4,21 +4,43 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/ahelme/comfyume/internal/sqlite"
 )
 
 // growing are the tables that grow with what people do: no statement may read one of them from end to end.
-var growing = []string{"job", "job_request", "job_outcome", "job_credential", "file", "file_origin", "delivery"}
+var growing = []string{"job", "job_request", "job_outcome", "job_credential", "file", "file_counter", "file_origin", "delivery"}
 
 // scansAllowed are the exceptions, with the reason.
 var scansAllowed = map[string]string{
-	"sqlCountAll": "an operator's list of everybody's jobs, also of those that are in no index",
+	"sqlCountAll":       "an operator's list of everybody's jobs, also of those that are in no index",
+	"sqlOpen":           "an index of the open jobs only, at start",
+	"sqlDeliveriesOver": "now and then; what is over goes, so that the table is as large as what is open",
+}
+
+// scanned returns the table that a step of a plan reads from end to end, by table or index, or "". Plans name tables by
+// their aliases.
+func scanned(query, step string) string {
+	name, whole := strings.CutPrefix(step, "SCAN ")
+	if !whole {
+		return ""
+	}
+	name, _, _ = strings.Cut(name, " ")
+	for _, table := range growing {
+		if name == table || regexp.MustCompile(`\b`+table+`\s+`+regexp.QuoteMeta(name)+`\b`).MatchString(query) {
+			return table
+		}
+	}
+	return ""
 }
 
 // statements returns the SQL constants of the package by name: those whose name begins with sql, and what maps and
@@ -91,6 +113,7 @@ func TestStatements(t *testing.T) {
 	if len(all) < 20 {
 		t.Fatalf("only %d statements were found", len(all))
 	}
+	var scans []string
 	for name, query := range all {
 		must(t, db.Write(t.Context(), func(tx *sqlite.Tx) error {
 			st, err := tx.Plan(query)
@@ -98,12 +121,16 @@ func TestStatements(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 			}
 			for _, step := range st {
-				if table, whole := strings.CutPrefix(step, "SCAN "); whole && slices.Contains(growing, table) && scansAllowed[name] == "" {
-					t.Errorf("%s reads a whole table: %s\n%s", name, step, query)
+				if scanned(query, step) != "" {
+					scans = append(scans, name)
 				}
 			}
 			return nil
 		}))
+	}
+	slices.Sort(scans)
+	if diff := cmp.Diff(slices.Sorted(maps.Keys(scansAllowed)), slices.Compact(scans)); diff != "" {
+		t.Errorf("statements that read a whole table: allowed -, found +\n%s", diff)
 	}
 }
 

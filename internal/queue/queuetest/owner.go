@@ -351,6 +351,9 @@ func testIsolation(t *testing.T, shelf Shelf) {
 		requests, err := b.Requests(t.Context(), user, []job.ID{pending.ID, done.ID, e.Job.ID})
 		b.must(err)
 		equal(t, user+" reads requests", len(requests), 0)
+		stored, err := b.store.Requests(t.Context(), user, []int64{pending.Seq, done.Seq, e.Job.Seq})
+		b.must(err)
+		equal(t, user+" reads requests from the store", len(stored), 0)
 		open, err := b.Open(t.Context(), user)
 		b.must(err)
 		jobs, total, err := b.Jobs(t.Context(), user, job.ListQuery{})
@@ -372,6 +375,17 @@ func testIsolation(t *testing.T, shelf Shelf) {
 	b.must(err)
 	equal(t, "ann's requests", len(requests), 3)
 	equal(t, "a request", requests[done.ID], Submission("ann", 3).Request)
+	if _, _, err := b.store.List(t.Context(), queue.Scope{Ended: done.Seq + 100}, job.ListQuery{States: []job.State{job.Completed}}); err == nil {
+		t.Error("the store lists for nobody")
+	}
+	final := []job.State{job.Completed, job.Failed, job.Cancelled}
+	gone, err := b.RemovePending(t.Context(), "ann", []string{"p1"})
+	b.must(err)
+	hidden, err := b.store.Requests(t.Context(), "ann", []int64{gone[0].Seq})
+	b.must(err)
+	jobs, _, err := b.Jobs(t.Context(), "ann", job.ListQuery{States: final})
+	b.must(err)
+	equal(t, "what is out of history", []int{len(hidden), len(jobs)}, []int{0, 1})
 }
 
 func testOperators(t *testing.T, shelf Shelf) {

@@ -320,6 +320,19 @@ func testLimits(t *testing.T, shelf Shelf) {
 	}
 	wg.Wait()
 	equal(t, "ann's", b.Counts(), job.Counts{Pending: 3})
+	for i := range 16 {
+		wg.Go(func() {
+			if _, _, err := b.Submit(t.Context(), Submission(fmt.Sprint("user", i), 1)); err != nil {
+				refused(t, "everybody's limit", err, fault.Busy, "max_pending")
+			}
+		})
+	}
+	wg.Wait()
+	equal(t, "everybody's", b.Counts(), job.Counts{Pending: 5})
+	for i := range 16 {
+		_, err := b.ClearPending(t.Context(), fmt.Sprint("user", i))
+		b.must(err)
+	}
 	first := b.submit("bob")
 	b.submit("bob")
 	_, _, err := b.Submit(t.Context(), Submission("bob", 1))
@@ -371,6 +384,10 @@ func testCredentials(t *testing.T, shelf Shelf) {
 	if _, sealed, err := b.store.Task(t.Context(), j.Seq); err != nil || sealed != nil {
 		t.Errorf("the credentials are still there after the end: %v %v", sealed, err)
 	}
+	atOnce := b.submit("ann", func(s *job.Submission) { s.Credentials = secret })
+	_, got, err = b.Claim(t.Context(), atOnce.ID, Params())
+	b.must(err)
+	equal(t, "claimed without a restart between", got, secret)
 	plain := b.submit("ann")
 	if _, none, err := b.Claim(t.Context(), plain.ID, Params()); err != nil || none != nil {
 		t.Errorf("credentials of a job without: %v %v", none, err)

@@ -177,6 +177,10 @@ func testFail(t *testing.T, shelf Shelf) {
 	e = b.claim(b.submit("ann").ID)
 	refused(t, "an end that is none", b.Finish(t.Context(), e.Job.ID, e.Job.Attempt.Fence, job.Outcome{State: job.Running}), fault.Invalid, "")
 	equal(t, "counts", b.Counts(), job.Counts{Running: 1, Failed: 1, Cancelled: 1})
+	b.must(b.Finish(t.Context(), e.Job.ID, e.Job.Attempt.Fence, Outcome(job.Failed))) // its back end never told that it began
+	j, err := b.Get(t.Context(), e.Job.ID)
+	b.must(err)
+	equal(t, "began when it ended", j.Started, j.Finished)
 }
 
 func testRestart(t *testing.T, shelf Shelf) {

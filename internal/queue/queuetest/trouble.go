@@ -1,0 +1,133 @@
+package queuetest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/queue"
+)
+
+// testLastWord changes jobs behind the service's back, as another call does between its look and its change: the store's
+// refusal is the answer, and nothing is announced.
+func testLastWord(t *testing.T, shelf Shelf) {
+	b := start(t, shelf(t), queue.Options{})
+	ctx := t.Context()
+	release := func(e job.Entry) {
+		b.must(b.store.Release(ctx, e.Job.Seq, e.Job.Attempt.Fence, func() {}))
+	}
+	run := func() job.Entry { return b.claim(b.submit("ann").ID) }
+	e := run()
+	release(e)
+	b.heard()
+	refused(t, "finish", b.Finish(ctx, e.Job.ID, e.Job.Attempt.Fence, Outcome(job.Completed)), fault.Conflict, "stale_fence")
+	refused(t, "release", b.Release(ctx, e.Job.ID, e.Job.Attempt.Fence, "test"), fault.Conflict, "stale_fence")
+	lost, err := b.Renew(ctx, []job.Fence{{Job: e.Job.ID, N: e.Job.Attempt.Fence}}, time.Now())
+	b.must(err)
+	equal(t, "lost", len(lost), 1)
+	gone, err := b.RemovePending(ctx, "ann", []string{e.Job.PromptID})
+	b.must(err)
+	b.must(b.Posted(e.Job.ID, e.Job.Attempt.Fence))
+	b.heard()
+	asked, err := b.Stop(ctx, "ann", e.Job.PromptID)
+	b.must(err)
+	equal(t, "taken out and asked to stop", []int{len(gone), len(asked)}, []int{0, 0})
+
+	waits := b.submit("ann")
+	b.heard()
+	b.must(b.store.Claim(ctx, waits.Seq, job.Attempt{N: 1, BackEnd: "gpu"}, func(int64) {}))
+	_, _, err = b.Claim(ctx, waits.ID, Params())
+	refused(t, "claim", err, fault.Conflict, "not_pending")
+	refused(t, "fail", b.Fail(ctx, waits.ID, Outcome(job.Failed)), fault.Conflict, "not_pending")
+	gone, err = b.ClearPending(ctx, "ann")
+	b.must(err)
+	equal(t, "cleared", len(gone), 0)
+	equal(t, "announced", b.changes(), nil)
+	b.restart()
+	equal(t, "counts", b.Counts(), job.Counts{Pending: 1, Running: 1})
+}
+
+// testGivenUp: a caller who goes away before the change leaves everything as it was, in the store and in memory.
+func testGivenUp(t *testing.T, shelf Shelf) {
+	b := start(t, shelf(t), queue.Options{MaxPendingPerUser: 2})
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for range 3 { // more than the limit
+		if _, _, err := b.Submit(gone, Submission("ann", 1)); !errors.Is(err, context.Canceled) {
+			t.Fatalf("submit: %v", err)
+		}
+	}
+	j := b.submit("ann")
+	b.restart()
+	if next := b.submit("ann"); next.Number <= j.Number {
+		t.Errorf("number %v came after %v", next.Number, j.Number)
+	}
+	e := b.claim(j.ID)
+	b.heard()
+	if _, err := b.RemovePending(gone, "ann", []string{j.PromptID}); !errors.Is(err, context.Canceled) {
+		t.Errorf("remove: %v", err)
+	}
+	for what, err := range map[string]error{
+		"finish":  b.Finish(gone, j.ID, e.Job.Attempt.Fence, Outcome(job.Completed)),
+		"release": b.Release(gone, j.ID, e.Job.Attempt.Fence, "test"),
+	} {
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	equal(t, "announced", b.changes(), nil)
+	b.must(b.Posted(j.ID, e.Job.Attempt.Fence)) // nobody takes it away any more
+	b.must(b.Finish(t.Context(), j.ID, e.Job.Attempt.Fence, Outcome(job.Completed)))
+}
+
+// testClaimGivenBack: a claim whose request can't be read does not keep the job until its lease ends.
+func testClaimGivenBack(t *testing.T, shelf Shelf) {
+	var leave atomic.Pointer[context.CancelFunc]
+	b := start(t, shelf(t), queue.Options{Notify: func(c job.Changed) {
+		if stop := leave.Load(); stop != nil && c.Change == job.Claimed {
+			(*stop)() // between the claim and the look at what it asks for
+		}
+	}})
+	// Jobs with credentials are read from the store.
+	j := b.submit("ann", func(s *job.Submission) { s.Credentials = map[string]string{"a": "b"} })
+	ctx, cancel := context.WithCancel(t.Context())
+	leave.Store(&cancel)
+	if _, _, err := b.Claim(ctx, j.ID, Params()); !errors.Is(err, context.Canceled) {
+		t.Fatalf("claim: %v", err)
+	}
+	leave.Store(nil)
+	equal(t, "counts", b.Counts(), job.Counts{Pending: 1})
+	if e := b.claim(j.ID); e.Job.Attempt.N != 2 {
+		t.Errorf("attempt %d", e.Job.Attempt.N)
+	}
+}
+
+// testConcurrentClash: of different bodies under one prompt id at the same time one is accepted.
+func testConcurrentClash(t *testing.T, shelf Shelf) {
+	b := start(t, shelf(t), queue.Options{})
+	var accepted atomic.Int32
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			sub := Submission("ann", i)
+			sub.PromptID = "p1"
+			sub.Request.Prompt = json.RawMessage(fmt.Sprintf(`{"1": %d}`, i))
+			_, existing, err := b.Submit(t.Context(), sub)
+			if err == nil && !existing {
+				accepted.Add(1)
+				return
+			}
+			refused(t, "another body", err, fault.Conflict, "prompt_id_in_use")
+		})
+	}
+	wg.Wait()
+	equal(t, "accepted", accepted.Load(), 1)
+	equal(t, "remaining", b.Remaining("ann"), 1)
+}
