@@ -121,7 +121,9 @@ func browserIsEmptied(t *testing.T, host string) {
 		t.Errorf("the second tab still has what ann did: %+v", tr)
 	}
 
-	// Ann comes back without anybody signing out.
+	// Ann comes back without anybody signing out. The second tab would open her editor beside this one and leave new
+	// traces, which are hers.
+	ok(t, chromedp.Do(second, chromedp.Navigate("about:blank")))
 	ok(t, chromedp.Do(first, chromedp.Navigate(link("ann"))))
 	same(t, look(first), traces{})
 }

@@ -65,9 +65,9 @@ func (g *Gateway) clearSiteData(v *visit) {
 }
 
 // cleared notes that the browser's storage is empty and whose editor comes next.
-func (g *Gateway) cleared(v *visit, r *http.Request, post bool) {
+func (g *Gateway) cleared(v *visit, r *http.Request, _ string) {
 	mark := r.PostForm.Get("mark")
-	if raw, err := hex.DecodeString(mark); !post || err != nil || len(raw) != 8 {
+	if raw, err := hex.DecodeString(mark); err != nil || len(raw) != 8 {
 		g.fail(v, r, errNoPage())
 		return
 	}
@@ -77,7 +77,7 @@ func (g *Gateway) cleared(v *visit, r *http.Request, post bool) {
 
 // cleanTab empties one tab of the browser, with what only this tab can reach, and leads to the studio. An editor that
 // hears on the channel "comfyume" that the browser was cleared goes there. A foreign page can't send anybody there.
-func (g *Gateway) cleanTab(v *visit, r *http.Request) {
+func (g *Gateway) cleanTab(v *visit, r *http.Request, _ string) {
 	if site := r.Header.Get("Sec-Fetch-Site"); site == "cross-site" || site == "same-site" {
 		g.redirect(v, r, g.base+"/", http.StatusSeeOther)
 		return
@@ -88,7 +88,7 @@ func (g *Gateway) cleanTab(v *visit, r *http.Request) {
 // signOutPage asks before signing out: what is not saved in the editor goes.
 type signOutPage struct{ Name string }
 
-func (g *Gateway) showSignOut(v *visit, r *http.Request) {
+func (g *Gateway) showSignOut(v *visit, r *http.Request, _ string) {
 	cred, err := g.session(v, r)
 	if err != nil {
 		g.redirect(v, r, g.base+"/signin", http.StatusSeeOther)
@@ -98,7 +98,7 @@ func (g *Gateway) showSignOut(v *visit, r *http.Request) {
 }
 
 // signOut ends the session and empties the browser.
-func (g *Gateway) signOut(v *visit, r *http.Request) {
+func (g *Gateway) signOut(v *visit, r *http.Request, _ string) {
 	for n, c := range r.CookiesNamed(g.cookieName(v, "")) {
 		if n == 4 {
 			break
@@ -114,11 +114,12 @@ func (g *Gateway) signOut(v *visit, r *http.Request) {
 }
 
 // resetEditor empties the browser for the person who asks for it.
-func (g *Gateway) resetEditor(v *visit, r *http.Request) {
+func (g *Gateway) resetEditor(v *visit, r *http.Request) error {
 	g.clearSiteData(v)
 	g.render(v, r, http.StatusOK, "clean", cleanPage{
 		Mark: g.whoMark(v.cred.Person.Name), Next: g.base + "/", Name: v.cred.Person.Name, Tell: true,
 	})
+	return nil
 }
 
 // needSession refuses programs where a person has to be at a browser.

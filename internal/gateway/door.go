@@ -13,76 +13,6 @@ import (
 // maxForm bounds the forms of the door; nobody is signed in when they come.
 const maxForm = 16 << 10
 
-// door answers the studio's own pages. rest is the raw path behind the first segment.
-func (g *Gateway) door(v *visit, r *http.Request, first, rest string) {
-	h := v.Header()
-	h.Set("Cache-Control", "no-store")
-	// Not no-referrer: then a browser names no origin when it sends a form, and on plain http nothing else tells a form
-	// of ours from a foreign one.
-	h.Set("Referrer-Policy", "same-origin")
-	rest, err := url.PathUnescape(rest)
-	if err != nil {
-		g.fail(v, r, errPath(err))
-		return
-	}
-	switch r.Method {
-	case http.MethodGet, http.MethodHead:
-	case http.MethodPost:
-		// A foreign page must not sign a person in as somebody else, nor out.
-		if err := g.sameOrigin(v, r); err != nil {
-			g.fail(v, r, err)
-			return
-		}
-		if err := g.readForm(v, r); err != nil {
-			g.fail(v, r, err)
-			return
-		}
-	default:
-		h.Set("Allow", "GET, HEAD, POST")
-		v.WriteHeader(http.StatusMethodNotAllowed)
-		return
-	}
-	post := r.Method == http.MethodPost
-	switch first + "/" + rest {
-	case "signin/":
-		if post {
-			g.signIn(v, r)
-			return
-		}
-		g.showSignIn(v, r)
-	case "signin/ca.crt":
-		g.giveCA(v, r)
-	case "signin/clean":
-		g.cleanTab(v, r)
-	case "signin/cleared":
-		g.cleared(v, r, post)
-	case "signout/":
-		if post {
-			g.signOut(v, r)
-			return
-		}
-		g.showSignOut(v, r)
-	default:
-		g.deeper(v, r, first, rest, post)
-	}
-}
-
-// deeper answers the pages that carry a code in their address, and those of who is signed in.
-func (g *Gateway) deeper(v *visit, r *http.Request, first, rest string, post bool) {
-	switch {
-	case first == "join" && post:
-		g.join(v, r, rest)
-	case first == "join":
-		g.showJoin(v, r, rest)
-	case first == "link" && rest != "" && !post:
-		g.link(v, r, rest)
-	case first == "me":
-		g.me(v, r, rest, post)
-	default:
-		g.fail(v, r, errNoPage())
-	}
-}
-
 func errNoPage() error {
 	return fault.New(fault.Missing, "There is nothing at this address.")
 }
@@ -119,7 +49,7 @@ func problemOf(err error) *problem {
 	return &problem{sentence, remedy}
 }
 
-func (g *Gateway) showSignIn(v *visit, r *http.Request) {
+func (g *Gateway) showSignIn(v *visit, r *http.Request, _ string) {
 	p := signInPage{Next: localPath(r.URL.Query().Get("next")), CA: len(g.o.CA) > 0}
 	if cred, err := g.session(v, r); err == nil {
 		p.SignedInAs = cred.Person.Name
@@ -127,7 +57,7 @@ func (g *Gateway) showSignIn(v *visit, r *http.Request) {
 	g.render(v, r, http.StatusOK, "signin", p)
 }
 
-func (g *Gateway) signIn(v *visit, r *http.Request) {
+func (g *Gateway) signIn(v *visit, r *http.Request, _ string) {
 	name, next := r.PostForm.Get("name"), localPath(r.PostForm.Get("next"))
 	in, err := g.accounts.SignIn(r.Context(), name, r.PostForm.Get("password"), g.attempt(v, r))
 	if err != nil {
@@ -143,7 +73,7 @@ func (g *Gateway) signIn(v *visit, r *http.Request) {
 }
 
 // giveCA gives the certificate of the studio's own authority, for people to trust it.
-func (g *Gateway) giveCA(v *visit, r *http.Request) {
+func (g *Gateway) giveCA(v *visit, r *http.Request, _ string) {
 	if len(g.o.CA) == 0 {
 		g.fail(v, r, errNoPage())
 		return
@@ -201,15 +131,16 @@ type joinPage struct {
 	SuggestedName string
 }
 
-func (g *Gateway) showJoin(v *visit, r *http.Request, typed string) {
-	if typed == "" {
-		if typed = r.URL.Query().Get("code"); typed != "" {
-			g.redirect(v, r, g.base+"/join/"+url.PathEscape(strings.TrimSpace(typed)), http.StatusSeeOther)
-			return
-		}
-		g.render(v, r, http.StatusOK, "join", joinPage{})
+// askCode asks for a class code, or leads on to the page of one that was typed.
+func (g *Gateway) askCode(v *visit, r *http.Request, _ string) {
+	if typed := strings.TrimSpace(r.URL.Query().Get("code")); typed != "" {
+		g.redirect(v, r, g.base+"/join/"+url.PathEscape(typed), http.StatusSeeOther)
 		return
 	}
+	g.render(v, r, http.StatusOK, "join", joinPage{})
+}
+
+func (g *Gateway) showJoin(v *visit, r *http.Request, typed string) {
 	c, err := g.accounts.Code(r.Context(), typed, v.address)
 	if err != nil {
 		g.joinFailed(v, r, joinPage{Typed: typed}, err)

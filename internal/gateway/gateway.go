@@ -73,7 +73,8 @@ type Gateway struct {
 	pubHost  string
 	trusted  []netip.Prefix
 	origins  *http.CrossOriginProtection
-	pages    *template.Template
+	pages    map[string][]page // of its own, by the first segment of their paths
+	looks    *template.Template
 	styles   pageStyles
 	decoded  decodingProxy
 }
@@ -104,7 +105,8 @@ func New(accounts *account.Service, faces Faces, o Options) (*Gateway, error) {
 		g.trusted = append(g.trusted, p)
 	}
 	var err error
-	g.pages, g.styles, err = parsePages()
+	g.looks, g.styles, err = parsePages()
+	g.pages = byFirst(g.table())
 	return g, err
 }
 
@@ -162,24 +164,8 @@ func (g *Gateway) route(v *visit, r *http.Request) {
 		return
 	}
 	first, rest, deeper := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	switch first {
-	case "healthz", "readyz":
-		if !deeper {
-			g.health(v, r, first == "readyz")
-			return
-		}
-	case "favicon.ico":
-		if !deeper && (g.faces.Static == nil || !g.faces.Static.Has(first)) {
-			g.icon(v, r)
-			return
-		}
-	case "signin", "signout", "join", "link", "me":
-		g.door(v, r, first, rest)
+	if g.own(v, r, first, rest, deeper) || (first == "u" || first == "k") && g.place(v, r, first, rest) {
 		return
-	case "u", "k":
-		if g.place(v, r, first, rest) {
-			return
-		}
 	}
 	g.workspace(v, r, path)
 }
@@ -364,10 +350,14 @@ func (g *Gateway) redirect(v *visit, r *http.Request, to string, status int) {
 	v.WriteHeader(status)
 }
 
-// health answers the probes of supervisors and balancers. They need no sign-in and say nothing of people.
-func (g *Gateway) health(v *visit, r *http.Request, ready bool) {
+// live and ready answer the probes of supervisors and balancers. They need no sign-in and say nothing of people.
+func (g *Gateway) live(v *visit, _ *http.Request, _ string) {
+	g.writeJSON(v, http.StatusOK, map[string]any{"status": "ok"})
+}
+
+func (g *Gateway) ready(v *visit, r *http.Request, _ string) {
 	var reasons []string
-	if ready && g.faces.Ready != nil {
+	if g.faces.Ready != nil {
 		reasons = g.faces.Ready(r.Context())
 	}
 	if len(reasons) > 0 {

@@ -53,39 +53,24 @@ type Keepsake struct {
 // perPage is how many results one page of /me shows.
 const perPage = 60
 
-// me answers a person's own page and what hangs on it.
-func (g *Gateway) me(v *visit, r *http.Request, rest string, post bool) {
-	err := g.enter(v, r)
-	if err != nil {
-		g.refuse(v, r, err)
-		return
-	}
-	v.Header().Add("Vary", "Cookie, Authorization, X-API-Key")
-	if err = v.allowed(""); err == nil && post {
-		err = v.needSession()
-	}
-	if err != nil {
-		g.fail(v, r, err)
-		return
-	}
-	switch {
-	case post:
-		err = g.changeMe(v, r, rest)
-	case rest == "":
-		err = g.showMe(v, r, mePage{})
-	case g.faces.Work == nil:
-		err = errNoPage()
-	case rest == "file":
-		err = g.giveResult(v, r)
-	case rest == "thumb":
-		err = g.giveThumb(v, r)
-	case rest == "everything.zip":
-		err = g.giveEverything(v, r)
-	default:
-		err = errNoPage()
-	}
-	if err != nil {
-		g.fail(v, r, err)
+// mine makes a page for who is signed in. What it changes, a person at a browser has to ask for.
+func (g *Gateway) mine(run func(v *visit, r *http.Request) error) func(*visit, *http.Request, string) {
+	return func(v *visit, r *http.Request, _ string) {
+		if err := g.enter(v, r); err != nil {
+			g.refuse(v, r, err)
+			return
+		}
+		v.Header().Add("Vary", "Cookie, Authorization, X-API-Key")
+		err := v.allowed("")
+		if err == nil && r.Method == http.MethodPost {
+			err = v.needSession()
+		}
+		if err == nil {
+			err = run(v, r)
+		}
+		if err != nil {
+			g.fail(v, r, err)
+		}
 	}
 }
 
@@ -113,7 +98,9 @@ type resultCard struct {
 	Kind        string // image, video, audio or file
 }
 
-func (g *Gateway) showMe(v *visit, r *http.Request, p mePage) error {
+func (g *Gateway) showMe(v *visit, r *http.Request) error { return g.showMeWith(v, r, mePage{}) }
+
+func (g *Gateway) showMeWith(v *visit, r *http.Request, p mePage) error {
 	ctx, user := r.Context(), v.cred.Person.Name
 	var err error
 	if p.Person, err = g.accounts.User(ctx, user); err != nil {
@@ -197,33 +184,34 @@ func kindOf(name string) string {
 	return "file"
 }
 
-// changeMe answers the forms of a person's own page.
-func (g *Gateway) changeMe(v *visit, r *http.Request, rest string) error {
-	ctx, user, form := r.Context(), v.cred.Person.Name, r.PostForm
-	var err error
-	switch rest {
-	case "tokens":
-		secret, t, err := g.accounts.NewToken(ctx, user, form.Get("label"), account.Scope(form.Get("scope")), 0)
-		if err != nil {
-			if fault.KindOf(err) == fault.Internal || fault.Is(err, fault.Unavailable) {
-				return err
-			}
-			return g.showMe(v, r, mePage{Error: problemOf(err)})
-		}
-		return g.showMe(v, r, mePage{NewToken: secret, Label: t.Label}) // shown once, so not after a redirect
-	case "tokens/revoke":
-		err = g.accounts.RevokeToken(ctx, user, form.Get("id"))
-	case "sessions/end":
-		err = g.accounts.EndSession(ctx, user, form.Get("id"))
-	case "sessions/end-others":
-		err = g.accounts.EndSessions(ctx, user, v.cred.ID)
-	case "reset":
-		g.resetEditor(v, r)
-		return nil
+func (g *Gateway) newToken(v *visit, r *http.Request) error {
+	label, scope := r.PostForm.Get("label"), account.Scope(r.PostForm.Get("scope"))
+	secret, t, err := g.accounts.NewToken(r.Context(), v.cred.Person.Name, label, scope, 0)
+	switch {
+	case err == nil:
+		return g.showMeWith(v, r, mePage{NewToken: secret, Label: t.Label}) // shown once, so not after a redirect
+	case fault.KindOf(err) == fault.Internal || fault.Is(err, fault.Unavailable):
+		return err
 	default:
-		return errNoPage()
+		return g.showMeWith(v, r, mePage{Error: problemOf(err)})
 	}
-	if err != nil && !fault.Is(err, fault.Missing) { // Missing: it had ended already
+}
+
+func (g *Gateway) revokeToken(v *visit, r *http.Request) error {
+	return g.ended(v, r, g.accounts.RevokeToken(r.Context(), v.cred.Person.Name, r.PostForm.Get("id")))
+}
+
+func (g *Gateway) endSession(v *visit, r *http.Request) error {
+	return g.ended(v, r, g.accounts.EndSession(r.Context(), v.cred.Person.Name, r.PostForm.Get("id")))
+}
+
+func (g *Gateway) endOthers(v *visit, r *http.Request) error {
+	return g.ended(v, r, g.accounts.EndSessions(r.Context(), v.cred.Person.Name, v.cred.ID))
+}
+
+// ended leads back to the list of what lets in. What is missing there had ended already.
+func (g *Gateway) ended(v *visit, r *http.Request, err error) error {
+	if err != nil && !fault.Is(err, fault.Missing) {
 		return err
 	}
 	g.redirect(v, r, g.base+"/me#access", http.StatusSeeOther)
@@ -231,6 +219,9 @@ func (g *Gateway) changeMe(v *visit, r *http.Request, rest string) error {
 }
 
 func (g *Gateway) giveResult(v *visit, r *http.Request) error {
+	if g.faces.Work == nil {
+		return errNoPage()
+	}
 	res, file, err := g.faces.Work.Open(r.Context(), v.cred.Person.Name, r.URL.Query().Get("id"))
 	if err != nil {
 		return err
@@ -250,6 +241,9 @@ func (g *Gateway) giveResult(v *visit, r *http.Request) error {
 }
 
 func (g *Gateway) giveThumb(v *visit, r *http.Request) error {
+	if g.faces.Work == nil {
+		return errNoPage()
+	}
 	file, modified, err := g.faces.Work.Thumb(r.Context(), v.cred.Person.Name, r.URL.Query().Get("id"))
 	if err != nil {
 		return err
@@ -266,6 +260,9 @@ func (g *Gateway) giveThumb(v *visit, r *http.Request) error {
 // giveEverything streams one zip of all that is the person's. Pictures and films don't shrink, so that nothing is
 // compressed again.
 func (g *Gateway) giveEverything(v *visit, r *http.Request) error {
+	if g.faces.Work == nil {
+		return errNoPage()
+	}
 	user := v.cred.Person.Name
 	h := v.Header()
 	h.Set("Content-Type", "application/zip")

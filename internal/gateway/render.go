@@ -99,7 +99,7 @@ func (g *Gateway) heading(name string, page any) string {
 // render answers with a page of the door.
 func (g *Gateway) render(v *visit, r *http.Request, status int, name string, page any) {
 	var body bytes.Buffer
-	err := g.pages.ExecuteTemplate(&body, name, view{
+	err := g.looks.ExecuteTemplate(&body, name, view{
 		Title: g.o.Title, Heading: g.heading(name, page), Base: g.base, Insecure: g.o.Insecure && !v.secure,
 		Style: g.styles.style, Script: g.styles.script, Page: page,
 	})
