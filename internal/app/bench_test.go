@@ -66,7 +66,7 @@ func BenchmarkRun(b *testing.B) {
 }
 
 // studio runs a studio with people and simulated back ends and calls fn with its address and a token for each person.
-func studio(b *testing.B, users, backEnds int, fn func(address string, tokens []string)) {
+func studio(b testing.TB, users, backEnds int, fn func(address string, tokens []string)) {
 	b.Helper()
 	src := config.Source{Flags: map[string]string{
 		"data": filepath.Join(b.TempDir(), "data"), "listen": "127.0.0.1:0", "metrics": "",
@@ -110,9 +110,9 @@ func studio(b *testing.B, users, backEnds int, fn func(address string, tokens []
 }
 
 // simulated runs a back end that takes no time and returns its address.
-func simulated(b *testing.B) string {
+func simulated(b testing.TB) string {
 	b.Helper()
-	gpu, err := sim.NewComfyUI(sim.Options{Base: b.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	gpu, err := sim.NewComfyUI(sim.Options{Base: b.TempDir(), Probes: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -146,7 +146,7 @@ type editor struct {
 	ends map[string]chan string // by prompt id: the type of the frame that ended it
 }
 
-func openEditor(b *testing.B, address, token string) *editor {
+func openEditor(b testing.TB, address, token string) *editor {
 	b.Helper()
 	e := &editor{address: address, token: token, ends: map[string]chan string{}}
 	e.client.Transport = &http.Transport{MaxIdleConnsPerHost: 64}
@@ -202,7 +202,7 @@ func (e *editor) hear(text []byte) {
 }
 
 // run sends one text job, waits for its end and reads its entry.
-func (e *editor) run(b *testing.B, text string) {
+func (e *editor) run(b testing.TB, text string) {
 	body := fmt.Sprintf(`{"client_id": %q, "prompt": {
 		"1": {"class_type": "PrimitiveString", "inputs": {"value": %q}},
 		"2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}}`, e.token[len(e.token)-8:], text)
@@ -224,7 +224,7 @@ func (e *editor) run(b *testing.B, text string) {
 	e.mu.Unlock()
 }
 
-func (e *editor) ask(b *testing.B, method, path, body string) []byte {
+func (e *editor) ask(b testing.TB, method, path, body string) []byte {
 	req, err := http.NewRequest(method, e.address+path, strings.NewReader(body))
 	if err != nil {
 		b.Error(err)

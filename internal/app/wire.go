@@ -149,17 +149,22 @@ func (s *Studio) faces(context.Context) (err error) {
 		Comfy:  s.comfy,
 		Work:   myWork{s},
 		Static: s.page,
-		Mounts: []gateway.Mount{
-			{Prefix: api.Base + "/", Handler: s.apiFace()},
-			{Prefix: "/metrics", Role: identity.Operator, Handler: s.metrics.Handler(s.log)},
-		},
-		Ready: s.whyNotReady,
+		Mounts: s.mounts(),
+		Ready:  s.whyNotReady,
 	}, gateway.Options{
 		Studio: s.self.ID, Title: s.cfg.Name, PublicURL: s.cfg.PublicURL, TrustedProxies: s.cfg.TrustedProxies,
 		Insecure: s.insecure(), MaxBody: int64(s.cfg.Limits.Upload), Live: s.live, Log: s.log,
 		CA: s.certs.Authority(),
 	})
 	return err
+}
+
+// mounts are the faces that have addresses of their own.
+func (s *Studio) mounts() []gateway.Mount {
+	return []gateway.Mount{
+		{Prefix: api.Base + "/", Handler: s.apiFace()},
+		{Prefix: "/metrics", Role: identity.Operator, Handler: s.metrics.Handler(s.log)},
+	}
 }
 
 // doors opens the listeners: whoever gets through finds everything behind them ready.
