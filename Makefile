@@ -1,7 +1,7 @@
 # ComfyuME. `make` alone lists what there is.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e kill cross race fuzz bench bench-once frontends clean
+.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill cross race fuzz bench bench-once frontends clean
 .NOTPARALLEL:
 
 CACHE     := $(CURDIR)/.cache
@@ -14,7 +14,7 @@ GO_DIRS   := $(wildcard cmd internal e2e)
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 # What the tests need beside Go, Node and Python, as PROGRAM:DEBIAN-PACKAGE. apt-get brings it where that is allowed.
-TEST_DEBS := chromium:chromium nginx:nginx ip:iproute2 gcc:gcc,libc6-dev
+TEST_DEBS := chromium:chromium nginx:nginx caddy:caddy ip:iproute2 gcc:gcc,libc6-dev
 # The editors the tests run with: one of each generation.
 TEST_FRONTENDS := 1.27.10 1.40.10 1.58.1
 
@@ -48,7 +48,7 @@ dist: ## build for linux, darwin and windows on amd64 and arm64 into dist/, with
 
 test: deps fmt-check vet lint build unit cross bench-once race e2e ## bring what the tests need and run all of them
 
-deps: ## bring what the tests need (chromium, nginx, iproute2, gcc, pip)
+deps: ## bring what the tests need (chromium, nginx, caddy, iproute2, gcc, pip)
 	@missing=; \
 	for need in $(TEST_DEBS); do \
 		PATH="$$PATH:/usr/sbin:/sbin" command -v $${need%%:*} >/dev/null 2>&1 || missing="$$missing $$(echo $${need#*:} | tr , ' ')"; \
@@ -92,6 +92,14 @@ E2E := COMFYUME_FRONTENDS=$(CACHE)/frontends COMFYUME_E2E_BINARY=$(CURDIR)/bin/c
 
 e2e: deps build frontends ## the tests of the built binary in Chromium, behind nginx, over networks
 	@$(E2E) -timeout 25m ./e2e/...
+
+REAL = $(if $(BACKEND),COMFYUME_E2E_BACKEND='$(BACKEND)' $(E2E) -v,$(error Which ComfyUI? Try: make $@ BACKEND=http://127.0.0.1:8188))
+
+compare: build ## make pictures, sounds and films through the studio and directly, and compare them (BACKEND=url)
+	@$(REAL) -run '^(TestCompare|TestOutputs)$$' ./e2e/
+
+e2e-real: deps build frontends ## the tests in Chromium with a real ComfyUI as back end (BACKEND=url)
+	@$(REAL) -timeout 25m -run '^(TestEditor|TestCompare|TestOutputs|TestOnePersonTwoBrowsers|TestTwoTabs)$$' ./e2e/
 
 kill: build ## kill -9 server and back ends KILLS (default 100) times each under load
 	@COMFYUME_KILLS=$(or $(KILLS),100) $(E2E) -v -timeout 2h -run Kill ./e2e/...

@@ -102,7 +102,11 @@ func (s *studio) person(t *testing.T, name string) *client {
 // send posts a graph and returns the id of its run.
 func (c *client) send(t *testing.T, graph node, extra node) string {
 	t.Helper()
-	body, err := json.Marshal(node{"prompt": graph, "client_id": c.sid, "extra_data": extra})
+	message := node{"prompt": graph, "client_id": c.sid}
+	if extra != nil {
+		message["extra_data"] = extra
+	}
+	body, err := json.Marshal(message)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -68,12 +68,8 @@ func TestCompare(t *testing.T) {
 		t.Fatalf("the photo is called otherwise (-studio +direct):\n%s", diff)
 	}
 	through := ann.run(t, graph, workflow("ann"))
-	straight := direct.run(t, graph, workflow("ann"))
-	mine, theirs := through.files(t, "50", "images"), straight.files(t, "50", "images")
-	a, d := ann.read(t, mine[0]), direct.read(t, theirs[0])
-	samePicture(t, a, d)
-	t.Logf("%s through the studio, %s directly; equal bytes: %t", mine[0].Filename, theirs[0].Filename, bytes.Equal(a, d))
-
+	mine := through.files(t, "50", "images")
+	// A back end remembers its last run only, so this comes before the next one.
 	t.Run("again is cached", func(t *testing.T) {
 		again := ann.run(t, graph, workflow("ann"))
 		if n := len(again.cached(t)); n != len(graph) {
@@ -83,6 +79,12 @@ func TestCompare(t *testing.T) {
 			t.Errorf("other pictures than before (-want +got):\n%s", diff)
 		}
 	})
+	straight := direct.run(t, graph, workflow("ann"))
+	theirs := straight.files(t, "50", "images")
+	a, d := ann.read(t, mine[0]), direct.read(t, theirs[0])
+	samePicture(t, a, d)
+	t.Logf("%s through the studio, %s directly; equal bytes: %t", mine[0].Filename, theirs[0].Filename, bytes.Equal(a, d))
+
 	t.Run("another person", func(t *testing.T) {
 		upload(bob)
 		e := bob.run(t, graph, workflow("bob"))

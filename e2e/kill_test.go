@@ -269,7 +269,7 @@ func (l *loader) send(method, path, kind string, body []byte, out any) error {
 		return err
 	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s %s: %d %s", method, path, resp.StatusCode, tail(raw, 300))
+		return fmt.Errorf("%s %s: %d %s", method, path, resp.StatusCode, tail(raw, 1000))
 	}
 	switch out := out.(type) {
 	case nil:

@@ -54,9 +54,19 @@ func (l *loader) post(path string, value, out any) error {
 func (l *loader) refused(t *testing.T, status int, says, path, kind string, body []byte) {
 	t.Helper()
 	err := l.send(http.MethodPost, path, kind, body, nil)
-	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf(": %d {\"error\": {", status)) || !strings.Contains(err.Error(), says) {
+	if !refusal(err, status, says) {
 		t.Errorf("POST %s: %v, want %d with %q", path, err, status, says)
 	}
+}
+
+// refusal reports whether err is an answer of this status in ComfyUI's error form whose message says something.
+func refusal(err error, status int, says string) bool {
+	if err == nil {
+		return false
+	}
+	_, raw, found := strings.Cut(err.Error(), fmt.Sprintf(": %d {", status))
+	var body struct{ Error struct{ Type, Message string } }
+	return found && json.Unmarshal([]byte("{"+raw), &body) == nil && body.Error.Type != "" && strings.Contains(body.Error.Message, says)
 }
 
 // refusedJob asks for a job that must be refused.
@@ -259,14 +269,14 @@ func TestLimits(t *testing.T) {
 	for i := 0; i < 6 && last == nil; i++ {
 		last = ann.post("/prompt", map[string]any{"prompt": plain(i)}, nil)
 	}
-	if last == nil || !strings.Contains(last.Error(), ": 429 {\"error\": {") || !strings.Contains(last.Error(), "3") {
+	if !refusal(last, http.StatusTooManyRequests, "3") {
 		t.Errorf("more jobs than one may have waiting: %v", last)
 	}
 	last = nil
 	for i := 0; i < 6 && last == nil; i++ {
 		last = bob.post("/prompt", map[string]any{"prompt": plain(100 + i)}, nil)
 	}
-	if last == nil || !strings.Contains(last.Error(), ": 429 {\"error\": {") {
+	if !refusal(last, http.StatusTooManyRequests, "") {
 		t.Errorf("more jobs than the studio takes: %v", last)
 	}
 	bob.settle(t) // what was taken is done

@@ -16,8 +16,9 @@ var pngSignature = []byte("\x89PNG\r\n\x1a\n")
 
 // NewPNGReader returns src with the text chunks of a PNG put through edit, which gets a chunk's keyword and text and
 // returns the new text. All other bytes, pixels included, stay as they are; so does a file that is no PNG, and a
-// chunk whose text edit leaves alone. The text is what stands in a tEXt chunk; ComfyUI writes JSON in ASCII, so
-// a chunk of another kind (zTXt, iTXt) is never its own and passes through.
+// chunk whose text edit leaves alone. The text is what stands in a tEXt chunk, or in the chunk of ComfyUI's own kind
+// that it writes into animated ones; ComfyUI writes JSON in ASCII, so a chunk of another kind (zTXt, iTXt) is never its
+// own and passes through.
 //
 // Source of the layout: PNG specification, 5.3 (chunk), 11.3.4.3 (tEXt).
 func NewPNGReader(src io.Reader, edit func(keyword string, text []byte) []byte) io.Reader {
@@ -93,7 +94,7 @@ func (p *pngReader) chunk() error {
 	switch {
 	case kind == "IEND":
 		p.pass = -1
-	case kind == "tEXt" && size <= maxText:
+	case (kind == "tEXt" || kind == "comf") && size <= maxText:
 		return p.text(p.ready, size)
 	default:
 		p.pass = int64(size) + 4 // with the checksum
@@ -125,7 +126,7 @@ func (p *pngReader) text(head []byte, size uint32) error {
 	}
 	chunk := make([]byte, 0, 12+len(keyword)+1+len(changed))
 	chunk = binary.BigEndian.AppendUint32(chunk, uint32(len(keyword)+1+len(changed))) //nolint:gosec // bounded by maxText
-	chunk = append(chunk, "tEXt"...)
+	chunk = append(chunk, head[4:8]...)
 	chunk = append(chunk, keyword...)
 	chunk = append(chunk, 0)
 	chunk = append(chunk, changed...)

@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// withText returns a small PNG with text chunks before its pixels.
-func withText(t *testing.T, texts ...string) []byte {
+// withText returns a small PNG with chunks of a kind before its pixels.
+func withText(t *testing.T, kind string, texts ...string) []byte {
 	t.Helper()
 	img := image.NewNRGBA(image.Rect(0, 0, 3, 2))
 	img.Set(1, 1, color.NRGBA{R: 9, G: 8, B: 7, A: 200})
@@ -26,7 +26,7 @@ func withText(t *testing.T, texts ...string) []byte {
 	const afterHeader = 8 + 12 + 13
 	out := bytes.Clone(raw[:afterHeader])
 	for _, text := range texts {
-		chunk := append([]byte("tEXt"), text...)
+		chunk := append([]byte(kind), text...)
 		out = binary.BigEndian.AppendUint32(out, uint32(len(text)))
 		out = append(out, chunk...)
 		out = binary.BigEndian.AppendUint32(out, crc32.ChecksumIEEE(chunk))
@@ -36,23 +36,25 @@ func withText(t *testing.T, texts ...string) []byte {
 
 func TestPNGReaderChangesOneChunk(t *testing.T) {
 	t.Parallel()
-	src := withText(t, "prompt\x00old", "workflow\x00kept")
-	var got bytes.Buffer
-	r := NewPNGReader(iotest.OneByteReader(bytes.NewReader(src)), func(keyword string, text []byte) []byte {
-		if keyword == "prompt" {
-			return append(bytes.Clone(text), " and new"...)
+	for _, kind := range []string{"tEXt", "comf"} { // of still pictures, and of animated ones
+		src := withText(t, kind, "prompt\x00old", "workflow\x00kept")
+		var got bytes.Buffer
+		r := NewPNGReader(iotest.OneByteReader(bytes.NewReader(src)), func(keyword string, text []byte) []byte {
+			if keyword == "prompt" {
+				return append(bytes.Clone(text), " and new"...)
+			}
+			return text
+		})
+		if _, err := got.ReadFrom(r); err != nil {
+			t.Fatal(err)
 		}
-		return text
-	})
-	if _, err := got.ReadFrom(r); err != nil {
-		t.Fatal(err)
-	}
-	want := withText(t, "prompt\x00old and new", "workflow\x00kept")
-	if diff := cmp.Diff(want, got.Bytes()); diff != "" {
-		t.Error(diff)
-	}
-	if _, err := png.Decode(&got); err != nil {
-		t.Errorf("the result is no PNG: %v", err)
+		want := withText(t, kind, "prompt\x00old and new", "workflow\x00kept")
+		if diff := cmp.Diff(want, got.Bytes()); diff != "" {
+			t.Errorf("%s: %s", kind, diff)
+		}
+		if _, err := png.Decode(&got); err != nil {
+			t.Errorf("%s: the result is no PNG: %v", kind, err)
+		}
 	}
 }
 
