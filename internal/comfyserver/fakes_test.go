@@ -563,7 +563,7 @@ func newStudio(t testing.TB, o comfyserver.Options, change ...func(*comfyserver.
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx := r.Context()
 		if name := r.Header.Get("Person"); name != "" {
-			ctx = identity.With(ctx, identity.Person{Name: name, Role: identity.Participant})
+			ctx = identity.With(ctx, identity.Person{Name: name, Group: r.Header.Get("Group"), Role: identity.Participant})
 		}
 		s.server.ServeHTTP(w, r.WithContext(ctx))
 	}))

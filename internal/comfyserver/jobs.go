@@ -1,6 +1,7 @@
 package comfyserver
 
 import (
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -79,7 +80,7 @@ func jobQuery(c *call) (q job.ListQuery, problem string) {
 	if q.Offset, err = integer(values.Get("offset"), "offset", 0); err != nil {
 		return q, "offset must be a whole number"
 	}
-	q.Offset = max(0, q.Offset)
+	q.Limit, q.Offset = min(q.Limit, math.MaxInt32), min(max(0, q.Offset), math.MaxInt32) // so that their sum is a number
 	return q, ""
 }
 
@@ -156,6 +157,9 @@ func (s *Server) jobCancel(w http.ResponseWriter, c *call) error {
 	return writeJSON(w, http.StatusOK, []byte(`{"cancelled": `+strconv.FormatBool(yes)+`}`))
 }
 
+// enoughWrong is how many ids are looked for and not found before a whole list is refused.
+const enoughWrong = 100
+
 // jobsCancel answers POST /api/jobs/cancel.
 func (s *Server) jobsCancel(w http.ResponseWriter, c *call) error {
 	body, err := s.jsonBody(w, c)
@@ -169,10 +173,16 @@ func (s *Server) jobsCancel(w http.ResponseWriter, c *call) error {
 	}
 	var wrong []string
 	for _, id := range ids {
-		if u, err := uuid.Parse(id); err != nil || u.String() != id {
-			// An id that a client chose may have any form; it counts when it is one of theirs.
-			if _, err := s.Queue.Find(c.Context(), c.user(), id); err != nil {
-				wrong = append(wrong, id)
+		if u, err := uuid.Parse(id); err == nil && u.String() == id {
+			continue
+		}
+		// An id that a client chose may have any form; it counts when it is one of theirs.
+		if _, err := s.Queue.Find(c.Context(), c.user(), id); err != nil {
+			if !fault.Is(err, fault.Missing) {
+				return err
+			}
+			if wrong = append(wrong, id); len(wrong) == enoughWrong {
+				break
 			}
 		}
 	}
