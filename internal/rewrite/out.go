@@ -79,8 +79,15 @@ func (r *Rewriter) Out(ctx context.Context, e job.Entry, credentials map[string]
 		targets: e.Request.Targets,
 	}
 	t.needs = r.catalog.Needs(g)
+	runs := ancestors(g, e.Request.Outputs)
 	for _, in := range r.catalog.FileInputs(g) {
-		if err := r.input(ctx, t, g, e.Job.User, in); err != nil {
+		err := r.input(ctx, t, g, e.Job.User, in)
+		if (fault.Is(err, fault.Missing) || fault.Is(err, fault.Denied)) && runs != nil && !runs[in.Node] {
+			// ComfyUI does not mind what a node holds that no output needs, and leaves out an output that lacks a file.
+			r.nothing(t, g, e.Job.User, in)
+			continue
+		}
+		if err != nil {
 			return nil, err
 		}
 	}
@@ -120,6 +127,38 @@ func (r *Rewriter) input(ctx context.Context, t *Translation, g *comfy.Graph, us
 	return nil
 }
 
+// ancestors returns the nodes that make the outputs; nil when it is not known which outputs run.
+func ancestors(g *comfy.Graph, outputs []string) map[string]bool {
+	if len(outputs) == 0 {
+		return nil
+	}
+	found := map[string]bool{}
+	for next := slices.Clone(outputs); len(next) > 0; {
+		id := next[len(next)-1]
+		next = next[:len(next)-1]
+		n, ok := g.Node(id)
+		if !ok || found[id] {
+			continue
+		}
+		found[id] = true
+		for _, in := range n.Inputs {
+			if link, err := pyjson.Elements(comfy.Literal(in.Value)); err == nil && len(link) == 2 {
+				next = append(next, pyjson.TextOf(link[0]))
+			}
+		}
+	}
+	return found
+}
+
+// nothing gives a file input a name that no file has on any back end.
+func (r *Rewriter) nothing(t *Translation, g *comfy.Graph, user string, in comfy.FileInput) {
+	sum := hmac.New(sha256.New, r.key)
+	fmt.Fprintf(sum, "nothing\x00%s\x00%s", user, in.Value)
+	name := "cm" + hex.EncodeToString(sum.Sum(nil)[:16])
+	t.rename(name, in.Value)
+	set(g, in, name)
+}
+
 // set writes a name into the graph.
 func set(g *comfy.Graph, in comfy.FileInput, name string) {
 	value := pyjson.Quote(name)
@@ -154,14 +193,25 @@ func (r *Rewriter) folder(ctx context.Context, t *Translation, g *comfy.Graph, u
 	}
 	slices.SortFunc(list, func(a, b file.Info) int { return strings.Compare(a.Name, b.Name) })
 	sum := hmac.New(sha256.New, r.key)
-	fmt.Fprintf(sum, "folder\x00%s", user)
+	fmt.Fprintf(sum, "set\x00%s", user)
 	for _, f := range list {
 		fmt.Fprintf(sum, "\x00%s\x00%s", f.Name, f.Hash)
 	}
 	name := "cm" + hex.EncodeToString(sum.Sum(nil)[:16])
+	numbers, taken := map[string]int{}, map[string]bool{}
 	for i, f := range list {
-		// The order in which a node reads the folder is that of its names.
-		t.upload(r.uploadOf(user, f, fmt.Sprintf("%05d%s", i, strings.ToLower(path.Ext(f.Name))), name))
+		// The order in which a node reads the folder is that of its names, and a picture's text has the picture's name.
+		ext := path.Ext(f.Name)
+		stem := strings.TrimSuffix(f.Name, ext)
+		if _, ok := numbers[stem]; !ok {
+			numbers[stem] = i
+		}
+		as := fmt.Sprintf("%05d%s", numbers[stem], strings.ToLower(ext))
+		if taken[as] {
+			as = fmt.Sprintf("%05d%s", i, strings.ToLower(ext))
+		}
+		taken[as] = true
+		t.upload(r.uploadOf(user, f, as, name))
 	}
 	t.rename(name, in.Value)
 	set(g, in, name)
