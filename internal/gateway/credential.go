@@ -49,6 +49,9 @@ func (g *Gateway) enter(v *visit, r *http.Request) error {
 		return err
 	}
 	v.cred, v.signedIn = cred, true
+	if r.ContentLength != 0 {
+		v.readWithin(0) // uploads take as long as they take
+	}
 	if cred.Kind == account.KindSession {
 		if err := g.sameOrigin(v, r); err != nil {
 			return err

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -18,14 +19,15 @@ func errNoPage() error {
 }
 
 func (g *Gateway) readForm(v *visit, r *http.Request) error {
-	// A form is short; who sends it slowly holds a connection for nothing. Not every writer has deadlines, and none
-	// of ours needs this one to be right.
-	_ = http.NewResponseController(v).SetReadDeadline(time.Now().Add(20 * time.Second))
 	r.Body = http.MaxBytesReader(v, r.Body, maxForm)
-	if err := r.ParseForm(); err != nil {
+	err := r.ParseForm()
+	if err == nil { // what is no form was not read
+		_, err = io.Copy(io.Discard, r.Body)
+	}
+	if err != nil {
 		return fault.Wrap(fault.Invalid, err, "The form can't be read.").WithCode("bad_form")
 	}
-	_ = http.NewResponseController(v).SetReadDeadline(time.Time{})
+	v.readWithin(0) // all of it is here; what follows may take longer
 	return nil
 }
 

@@ -140,8 +140,14 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if g.o.HSTS > 0 && v.secure {
 		h.Set("Strict-Transport-Security", fmt.Sprintf("max-age=%d", int(g.o.HSTS.Seconds())))
 	}
+	if r.ContentLength != 0 { // a stranger who sends slowly holds a connection, also when the answer is ready
+		v.readWithin(strangersBody)
+	}
 	g.route(v, r)
 }
+
+// strangersBody is how long somebody who is not signed in may take to send what belongs to a request.
+const strangersBody = 20 * time.Second
 
 // route finds out what the request is for. Everything before the faces looks at the raw path.
 func (g *Gateway) route(v *visit, r *http.Request) {

@@ -52,6 +52,16 @@ func (g *Gateway) visit(w http.ResponseWriter, r *http.Request) *visit {
 	return v
 }
 
+// readWithin bounds how long the request's body may take; zero lifts the bound. Not every writer has deadlines, and
+// none of ours needs this one to be right.
+func (v *visit) readWithin(d time.Duration) {
+	end := time.Time{}
+	if d > 0 {
+		end = time.Now().Add(d)
+	}
+	_ = http.NewResponseController(v.ResponseWriter).SetReadDeadline(end)
+}
+
 // allowed reports whether the person may use what a role is needed for.
 func (v *visit) allowed(need identity.Role) error {
 	if v.cred.Scope != account.ScopeAll {
