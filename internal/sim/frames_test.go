@@ -104,6 +104,26 @@ var sequences = map[string][]string{
 		`{"prompt": {"3": {"class_type": "PreviewAny"}}}`,
 		`{"prompt": {"3": {"class_type": "ImageScale", "inputs": {"image": ["4", 0], "upscale_method": ["4", 0], "width": 1e400, "height": 99999, "crop": null}}, "4": {"class_type": "EmptyImage", "inputs": {"width": 5.5, "height": "5.5", "batch_size": "", "color": [1]}}, "5": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}}}}`,
 	},
+	"python": { // what Python makes of what nobody should send
+		`{"prompt": {"1": {"class_type": "PrimitiveInt", "inputs": {"value": " 1_000 "}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", -1]}}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveInt", "inputs": {"value": "+007"}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", false]}}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveInt", "inputs": {"value": "1__0"}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveFloat", "inputs": {"value": "nan"}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveFloat", "inputs": {"value": "-Infinity"}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveFloat", "inputs": {"value": "1_0.5_0e1_0"}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveFloat", "inputs": {"value": ".5"}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveFloat", "inputs": {"value": "0x10"}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveInt", "inputs": {"value": 5}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", true]}}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveInt", "inputs": []}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveInt", "inputs": null}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveString", "inputs": {"value": "x.png"}}, "2": {"class_type": "LoadImage", "inputs": {"image": ["1", 0]}}, "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}}}}`,
+		`{"prompt": {"1": {"class_type": []}}}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveInt", "inputs": {"value": 5}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}, "partial_execution_targets": {"2": 1}, "number": "-7"}`,
+		`{"prompt": {"1": {"class_type": "PrimitiveInt", "inputs": {"value": 6}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}, "partial_execution_targets": "2", "number": true}`,
+	},
+	"cycle": { // through an input that nobody declared, and so nobody validated: an error, and yet a success
+		`{"prompt": {"1": {"class_type": "PrimitiveInt", "inputs": {"value": 1, "again": ["1", 0]}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}}`,
+	},
 }
 
 // dialogue is what came of one request.
@@ -203,7 +223,8 @@ func (p *player) converse(base string, c *client, request string) dialogue {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.History = p.text(bytes.ReplaceAll(history, []byte("NaN"), []byte("null")))
+	history = bytes.ReplaceAll(history, []byte("NaN"), []byte("null"))
+	d.History = p.text(history)
 	d.Texts = p.texts(base, reply.PromptID, history)
 	return d
 }

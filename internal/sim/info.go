@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -144,6 +145,19 @@ func (s *ComfyUI) handleModelDetails(w http.ResponseWriter, _ *http.Request, _ *
 			pyjson.Quote(name), modelSize(name))
 	}
 	reply(w, http.StatusOK, append(out, ']'))
+}
+
+// handleModelPreview looks for a picture of a model: there is none, in any of the folders that there are.
+func (s *ComfyUI) handleModelPreview(w http.ResponseWriter, _ *http.Request, _ *life, args []string) {
+	if !knownFolder(args[0]) {
+		empty(w, http.StatusNotFound)
+		return
+	}
+	if n, err := strconv.Atoi(args[1]); err != nil || n >= len(s.paths(args[0])) {
+		broken(w)
+		return
+	}
+	empty(w, http.StatusNotFound)
 }
 
 func (s *ComfyUI) handleFolderPaths(w http.ResponseWriter, _ *http.Request, _ *life, _ []string) {

@@ -189,6 +189,7 @@ func (p *player) play(events []recorded) {
 			p.clients[e.Client] = dial(p.t, p.base, id)
 		case "ws_close":
 			p.clients[e.Client].conn.Close(websocket.StatusNormalClosure, "")
+			delete(p.clients, e.Client)
 			for _, o := range events {
 				if o.Kind == "ws_open" && o.Client == e.Client && o.ClientID != nil {
 					left[*o.ClientID] = e.T
@@ -214,6 +215,23 @@ func (p *player) play(events []recorded) {
 		}
 		if !slices.Equal(p.status[name], wanted) {
 			p.t.Errorf("status frames of %s:\n%v\nrecorded:\n%v", name, p.status[name], wanted)
+		}
+	}
+	p.nothingMore()
+}
+
+// nothingMore fails when more frames came than were recorded: the next one is that of a queue that is emptied.
+func (p *player) nothingMore() {
+	p.t.Helper()
+	if p.loose {
+		return // the status frames of its last requests are not told apart
+	}
+	if status, _, _ := ask(p.t, http.MethodPost, p.base+"/queue", `{"clear": true}`); status != http.StatusOK {
+		p.t.Fatal(status)
+	}
+	for name, c := range p.clients {
+		if f := c.next(p.t); f.binary || !bytes.HasPrefix(f.body, []byte(`{"type": "status"`)) {
+			p.t.Errorf("%s got a frame that was not recorded: %.300q", name, f.body)
 		}
 	}
 }
@@ -474,7 +492,7 @@ func (p *player) normal(v any, key string) string {
 		switch {
 		case key == "traceback":
 			return fmt.Sprintf("[texts %t]", len(v) > 0)
-		case key == "current_outputs" || key == "errors":
+		case key == "current_outputs" || key == "executed" || key == "errors":
 			slices.Sort(parts) // sets
 		case len(v) == 5 && strings.HasPrefix(parts[2], "{"):
 			parts[0] = "N" // numbers go on from run to run

@@ -31,11 +31,11 @@ type request struct {
 var canonical = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 
 func (s *ComfyUI) readRequest(raw json.RawMessage) (request, error) {
+	q := request{id: uuid.NewString()}
 	members, err := pyjson.Members(raw)
 	if err != nil {
-		return request{}, err
+		return q, err
 	}
-	q := request{}
 	for _, m := range members {
 		switch m.Key {
 		case "prompt":
@@ -68,9 +68,6 @@ func (s *ComfyUI) readRequest(raw json.RawMessage) (request, error) {
 		q.extra = json.RawMessage("{}")
 	}
 	q.badExtra = pyjson.KindOf(q.extra) != pyjson.Object
-	if q.id == "" {
-		q.id = uuid.NewString()
-	}
 	return q, nil
 }
 
@@ -87,7 +84,7 @@ func problem(kind, sentence, details string) json.RawMessage {
 var emptyObject = json.RawMessage("{}")
 
 func (s *ComfyUI) handlePrompt(w http.ResponseWriter, r *http.Request, l *life, _ []string) {
-	raw, ok := object(w, r)
+	raw, ok := wishes(w, r)
 	if !ok {
 		return
 	}
@@ -99,12 +96,12 @@ func (s *ComfyUI) handlePrompt(w http.ResponseWriter, r *http.Request, l *life, 
 	}
 	it := &item{id: q.id, previews: !s.opts.NoPreviews}
 	if q.number != nil {
-		n, ok := pyjson.ParseNum(q.number)
+		n, ok := executor.Float(q.number)
 		if !ok {
 			broken(w)
 			return
 		}
-		it.number = pyjson.FloatNum(n.Float())
+		it.number = n
 	} else {
 		it.number = l.queue.nextNumber(q.front)
 	}
@@ -177,7 +174,7 @@ func (s *ComfyUI) complete(it *item, q request, v executor.Verdict) error {
 	for _, m := range extra {
 		switch m.Key {
 		case "client_id":
-			it.client, it.hasClient = pyjson.Text(m.Value)
+			it.client, it.hasClient = pyjson.TextOf(m.Value), pyjson.KindOf(m.Value) != pyjson.Null
 		case "extra_pnginfo":
 			it.pnginfo = m.Value
 		case "preview_method":

@@ -83,6 +83,22 @@ func query(r *http.Request) url.Values {
 	return values
 }
 
+// wishes reads a request's body as a JSON object of which nothing has to be there. Python finds nothing in a list or
+// a text either, and stumbles over the rest.
+func wishes(w http.ResponseWriter, r *http.Request) (raw json.RawMessage, ok bool) {
+	if raw, ok = jsonBody(w, r); !ok {
+		return nil, false
+	}
+	switch pyjson.KindOf(raw) {
+	case pyjson.Object:
+		return raw, true
+	case pyjson.Array, pyjson.String:
+		return emptyObject, true
+	}
+	broken(w)
+	return nil, false
+}
+
 // object reads a request's body as a JSON object.
 func object(w http.ResponseWriter, r *http.Request) (raw json.RawMessage, ok bool) {
 	raw, ok = jsonBody(w, r)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -55,7 +56,8 @@ func (rt *router) add(method, path string, h handler) {
 	rt.open = append(rt.open, route{method, parts, h})
 }
 
-// find returns the handler for a request, or the methods the path would take.
+// find returns the handler for a request, or the methods the path would take. The editor's files lie under every
+// path, so that it can be read in any case.
 func (rt *router) find(method, path string) (h handler, args, allowed []string) {
 	if method == http.MethodHead {
 		method = http.MethodGet
@@ -64,9 +66,7 @@ func (rt *router) find(method, path string) (h handler, args, allowed []string) 
 		if h := methods[method]; h != nil {
 			return h, nil, nil
 		}
-		for m := range methods {
-			allowed = append(allowed, m)
-		}
+		allowed = slices.Collect(maps.Keys(methods))
 	}
 	segments := strings.Split(strings.TrimPrefix(path, "/"), "/")
 	for _, r := range rt.open {
@@ -79,6 +79,12 @@ func (rt *router) find(method, path string) (h handler, args, allowed []string) 
 			allowed = append(allowed, r.method)
 		}
 	}
+	for _, m := range []string{http.MethodGet, http.MethodHead} {
+		if !slices.Contains(allowed, m) {
+			allowed = append(allowed, m)
+		}
+	}
+	slices.Sort(allowed)
 	return nil, nil, allowed
 }
 
@@ -138,15 +144,12 @@ func (s *ComfyUI) serve(w http.ResponseWriter, r *http.Request) {
 		cacheRules(w, path)
 		r.Body = http.MaxBytesReader(w, r.Body, s.opts.MaxUpload)
 		h(w, r, l, args)
-	case len(allowed) > 0:
-		slices.Sort(allowed)
-		w.Header().Set("Allow", strings.Join(allowed, ","))
-		text(w, http.StatusMethodNotAllowed, "405: Method Not Allowed")
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		cacheRules(w, path)
 		s.static(w, r)
 	default:
-		text(w, http.StatusNotFound, "404: Not Found")
+		w.Header().Set("Allow", strings.Join(allowed, ","))
+		text(w, http.StatusMethodNotAllowed, "405: Method Not Allowed")
 	}
 }
 

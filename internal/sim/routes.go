@@ -43,7 +43,7 @@ func (s *ComfyUI) newRouter() *router {
 	rt.both(get, "/models/{folder}", s.handleModelsOf)
 	rt.both(get, "/experiment/models", s.handleModelFolders)
 	rt.both(get, "/experiment/models/{folder}", s.handleModelDetails)
-	rt.both(get, "/experiment/models/preview/{folder}/{index}/{…}", notThere)
+	rt.both(get, "/experiment/models/preview/{folder}/{index}/{…}", s.handleModelPreview)
 	rt.both(get, "/view_metadata/{folder}", notThere)
 	rt.both(get, "/workflow_templates", constant("{}"))
 	rt.both(get, "/i18n", constant("{}"))
@@ -114,8 +114,20 @@ func (s *ComfyUI) handleQueue(w http.ResponseWriter, _ *http.Request, l *life, _
 	reply(w, http.StatusOK, append(out, "]}"...))
 }
 
-// names calls f for the strings of a list in a request.
+// names calls f for the strings of a list in a request, and for what else Python goes through as through a list.
 func names(raw json.RawMessage, f func(string)) error {
+	switch pyjson.KindOf(raw) {
+	case pyjson.String:
+		for _, letter := range pyjson.TextOf(raw) {
+			f(string(letter))
+		}
+		return nil
+	case pyjson.Object:
+		return pyjson.EachMember(raw, func(key string, _ json.RawMessage, _ int) error {
+			f(key)
+			return nil
+		})
+	}
 	return pyjson.EachElement(raw, func(v json.RawMessage, _ int) error {
 		if id, ok := pyjson.Text(v); ok {
 			f(id)
@@ -125,7 +137,7 @@ func names(raw json.RawMessage, f func(string)) error {
 }
 
 func (s *ComfyUI) handleQueueEdit(w http.ResponseWriter, r *http.Request, l *life, _ []string) {
-	raw, ok := object(w, r)
+	raw, ok := wishes(w, r)
 	if !ok {
 		return
 	}
@@ -142,7 +154,7 @@ func (s *ComfyUI) handleQueueEdit(w http.ResponseWriter, r *http.Request, l *lif
 }
 
 func (s *ComfyUI) handleHistoryEdit(w http.ResponseWriter, r *http.Request, l *life, _ []string) {
-	raw, ok := object(w, r)
+	raw, ok := wishes(w, r)
 	if !ok {
 		return
 	}

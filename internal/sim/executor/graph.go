@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 	"github.com/ahelme/comfyume/internal/sim/nodes"
@@ -89,19 +87,12 @@ func (g *Graph) parseNode(n *node, m pyjson.Member, classes *nodes.Registry) err
 
 func (g *Graph) parseInput(m pyjson.Member) input {
 	in := input{name: m.Key, raw: m.Value}
-	if pyjson.KindOf(m.Value) != pyjson.Array {
-		return in
-	}
-	pair, err := pyjson.Elements(m.Value)
-	if err != nil || len(pair) != 2 || pyjson.KindOf(pair[0]) != pyjson.String {
-		return in
-	}
-	slot, ok := pyjson.ParseNum(pair[1])
+	from, slot, ok := linkOf(m.Value)
 	if !ok {
 		return in
 	}
 	in.link, in.from = true, -1
-	if i, ok := g.index[pyjson.TextOf(pair[0])]; ok {
+	if i, ok := g.index[from]; ok {
 		in.from = i
 	}
 	in.slot = int(slot.Float())
@@ -141,58 +132,6 @@ func (g *Graph) convert(outputs []string) {
 			}
 		}
 	}
-}
-
-// convertValue is what Python's int, float, str or bool make of a value. What they refuse stays as it is;
-// validation has reported it.
-func convertValue(typ string, raw json.RawMessage) json.RawMessage {
-	if inner, ok := pyjson.Get(raw, "__value__"); ok {
-		raw = inner
-	}
-	switch typ {
-	case "INT":
-		if n, ok := toNumber(raw); ok {
-			if whole, ok := n.Truncate(); ok {
-				return keep(raw, whole)
-			}
-		}
-	case "FLOAT":
-		if n, ok := toNumber(raw); ok {
-			return keep(raw, pyjson.FloatNum(n.Float()))
-		}
-	case "STRING":
-		if pyjson.KindOf(raw) != pyjson.String {
-			return pyjson.Quote(pyjson.Str(raw))
-		}
-	case "BOOLEAN":
-		if pyjson.KindOf(raw) != pyjson.Bool {
-			return json.RawMessage(strconv.FormatBool(pyjson.Truthy(raw)))
-		}
-	}
-	return raw
-}
-
-// keep returns raw itself when it already says n.
-func keep(raw json.RawMessage, n pyjson.Num) json.RawMessage {
-	if string(raw) == string(n.JSON()) {
-		return raw
-	}
-	return n.JSON()
-}
-
-func toNumber(raw json.RawMessage) (pyjson.Num, bool) {
-	switch pyjson.KindOf(raw) {
-	case pyjson.Number:
-		return pyjson.ParseNum(raw)
-	case pyjson.Bool:
-		if pyjson.Truthy(raw) {
-			return pyjson.IntNum(1), true
-		}
-		return pyjson.IntNum(0), true
-	case pyjson.String:
-		return pyjson.ParseNum(json.RawMessage(strings.TrimPrefix(strings.TrimSpace(pyjson.TextOf(raw)), "+")))
-	}
-	return pyjson.Num{}, false
 }
 
 // Prompt returns the graph as JSON in Python's spacing, with what was converted.

@@ -75,6 +75,7 @@ type run struct {
 	changed  []json.RawMessage
 	prompt   json.RawMessage // written into files; made when first needed
 	done     []string        // ids of nodes that were run
+	broke    bool            // a node failed or was interrupted
 	messages []byte
 	progress progress
 }
@@ -95,20 +96,21 @@ func (e *Executor) Run(ctx context.Context, job Job) (Outcome, error) {
 	}
 	nodesList := pyjson.AppendStrings([]byte(`"nodes": `), cached)
 	r.message("execution_cached", fmt.Appendf(nil, `%s, "prompt_id": %s`, nodesList, r.progress.prompt), false)
-	ok, err := r.all()
+	all, err := r.all()
 	if err != nil {
 		return Outcome{}, err
 	}
-	if ok {
+	if all {
 		r.message("execution_success", r.head(nil), false)
 	}
-	out := Outcome{Success: ok, Messages: json.RawMessage("[" + string(r.messages) + "]")}
+	out := Outcome{Success: !r.broke, Messages: json.RawMessage("[" + string(r.messages) + "]")}
 	out.Outputs, out.Meta = r.shown()
 	e.machine.Working("")
 	return out, nil
 }
 
-// all runs the nodes until none is left or one fails.
+// all runs the nodes until none is left or one fails. A cycle ends the run with an error and, as in the real thing,
+// without making it a failure.
 func (r *run) all() (ok bool, err error) {
 	o := newOrder(r.g, r.cached)
 	for _, id := range r.job.Outputs {
@@ -123,6 +125,7 @@ func (r *run) all() (ok bool, err error) {
 			return false, nil
 		}
 		if fine, err := r.execute(i); err != nil || !fine {
+			r.broke = true
 			return false, err
 		}
 		o.done(i)
@@ -130,14 +133,15 @@ func (r *run) all() (ok bool, err error) {
 	return true, nil
 }
 
-// stuck returns a node of those that wait for one another.
+// stuck returns the node that is blamed when those that are left wait for one another: the one that came in first.
 func (r *run) stuck(o *order) int {
+	first := -1
 	for i, seq := range o.seq {
-		if seq != 0 && o.waits[i] > 0 {
-			return i
+		if o.waits[i] > 0 && (first < 0 || seq < o.seq[first]) {
+			first = i
 		}
 	}
-	return 0
+	return first
 }
 
 func (r *run) cached(i int) bool { return r.cache.results[r.keys[i]] != nil }
@@ -213,8 +217,12 @@ func (r *run) call(i int) *nodes.Call {
 	for _, in := range n.inputs {
 		switch {
 		case in.link && in.from >= 0:
-			if from := r.cache.results[r.keys[in.from]]; from != nil && in.slot >= 0 && in.slot < len(from.values) {
-				c.Args[in.name] = from.values[in.slot]
+			from, slot := r.cache.results[r.keys[in.from]], in.slot
+			if from != nil && slot < 0 {
+				slot += len(from.values) // from the end
+			}
+			if from != nil && slot >= 0 && slot < len(from.values) {
+				c.Args[in.name] = from.values[slot]
 				c.Tainted = c.Tainted || from.tainted
 			}
 		case !in.link:

@@ -53,6 +53,7 @@ type validation struct {
 	index    map[string]int
 	classes  []*nodes.Class
 	inputs   []map[string]json.RawMessage
+	unread   []*raised // what Python says to the inputs of a node that are none
 	found    map[string]*finding
 	order    []string // of found
 	open     map[string]bool
@@ -70,7 +71,7 @@ func (v *Validator) Validate(prompt json.RawMessage, targets []string) (Verdict,
 	p := &validation{
 		Validator: v, prompt: members, index: make(map[string]int, len(members)),
 		classes: make([]*nodes.Class, len(members)), inputs: make([]map[string]json.RawMessage, len(members)),
-		found: map[string]*finding{}, open: map[string]bool{},
+		unread: make([]*raised, len(members)), found: map[string]*finding{}, open: map[string]bool{},
 	}
 	var outputs []string
 	for i, m := range members {
@@ -93,6 +94,7 @@ func (v *Validator) Validate(prompt json.RawMessage, targets []string) (Verdict,
 // look reads a node and its class; the class must be known.
 func (p *validation) look(i int) (refusal json.RawMessage, err error) {
 	id, raw := p.prompt[i].Key, p.prompt[i].Value
+	p.unread[i] = &raised{"KeyError", "'inputs'"}
 	var class json.RawMessage
 	switch pyjson.KindOf(raw) {
 	case pyjson.Object:
@@ -105,19 +107,18 @@ func (p *validation) look(i int) (refusal json.RawMessage, err error) {
 			case "class_type":
 				class = b.Value
 			case "inputs":
-				inputs, err := pyjson.Members(b.Value)
-				if err != nil {
+				if p.inputs[i], p.unread[i], err = readInputs(b.Value); err != nil {
 					return nil, err
-				}
-				p.inputs[i] = make(map[string]json.RawMessage, len(inputs))
-				for _, in := range inputs {
-					p.inputs[i][in.Key] = in.Value
 				}
 			}
 		}
 	case pyjson.String, pyjson.Array:
 	default:
 		return nil, fmt.Errorf("node %s is no object", id)
+	}
+	switch pyjson.KindOf(class) {
+	case pyjson.Array, pyjson.Object:
+		return nil, fmt.Errorf("the class of node %s is no text", id)
 	}
 	if p.classes[i] = p.Classes.Class(pyjson.TextOf(class)); p.classes[i] != nil {
 		return nil, nil
@@ -134,6 +135,25 @@ func (p *validation) look(i int) (refusal json.RawMessage, err error) {
 		f.extra = fmt.Sprintf(`"node_id": %s, "class_type": %s, "node_title": %s`, pyjson.Quote(id), orNull(class), orNull(title))
 	}
 	return f.append(nil), nil
+}
+
+// readInputs reads the inputs of a node. Python finds none in a list or a text, and stumbles over the rest.
+func readInputs(raw json.RawMessage) (inputs map[string]json.RawMessage, unread *raised, err error) {
+	switch pyjson.KindOf(raw) {
+	case pyjson.Object:
+		members, err := pyjson.Members(raw)
+		if err != nil {
+			return nil, nil, err
+		}
+		inputs = make(map[string]json.RawMessage, len(members))
+		for _, in := range members {
+			inputs[in.Key] = in.Value
+		}
+		return inputs, nil, nil
+	case pyjson.Array, pyjson.String:
+		return nil, nil, nil
+	}
+	return nil, &raised{"TypeError", "argument of type '" + pyjson.TypeName(raw) + "' is not iterable"}, nil
 }
 
 func orNull(raw json.RawMessage) string {
@@ -233,8 +253,8 @@ func (p *validation) node(id string) (*finding, *raised) {
 	defer delete(p.open, id)
 	i := p.index[id]
 	class := p.classes[i]
-	if p.inputs[i] == nil {
-		return nil, &raised{"KeyError", "'inputs'"}
+	if p.unread[i] != nil {
+		return nil, p.unread[i]
 	}
 	f := &finding{valid: true}
 	var stumbled *raised
@@ -320,7 +340,7 @@ func outputType(class *nodes.Class, slot json.RawMessage) (string, *raised) {
 	if class.Schema {
 		kind = "list"
 	}
-	n, ok := pyjson.ParseNum(slot)
+	n, ok := slotOf(slot)
 	i, whole := n.Int64()
 	switch {
 	case !ok || !whole:
@@ -440,41 +460,13 @@ func bound(in nodes.Input, name string) (pyjson.Num, bool) {
 	return pyjson.ParseNum(raw)
 }
 
-// conversionProblem is what Python says when a value can't become the declared type; empty when it can.
-func conversionProblem(typ string, raw json.RawMessage) string {
-	if typ != "INT" && typ != "FLOAT" {
-		return ""
-	}
-	n, ok := toNumber(raw)
-	kind := pyjson.KindOf(raw)
-	if kind == pyjson.String {
-		if typ == "INT" && (!ok || n.IsFloat()) {
-			return "invalid literal for int() with base 10: " + pyjson.Repr(raw)
-		}
-		if !ok {
-			return "could not convert string to float: " + pyjson.Repr(raw)
-		}
-		return ""
-	}
-	if !ok {
-		if typ == "INT" {
-			return "int() argument must be a string, a bytes-like object or a real number, not '" + pyjson.TypeName(raw) + "'"
-		}
-		return "float() argument must be a string or a real number, not '" + pyjson.TypeName(raw) + "'"
-	}
-	if _, whole := n.Truncate(); typ == "INT" && !whole {
-		if f := n.Float(); f != f {
-			return "cannot convert float NaN to integer"
-		}
-		return "cannot convert float infinity to integer"
-	}
-	return ""
-}
-
 // file checks the input of a class that must name a file.
 func (p *validation) file(f *finding, class *nodes.Class, raw json.RawMessage) *raised {
 	if raw == nil {
 		return &raised{"TypeError", class.Name + ".VALIDATE_INPUTS() missing 1 required positional argument: '" + class.File + "'"}
+	}
+	if _, _, link := linkOf(raw); link {
+		raw = json.RawMessage("null") // what comes of a link is not known yet
 	}
 	name, ok := pyjson.Text(raw)
 	if !ok {

@@ -172,7 +172,18 @@ type ErrOutside struct{ Folder, Dir string }
 
 func (e *ErrOutside) Error() string {
 	return "**** ERROR: Saving image outside the output folder is not allowed." +
-		"\n full_output_folder: " + e.Folder + "\n         output_dir: " + e.Dir
+		"\n full_output_folder: " + e.Folder + "\n         output_dir: " + e.Dir +
+		"\n         commonpath: " + common(e.Folder, e.Dir)
+}
+
+// common is the deepest folder that both paths are in.
+func common(a, b string) string {
+	for {
+		if _, ok := Within(a, b); ok || a == filepath.Dir(a) {
+			return a
+		}
+		a = filepath.Dir(a)
+	}
 }
 
 // NextName prepares to save below the directory of typ under a prefix, which may have a subfolder and the words

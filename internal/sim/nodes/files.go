@@ -21,6 +21,9 @@ func (c *Call) read(name string) ([]byte, error) {
 		return nil, Raise("FileNotFoundError", "[Errno 2] No such file or directory: '%s'", name)
 	}
 	file, err := os.ReadFile(path)
+	if info, statErr := os.Stat(path); statErr == nil && info.IsDir() {
+		return nil, Raise("IsADirectoryError", "[Errno 21] Is a directory: '%s'", path)
+	}
 	if err != nil {
 		return nil, Raise("FileNotFoundError", "[Errno 2] No such file or directory: '%s'", name)
 	}
