@@ -155,6 +155,36 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// TestHistoryPages counts from the end where no offset is given, and is odd below one as a real server is.
+func TestHistoryPages(t *testing.T) {
+	t.Parallel()
+	_, base := start(t, sim.Options{})
+	c := dial(t, base, "prepare")
+	c.next(t)
+	letter := map[string]string{}
+	for _, text := range []string{"a", "b", "c"} {
+		id, _ := run(t, base, c, textGraph(text))
+		letter[id] = text
+	}
+	for query, want := range map[string]string{
+		"": "abc", "max_items=2": "bc", "max_items=2&offset=0": "ab", "offset=1": "bc", "offset=-1": "abc",
+		"max_items=9": "abc", "max_items=1&offset=9": "", "max_items=0": "", "max_items=-1": "", "max_items=-1&offset=0": "a",
+	} {
+		_, _, answer := ask(t, "GET", base+"/history?"+query, "")
+		members, err := pyjson.Members(json.RawMessage(answer))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, m := range members {
+			got += letter[m.Key]
+		}
+		if got != want {
+			t.Errorf("/history?%s: %q, want %q", query, got, want)
+		}
+	}
+}
+
 // TestJobs is the list newer editors ask for.
 func TestJobs(t *testing.T) {
 	t.Parallel()

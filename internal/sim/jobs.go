@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -48,7 +49,7 @@ func (l *life) jobs() []listed {
 	for _, it := range waiting {
 		all = append(all, listed{item: it, status: "pending", summary: open})
 	}
-	for _, f := range l.queue.past(-1, -1) {
+	for _, f := range l.queue.past(math.MaxInt, -1) {
 		all = append(all, f.listed())
 	}
 	return all

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"container/list"
 	"encoding/json"
+	"math"
 	"strconv"
 	"sync"
 
@@ -256,12 +257,13 @@ func (q *queue) find(id string) (f *finished, ok bool) {
 	return e.Value.(*finished), true
 }
 
-// past returns runs from the history, oldest first: at most limit when it is not negative, after skipping offset,
-// or the newest ones when offset is negative.
+// past returns runs from the history, oldest first: at most limit after skipping offset, or the newest ones when
+// offset is negative. As in a real server a limit of less than one lets one through where there is an offset, and
+// nothing where there is none.
 func (q *queue) past(limit, offset int) []*finished {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if offset < 0 && limit >= 0 {
+	if offset < 0 && limit < math.MaxInt {
 		offset = q.order.Len() - limit
 	}
 	var out []*finished
@@ -269,7 +271,7 @@ func (q *queue) past(limit, offset int) []*finished {
 	for e := q.order.Front(); e != nil; e = e.Next() {
 		if i >= offset {
 			out = append(out, e.Value.(*finished))
-			if limit >= 0 && len(out) >= limit {
+			if len(out) >= limit {
 				break
 			}
 		}

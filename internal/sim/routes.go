@@ -3,6 +3,7 @@ package sim
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 
@@ -204,7 +205,7 @@ func (s *ComfyUI) handleFree(w http.ResponseWriter, r *http.Request, l *life, _ 
 }
 
 func (s *ComfyUI) handleHistory(w http.ResponseWriter, r *http.Request, l *life, _ []string) {
-	limit, offset := -1, -1
+	limit, offset := math.MaxInt, -1
 	params := query(r)
 	for name, into := range map[string]*int{"max_items": &limit, "offset": &offset} {
 		if !params.Has(name) {
