@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"image"
+	"image/color"
 	"image/gif"
 	"image/jpeg"
 	"image/png"
@@ -96,9 +97,13 @@ func (s *Service) decodeBytes(b []byte) (img image.Image, err error) {
 		if c.Width <= 0 || c.Height <= 0 {
 			return nil, notPicture(fmt.Errorf("%d × %d pixels", c.Width, c.Height))
 		}
-		if c.Width > s.opt.MaxPixels/c.Height {
+		limit := s.opt.MaxPixels
+		if channels := progressive(c, b); channels > 0 {
+			limit = min(limit, maxPixelBytes*limit/(5*channels))
+		}
+		if c.Width > limit/c.Height {
 			return nil, tooLarge("The picture has %d × %d pixels, more than the %d million that are shown in another form.",
-				c.Width, c.Height, s.opt.MaxPixels/1e6)
+				c.Width, c.Height, limit/1e6)
 		}
 		img, err := f.decode(bytes.NewReader(b))
 		if err != nil {
@@ -110,6 +115,27 @@ func (s *Service) decodeBytes(b []byte) (img image.Image, err error) {
 		return img, nil
 	}
 	return nil, notPicture(nil)
+}
+
+// maxPixelBytes is what a decoder may need for a pixel when a picture has as many as are taken: two bytes each for
+// three colours and the transparency.
+const maxPixelBytes = 8
+
+// progressive returns how many channels a JPEG has that comes in passes, else 0. Its decoder keeps five bytes of each
+// channel of a pixel until the last pass, and a few bytes of such a file can ask for gigabytes. The mark of such a file
+// may stand for something else in the picture's notes; then only the largest pictures are refused for it.
+func progressive(c image.Config, b []byte) int {
+	if !bytes.HasPrefix(b, []byte("\xff\xd8\xff")) || !bytes.Contains(b, []byte("\xff\xc2")) {
+		return 0
+	}
+	switch c.ColorModel {
+	case color.GrayModel:
+		return 1
+	case color.CMYKModel:
+		return 4
+	default:
+		return 3
+	}
 }
 
 func notPicture(cause error) error {

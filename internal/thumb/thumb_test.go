@@ -51,6 +51,13 @@ func encode(t testing.TB, f func(io.Writer) error) []byte {
 	return b.Bytes()
 }
 
+// passesJPEG is the beginning of a JPEG of three channels that comes in passes.
+func passesJPEG(w, h uint16) []byte {
+	b := []byte("\xff\xd8\xff\xc2\x00\x11\x08")
+	b = binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(b, h), w)
+	return append(b, "\x03\x01\x11\x00\x02\x11\x00\x03\x11\x00\xff\xda\x00\x0c\x03\x01\x00\x02\x00\x03\x00\x00\x00\x00"...)
+}
+
 func asPNG(t testing.TB, img image.Image) []byte {
 	return encode(t, func(w io.Writer) error { return png.Encode(w, img) })
 }
@@ -329,6 +336,8 @@ func TestBadPictures(t *testing.T) {
 		"just beyond": {hugePNG(1<<20+1, 1), "picture_too_large"},
 		"many bytes":  {append(bytes.Clone(good), make([]byte, 1<<20)...), "picture_too_large"},
 		"webp frame":  {sly, "picture_too_large"},
+		"passes":      {passesJPEG(700, 700), "not_a_picture"}, // its size is taken
+		"many passes": {passesJPEG(800, 800), "picture_too_large"},
 		"webp head":   {[]byte("RIFF\x00\x00\x00\x00WEBP"), "not_a_picture"},
 		"gif head":    {[]byte("GIF89a"), "not_a_picture"},
 	} {
