@@ -129,6 +129,7 @@ func (m *memory) Fail(context.Context, job.ID, job.Outcome) error     { return n
 func (m *memory) Load(context.Context, job.ID, int64) (job.Entry, map[string]string, error) {
 	return job.Entry{}, nil, nil
 }
+func (m *memory) Expired(time.Time) []job.Job                          { return nil }
 func (m *memory) Release(context.Context, job.ID, int64, string) error { return nil }
 func (m *memory) Renew(context.Context, []job.Fence, time.Time) ([]job.Fence, error) {
 	return nil, nil

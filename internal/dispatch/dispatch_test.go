@@ -46,6 +46,7 @@ type studio struct {
 	room    func() error
 	claim   func() error // when it gives an error, that is what claims end with
 	load    error        // what the next look at an earlier attempt ends with
+	posted  error        // what the next report that a run was posted ends with
 	options dispatch.Options
 
 	// Of one start.
@@ -179,6 +180,14 @@ func (c claims) Load(ctx context.Context, id job.ID, fence int64) (job.Entry, ma
 		return job.Entry{}, nil, err
 	}
 	return c.Service.Load(ctx, id, fence)
+}
+
+func (c claims) Posted(id job.ID, fence int64) error {
+	if err := c.s.posted; err != nil {
+		c.s.posted = nil
+		return err
+	}
+	return c.Service.Posted(id, fence)
 }
 
 // nothing is a catalog.

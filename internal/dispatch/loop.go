@@ -106,6 +106,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		case <-again.C:
 		case <-renew.C:
 			l.renew()
+			l.releaseOrphans(time.Now())
 		case <-places.C:
 			l.tellPlaces()
 			if l.stale {
@@ -429,4 +430,20 @@ func (l *loop) renew() {
 		}
 		l.inbox.send(renewed{lost})
 	})
+}
+
+// releaseOrphans lets jobs wait again whose lease is over and that no attempt holds: its right to report was lost to a
+// withdrawal, say, which then could not be written down.
+func (l *loop) releaseOrphans(now time.Time) {
+	for _, j := range l.deps.Queue.Expired(now) {
+		if l.attempts[j.ID] != nil {
+			continue
+		}
+		l.wg.Go(func() {
+			err := l.deps.Queue.Release(l.ctx, j.ID, j.Attempt.Fence, "nobody holds its attempt any more")
+			if err != nil && !fault.Is(err, fault.Conflict) {
+				l.log.Error("a job without an attempt could not be released; it is tried again", "job", string(j.ID), "err", err)
+			}
+		})
+	}
 }
