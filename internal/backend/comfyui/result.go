@@ -89,7 +89,11 @@ type record struct {
 	nodes    []string // with outputs, in the order of their first
 	outputs  map[string]json.RawMessage
 	meta     map[string]json.RawMessage
+	size     int // of outputs
 }
+
+// maxRecord is from how many bytes of outputs on no more are kept: nobody takes a result of that size.
+const maxRecord = 64 << 20
 
 // note takes over a frame of the run.
 func (r *record) note(f frame) {
@@ -103,9 +107,10 @@ func (r *record) note(f frame) {
 		}
 	case "executed":
 		output, ok := pyjson.Get(f.Data, "output")
-		if !ok || pyjson.KindOf(output) != pyjson.Object {
+		if !ok || pyjson.KindOf(output) != pyjson.Object || r.size > maxRecord {
 			return
 		}
+		r.size += len(output)
 		if r.outputs == nil {
 			r.outputs, r.meta = make(map[string]json.RawMessage), make(map[string]json.RawMessage)
 		}

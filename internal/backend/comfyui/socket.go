@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -15,8 +16,12 @@ import (
 	"github.com/ahelme/comfyume/internal/backend"
 )
 
-// maxFrame bounds one frame: full-size pictures come this way.
-const maxFrame = 256 << 20
+// maxFrame bounds one frame: full-size pictures come this way. Text is bounded closer: graphs can make texts of any
+// length, several frames wait for a run, and what is left out here is in the result.
+const (
+	maxFrame = 256 << 20
+	maxText  = 34_000_000
+)
 
 // hello is the first frame on every socket: it asks for previews that name their node.
 var hello = []byte(`{"type":"feature_flags","data":{"supports_preview_metadata":true}}`)
@@ -105,8 +110,7 @@ func (d *Driver) read(s *socket) {
 	for {
 		kind, r, err := s.conn.Reader(context.Background()) // ended by closing the connection
 		if err == nil {
-			buf.Reset()
-			_, err = buf.ReadFrom(r)
+			err = readFrame(&buf, kind, r)
 		}
 		if err != nil {
 			select {
@@ -138,6 +142,21 @@ func (d *Driver) read(s *socket) {
 			buf = bytes.Buffer{}
 		}
 	}
+}
+
+// readFrame reads one frame into buf; a text that is too long leaves it empty.
+func readFrame(buf *bytes.Buffer, kind websocket.MessageType, r io.Reader) error {
+	buf.Reset()
+	if kind == websocket.MessageBinary {
+		_, err := buf.ReadFrom(r)
+		return err
+	}
+	n, err := buf.ReadFrom(io.LimitReader(r, maxText+1))
+	if n > maxText {
+		*buf = bytes.Buffer{}
+		_, err = io.Copy(io.Discard, r)
+	}
+	return err
 }
 
 // cut notes that a connection went away without our doing: the server may have been restarted.
