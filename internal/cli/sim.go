@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 	"time"
 
@@ -21,7 +23,7 @@ type simCmd struct {
 
 // simComfyUI runs a simulated ComfyUI server.
 type simComfyUI struct {
-	Listen string `help:"Address to listen on." default:"127.0.0.1:8188" placeholder:"ADDR"`
+	Listen string `help:"Address to listen on (127.0.0.1:8188)." default:"127.0.0.1:8188" placeholder:"ADDR"`
 
 	BaseDirectory   string `help:"Folder for the folders below; a temporary one when left out." placeholder:"DIR" group:"Folders"`
 	OutputDirectory string `help:"Where results go." placeholder:"DIR" group:"Folders"`
@@ -31,28 +33,31 @@ type simComfyUI struct {
 	ModelDirectory  string `help:"Folder of folders of models, of which only names are read." placeholder:"DIR" group:"Folders"`
 	FrontEndRoot    string `help:"A built editor to serve at /." placeholder:"DIR" group:"Folders"`
 
-	Identity string `help:"The version of ComfyUI it stands for." default:"0.3.64" placeholder:"VERSION" group:"Nodes"`
+	Identity string `help:"The version of ComfyUI it stands for (0.3.64)." default:"0.3.64" placeholder:"VERSION" group:"Nodes"`
 	Probes   bool   `name:"probe-nodes" help:"Have the probe nodes of our tests." group:"Nodes"`
 
-	LoadTime    time.Duration `help:"How long a model takes to load the first time." default:"0s" group:"Speed"`
-	StepTime    time.Duration `help:"How long a step of a sampler takes." default:"0s" group:"Speed"`
+	LoadTime    time.Duration `help:"How long a model takes to load the first time, such as 8s." default:"0s" group:"Speed"`
+	StepTime    time.Duration `help:"How long a step of a sampler takes, such as 250ms." default:"0s" group:"Speed"`
 	Latency     time.Duration `help:"Added to every request and frame." default:"0s" group:"Speed"`
-	Bandwidth   string        `help:"Bytes a second that each request receives, such as 1MB." placeholder:"SIZE" group:"Speed"`
-	VideoMemory string        `help:"What the device has." default:"24GiB" placeholder:"SIZE" group:"Speed"`
+	Bandwidth   string        `help:"Bytes a second that each request receives, such as 1MB; all there is when left out." placeholder:"SIZE" group:"Speed"`
+	VideoMemory string        `help:"What the device has (24GiB); models and pictures have to fit." default:"24GiB" placeholder:"SIZE" group:"Speed"`
 	NoPreviews  bool          `help:"Samplers send no previews." group:"Speed"`
 	EagerFrames bool          `help:"Let frames of a run overtake the answer of its POST, as on a busy server." group:"Speed"`
 
-	FailRate     float64       `help:"Chance from 0 to 1 that a run fails." group:"Trouble"`
-	OOMRate      float64       `name:"oom-rate" help:"Chance that a run ends out of memory." group:"Trouble"`
-	CrashRate    float64       `help:"Chance that the server dies in a run." group:"Trouble"`
-	FreezeRate   float64       `help:"Chance that the server stops answering in a run." group:"Trouble"`
+	FailRate     float64       `help:"Chance from 0 to 1 that a run fails." placeholder:"CHANCE" group:"Trouble"`
+	OOMRate      float64       `name:"oom-rate" help:"Chance that a run ends out of memory." placeholder:"CHANCE" group:"Trouble"`
+	CrashRate    float64       `help:"Chance that the server dies in a run." placeholder:"CHANCE" group:"Trouble"`
+	FreezeRate   float64       `help:"Chance that the server stops answering in a run." placeholder:"CHANCE" group:"Trouble"`
 	FailNodes    []string      `help:"Classes that always fail." placeholder:"CLASS" group:"Trouble"`
 	NoTriggers   bool          `help:"Don't make trouble when a graph asks for it (sim:fail, sim:oom, sim:crash, sim:freeze, sim:slow=DURATION)." group:"Trouble"`
 	RestartAfter time.Duration `help:"How long the server is gone after a crash." default:"2s" group:"Trouble"`
 	FreezeFor    time.Duration `help:"How long a freeze lasts; 0: for ever." default:"0s" group:"Trouble"`
 	CrashExits   bool          `help:"A crash ends the program." group:"Trouble"`
-	Seed         uint64        `help:"Makes chances repeatable." group:"Trouble"`
+	Seed         uint64        `help:"Any number but 0 makes chances repeatable." placeholder:"NUMBER" group:"Trouble"`
 }
+
+// versionForm is how ComfyUI writes its version.
+var versionForm = regexp.MustCompile(`^v?\d+\.\d+\.\d+$`)
 
 // options translates the flags.
 func (cmd *simComfyUI) options() (sim.Options, error) {
@@ -75,14 +80,28 @@ func (cmd *simComfyUI) options() (sim.Options, error) {
 		if err != nil {
 			return o, wrongUse("%s: %v.", flag, err)
 		}
+		if size == 0 {
+			return o, wrongUse("%s has to be more than 0.", flag)
+		}
 		*p.into = int64(size)
 	}
 	for flag, rate := range map[string]float64{
 		"--fail-rate": cmd.FailRate, "--oom-rate": cmd.OOMRate, "--crash-rate": cmd.CrashRate, "--freeze-rate": cmd.FreezeRate,
 	} {
-		if rate < 0 || rate > 1 {
+		if !(rate >= 0 && rate <= 1) { // also not for NaN
 			return o, wrongUse("%s is a chance from 0 to 1.", flag)
 		}
+	}
+	for flag, d := range map[string]time.Duration{
+		"--load-time": cmd.LoadTime, "--step-time": cmd.StepTime, "--latency": cmd.Latency,
+		"--restart-after": cmd.RestartAfter, "--freeze-for": cmd.FreezeFor,
+	} {
+		if d < 0 {
+			return o, wrongUse("%s can't be less than 0.", flag)
+		}
+	}
+	if !versionForm.MatchString(cmd.Identity) {
+		return o, wrongUse("--identity is a version such as 0.3.64, not %q.", cmd.Identity)
 	}
 	if cmd.CrashExits {
 		o.OnCrash = func() { os.Exit(exitFailed) }
@@ -107,6 +126,9 @@ func (cmd *simComfyUI) Run(c *call) error {
 	s, err := sim.NewComfyUI(o)
 	if err != nil {
 		l.Close() //nolint:errcheck // the error that counts is err
+		if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind == fault.Invalid {
+			return f.WithCode("wrong_use") // it comes of the flags
+		}
 		return err
 	}
 	ctx, stop := signal.NotifyContext(c.ctx, os.Interrupt, syscall.SIGTERM)

@@ -111,6 +111,9 @@ func NewComfyUI(o Options) (*ComfyUI, error) {
 		seed = rand.Uint64()
 	}
 	s.rng = rand.New(rand.NewPCG(seed, seed))
+	if err := s.checkNames(); err != nil {
+		return nil, err
+	}
 	if err := s.openFolders(); err != nil {
 		return nil, err
 	}
@@ -133,6 +136,21 @@ func NewComfyUI(o Options) (*ComfyUI, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// checkNames refuses options that name what is not there, which would do nothing.
+func (s *ComfyUI) checkNames() error {
+	for _, name := range s.opts.FailNodes {
+		if s.classes.Class(name) == nil {
+			return fault.New(fault.Invalid, "There is no node %s that could fail.", name)
+		}
+	}
+	if root := s.opts.FrontEndRoot; root != "" {
+		if _, err := os.Stat(filepath.Join(root, "index.html")); err != nil {
+			return fault.Wrap(fault.Invalid, err, "There is no built editor in %s.", root)
+		}
+	}
+	return nil
 }
 
 func (o Options) withDefaults() Options {
