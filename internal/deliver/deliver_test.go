@@ -394,6 +394,12 @@ func TestResolve(t *testing.T) {
 		t.Errorf("resolves to %+v, %v, want %+v", got, err, his)
 	}
 	missing("what is bob's now", "ann", from)
+	if err := s.deliver.Restarted(t.Context(), "gpu2", "e2"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.deliver.Resolve(t.Context(), deliver.Output{User: "bob", Origin: from}); err != nil {
+		t.Errorf("the restart of another back end: %v", err)
+	}
 	if err := s.deliver.Restarted(t.Context(), "gpu1", "e2"); err != nil {
 		t.Fatal(err)
 	}

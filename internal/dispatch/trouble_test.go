@@ -335,3 +335,20 @@ func TestAttemptWithoutRightLeavesNoJobStuck(t *testing.T) {
 		}
 	})
 }
+
+// TestLateResultIsNotTriedForEver: the job has moved on while its run came to its end.
+func TestLateResultIsNotTriedForEver(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		j := s.submit("ann", "Wait", "Save file")
+		e := s.want(j, job.Running)
+		if err := s.queue.Release(s.Context(), j.ID, e.Job.Attempt.Fence, "test"); err != nil {
+			s.Fatal(err)
+		}
+		s.gpus[0].Release()
+		time.Sleep(time.Second)
+		s.gpus[0].Release()
+		if e := s.want(j, job.Completed); e.Job.Attempt.N != 2 {
+			s.Errorf("attempt %d", e.Job.Attempt.N)
+		}
+	})
+}
