@@ -208,7 +208,7 @@ func replace(raw []byte, word, by string) []byte {
 
 // unsalt drops the salt wherever inputs are listed, as JSON or as Python prints them, and blanks it in other text.
 func (t *Translation) unsalt(raw json.RawMessage) json.RawMessage {
-	out, err := dropMember(raw, SaltInput)
+	out, err := pyjson.Drop(raw, SaltInput)
 	if err != nil {
 		out = raw // no JSON: only the words can be blanked
 	}
@@ -216,45 +216,6 @@ func (t *Translation) unsalt(raw json.RawMessage) json.RawMessage {
 	out = bytes.ReplaceAll(out, []byte(", '"+SaltInput+"': '"+t.salt+"'"), nil)
 	out = bytes.ReplaceAll(out, []byte("'"+SaltInput+"': '"+t.salt+"'"), nil)
 	return bytes.ReplaceAll(out, []byte(t.salt), []byte("owner"))
-}
-
-// dropMember removes a key from every object in raw.
-func dropMember(raw json.RawMessage, key string) (json.RawMessage, error) {
-	if !bytes.Contains(raw, []byte(key)) {
-		return raw, nil
-	}
-	switch pyjson.KindOf(raw) {
-	case pyjson.Object:
-		members, err := pyjson.Members(raw)
-		if err != nil {
-			return nil, err
-		}
-		members = slices.DeleteFunc(members, func(m pyjson.Member) bool { return m.Key == key })
-		for i := range members {
-			if members[i].Value, err = dropMember(members[i].Value, key); err != nil {
-				return nil, err
-			}
-		}
-		return pyjson.AppendObject(nil, members), nil
-	case pyjson.Array:
-		elements, err := pyjson.Elements(raw)
-		if err != nil {
-			return nil, err
-		}
-		out := []byte{'['}
-		for i, e := range elements {
-			if i > 0 {
-				out = append(out, ", "...)
-			}
-			if e, err = dropMember(e, key); err != nil {
-				return nil, err
-			}
-			out = append(out, e...)
-		}
-		return append(out, ']'), nil
-	default:
-		return raw, nil
-	}
 }
 
 // PNG returns a filter that gives the graph in a PNG back its person's words.

@@ -69,6 +69,7 @@ func FuzzRead(f *testing.F) {
 		pyjson.Get(raw, "a", "b")
 		_, _ = pyjson.Head(raw, 2)
 		_, _ = pyjson.MapStrings(raw, strings.ToUpper)
+		_, _ = pyjson.Drop(raw, "a")
 		if !pyjson.Valid(raw) {
 			pyjson.Clean(raw)
 			return
@@ -79,6 +80,9 @@ func FuzzRead(f *testing.F) {
 		}
 		if mapped, err := pyjson.MapStrings(raw, func(s string) string { return s }); err != nil || pyjson.Repr(mapped) != pyjson.Repr(raw) {
 			t.Errorf("%q became %q, %v, by a map that changes nothing", raw, mapped, err)
+		}
+		if whole, err := pyjson.Drop(raw, "no such key"); err != nil || pyjson.Repr(whole) != pyjson.Repr(raw) {
+			t.Errorf("%q became %q, %v, where nothing was to be dropped", raw, whole, err)
 		}
 		if pyjson.KindOf(raw) == pyjson.Number || !json.Valid(raw) {
 			return

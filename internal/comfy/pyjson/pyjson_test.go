@@ -299,6 +299,23 @@ func TestMapStrings(t *testing.T) {
 	}
 }
 
+func TestDrop(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string]string{
+		`{"k": 1}`: `{}`,
+		` {"a":1.50 , "k":{"k":[ ]}, "b":[{"\u006b":1, "c" : "k"},[ ],NaN, {} ], "k":2 } `: `{"a": 1.50, "b": [{"c": "k"}, [], NaN, {}]}`,
+		`{"k": 1, "a": {"k": 1, "x": 2, "k": 3}}`:                                          `{"a": {"x": 2}}`,
+		`"k"`: `"k"`,
+	} {
+		if got, err := pyjson.Drop(json.RawMessage(raw), "k"); err != nil || string(got) != want {
+			t.Errorf("%s became %s, %v, want %s", raw, got, err, want)
+		}
+	}
+	if got, err := pyjson.Drop(json.RawMessage(`{"k": 1`), "k"); err == nil {
+		t.Errorf("half an object became %s", got)
+	}
+}
+
 // What somebody sends to make the studio slow takes time as its length, not more.
 func TestHostileTextsAreReadInOnePass(t *testing.T) {
 	t.Parallel()
@@ -317,6 +334,7 @@ func TestHostileTextsAreReadInOnePass(t *testing.T) {
 	for what, do := range map[string]func(){
 		"a deep list shown":       func() { pyjson.Repr(json.RawMessage(deepList)) },
 		"a deep object shown":     func() { pyjson.Repr(json.RawMessage(deepObject)) },
+		"a deep object thinned":   func() { _, _ = pyjson.Drop(json.RawMessage(deepObject), "x") },
 		"a wide object read":      func() { _, _ = pyjson.Members(json.RawMessage(wide.String())) },
 		"a wide object shown":     func() { pyjson.Repr(json.RawMessage(wide.String())) },
 		"quotes without an end":   func() { pyjson.Clean([]byte(quotes)) },
