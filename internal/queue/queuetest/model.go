@@ -53,8 +53,9 @@ type model struct {
 	*bench
 	jobs    map[job.ID]*subject
 	tickets []job.Fence
-	fence   int64 // last one given
-	ended   int   // counts ends
+	fence   int64      // last one given
+	ended   int        // counts ends
+	since   job.Counts // ends since the start
 }
 
 type subject struct {
@@ -226,6 +227,7 @@ func (m *model) finishOne(t *rapid.T) {
 
 func (m *model) over(s *subject, state job.State) {
 	m.ended++
+	m.since.Add(state, 1)
 	s.state, s.end = state, m.ended
 }
 
@@ -323,6 +325,7 @@ func (m *model) deleteHistory(t *rapid.T) {
 func (m *model) restart() {
 	m.listen()
 	m.bench.restart()
+	m.since = job.Counts{}
 	for _, s := range m.jobs {
 		if s.state == job.Running {
 			s.posted = s.kept
@@ -349,11 +352,15 @@ func (m *model) listen() {
 // check holds everything that can be read against the picture.
 func (m *model) check(t *rapid.T) {
 	m.listen()
-	var counts job.Counts
+	counts := m.since
+	byUser := map[string]job.Counts{}
 	for _, user := range people {
 		open := m.some(func(s *subject) bool { return s.sub.User == user && !s.state.Final() })
 		for _, s := range open {
 			counts.Add(s.state, 1)
+			own := byUser[user]
+			own.Add(s.state, 1)
+			byUser[user] = own
 		}
 		if n := m.Remaining(user); n != len(open) {
 			t.Fatalf("Remaining(%s) = %d, want %d", user, n, len(open))
@@ -361,9 +368,13 @@ func (m *model) check(t *rapid.T) {
 		m.checkOpen(t, user, open)
 		m.checkEntries(t, user)
 		m.checkHistory(t, user)
+		m.checkList(t, user)
 	}
-	if c := m.Counts(); c.Pending != counts.Pending || c.Running != counts.Running {
+	if c := m.Counts(); c != counts {
 		t.Fatalf("Counts = %+v, want %+v", c, counts)
+	}
+	if diff := gocmp.Diff(byUser, m.CountsByUser()); diff != "" {
+		t.Fatalf("counts by user: want -, got +\n%s", diff)
 	}
 	for _, s := range m.some(func(s *subject) bool { return s.state.Final() }) {
 		j, err := m.Get(m.t.Context(), s.id)
@@ -420,6 +431,23 @@ func (m *model) checkHistory(t *rapid.T, user string) {
 	m.must(err)
 	if !slices.Equal(got, want) {
 		t.Fatalf("history of %s is %v, want %v", user, got, want)
+	}
+}
+
+// checkList: the newest first, open and final ones, as the person sees their states.
+func (m *model) checkList(t *rapid.T, user string) {
+	var want, got []string
+	for _, s := range m.some(func(s *subject) bool { return s.sub.User == user && !s.hidden }) {
+		want = append(want, fmt.Sprint(s.id, s.state, s.posted && !s.state.Final()))
+	}
+	slices.Reverse(want)
+	jobs, total, err := m.Jobs(m.t.Context(), user, job.ListQuery{})
+	m.must(err)
+	for _, j := range jobs {
+		got = append(got, fmt.Sprint(j.ID, j.State, j.Attempt.Posted))
+	}
+	if total != len(want) || !slices.Equal(got, want) {
+		t.Fatalf("list of %s, %d in all:\n%v\nwant\n%v", user, total, got, want)
 	}
 }
 
