@@ -38,8 +38,6 @@ func (f fault) append(dst []byte) []byte {
 // raised is a Python exception in the middle of validation.
 type raised struct{ exception, text string }
 
-func (r *raised) Error() string { return r.text }
-
 // finding is what is known of one node.
 type finding struct {
 	valid  bool

@@ -32,28 +32,6 @@ func sample16(v float32) int64 {
 	return int64(math.Max(-32768, math.Min(32767, math.RoundToEven(float64(v)*32768))))
 }
 
-// WAV encodes a sound with 16 bits a sample.
-func WAV(s *Sound) []byte {
-	length := 0
-	if len(s.Channels) > 0 {
-		length = len(s.Channels[0])
-	}
-	var data []byte
-	for i := range length {
-		for _, c := range s.Channels {
-			data = binary.LittleEndian.AppendUint16(data, uint16(sample16(c[i])))
-		}
-	}
-	format := binary.LittleEndian.AppendUint16(nil, 1) // PCM
-	format = binary.LittleEndian.AppendUint16(format, uint16(len(s.Channels)))
-	format = binary.LittleEndian.AppendUint32(format, uint32(s.Rate))
-	format = binary.LittleEndian.AppendUint32(format, uint32(s.Rate*2*len(s.Channels)))
-	format = binary.LittleEndian.AppendUint16(format, uint16(2*len(s.Channels)))
-	format = binary.LittleEndian.AppendUint16(format, 16)
-	body := appendRIFF(appendRIFF([]byte("WAVE"), "fmt ", format), "data", data)
-	return append(binary.LittleEndian.AppendUint32([]byte("RIFF"), uint32(len(body))), body...)
-}
-
 func decodeWAV(file []byte) (*Sound, error) {
 	var format, data []byte
 	for rest := file[12:]; len(rest) >= 8; {
