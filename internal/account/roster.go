@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/csv"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 
@@ -101,5 +102,26 @@ func readRows(rows *csv.Reader, column map[string]int) ([]NewUser, error) {
 			break
 		}
 	}
-	return list, errors.Join(problems...)
+	return list, together(problems)
+}
+
+// maxTold is how many problems are told at once.
+const maxTold = 20
+
+// together makes one error of problems, so that who mends a list sees all of them.
+func together(problems []error) error {
+	if len(problems) < 2 {
+		return errors.Join(problems...)
+	}
+	var all strings.Builder
+	for n, err := range problems {
+		if n == maxTold {
+			fmt.Fprintf(&all, "\n  and %d more", len(problems)-n)
+			break
+		}
+		sentence, remedy := fault.Public(err)
+		all.WriteString("\n  " + strings.TrimSpace(sentence+" "+remedy))
+	}
+	return fault.New(fault.Invalid, "%d accounts can't be made:%s", len(problems), all.String()).
+		WithRemedy("Mend these; none of the list was made.")
 }

@@ -2,7 +2,6 @@ package account
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/fault"
@@ -75,9 +74,11 @@ func (s *Service) AddUser(ctx context.Context, n NewUser) (User, error) {
 func (s *Service) EnsureUsers(ctx context.Context, list []NewUser) (made []User, err error) {
 	var problems []error
 	for _, n := range list {
-		problems = append(problems, n.check())
+		if err := n.check(); err != nil {
+			problems = append(problems, err)
+		}
 	}
-	if err := errors.Join(problems...); err != nil {
+	if err := together(problems); err != nil {
 		return nil, err
 	}
 	for _, n := range list {

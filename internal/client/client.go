@@ -129,9 +129,21 @@ func refusal(res *http.Response) error {
 			Message  string `json:"message"`
 			Location string `json:"location"`
 		} `json:"errors"`
+		Door struct{ Type, Message, Details string } `json:"error"` // whom the studio's door turned away
 	}
 	if err == nil {
 		err = json.Unmarshal(text, &p)
+	}
+	if err == nil && p.Door.Type == "unauthorized" {
+		sentence := "The studio asks for a personal token."
+		if res.Request != nil && res.Request.Header.Get("Authorization") != "" {
+			sentence = "The studio does not take this token: it may be mistyped, expired or revoked."
+		}
+		return fault.New(kind, "%s", sentence).WithCode(p.Door.Type).
+			WithRemedy("Make one at the studio's address /me, and name it with --token or in COMFYUME_TOKEN.")
+	}
+	if err == nil && p.Door.Message != "" {
+		return fault.New(kind, "%s", p.Door.Message).WithCode(p.Door.Type).WithRemedy("%s", p.Door.Details)
 	}
 	if err != nil || p.Detail == "" {
 		cause := errors.Join(fmt.Errorf("status %s", res.Status), err)
