@@ -191,6 +191,29 @@ func TestTroubleAtTheDoorIsOneSentence(t *testing.T) {
 	}
 }
 
+// TestMissingPageIsSaid: without an editor the studio serves, and its log and its status say what to type.
+func TestMissingPageIsSaid(t *testing.T) {
+	t.Parallel()
+	for want, says := range map[string]string{
+		"auto": "No editor page is installed. Type: comfyume frontend install", "9.9.9": "Type: comfyume frontend install 9.9.9",
+	} {
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			log := &lockedBuffer{}
+			o := options(t, map[string]string{"frontend": want})
+			o.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			err := run(t, o, func(s *app.Studio) {
+				if st := s.Status(t.Context()); !st.Ready || !strings.Contains(strings.Join(st.Reasons, "\n"), says) {
+					t.Errorf("the status is %+v", st)
+				}
+			})
+			if err != nil || !strings.Contains(log.String(), says) {
+				t.Errorf("%v; the log says %s", err, log)
+			}
+		})
+	}
+}
+
 func TestStudioStaysWhoItIs(t *testing.T) {
 	t.Parallel()
 	o := options(t, nil)

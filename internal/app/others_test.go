@@ -85,6 +85,9 @@ func TestOthersGetNothing(t *testing.T) {
 	err := run(t, o, func(s *app.Studio) {
 		path, err := app.SocketPath(o.Settings.Data, "")
 		ok(t, err)
+		if strings.Contains(log.String(), "not installed") {
+			t.Error("a folder with a page is missed")
+		}
 		c := client.Socket(path)
 		defer c.Close()
 		w := &owned{Studio: s, t: t, log: log}

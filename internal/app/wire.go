@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -139,8 +140,9 @@ func (s *Studio) faces(context.Context) (err error) {
 	if s.page, err = frontend.New(s.o.Frontends, s.cfg.Frontend, s.log); err != nil {
 		return err
 	}
-	if s.page.Version() == "" && s.cfg.Frontend == "auto" {
-		s.notes = append(s.notes, "No editor page is installed. Type: comfyume frontend install")
+	if note := s.noPage(); note != "" {
+		s.notes = append(s.notes, note)
+		s.log.Warn("editor", "note", note)
 	}
 	if err = s.newComfy(); err != nil {
 		return err
@@ -157,6 +159,18 @@ func (s *Studio) faces(context.Context) (err error) {
 		CA: s.certs.Authority(),
 	})
 	return err
+}
+
+// noPage says that the studio has no editor to show and what to type; empty: it has one.
+func (s *Studio) noPage() string {
+	switch want := s.cfg.Frontend; {
+	case s.page.Version() != "", strings.ContainsAny(want, `/\`): // a folder has no version, and was looked into
+		return ""
+	case want == "auto":
+		return "No editor page is installed. Type: comfyume frontend install"
+	default:
+		return "The editor page " + want + " is not installed. Type: comfyume frontend install " + want
+	}
 }
 
 // mounts are the faces that have addresses of their own.
