@@ -126,6 +126,10 @@ func (m *memory) Finish(_ context.Context, id job.ID, _ int64, out job.Outcome) 
 func (m *memory) EachOpen(context.Context, func(job.Job) error) error { return nil }
 func (m *memory) Posted(job.ID, int64) error                          { return nil }
 func (m *memory) Fail(context.Context, job.ID, job.Outcome) error     { return nil }
+func (m *memory) ListAll(context.Context, job.ListQuery, string) ([]job.Job, int, error) {
+	return nil, 0, nil
+}
+
 func (m *memory) Load(context.Context, job.ID, int64) (job.Entry, map[string]string, error) {
 	return job.Entry{}, nil, nil
 }

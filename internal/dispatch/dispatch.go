@@ -34,6 +34,8 @@ type Queue interface {
 	Finish(ctx context.Context, id job.ID, fence int64, out job.Outcome) error
 	Fail(ctx context.Context, id job.ID, out job.Outcome) error
 	Release(ctx context.Context, id job.ID, fence int64, reason string) error
+	// ListAll lists everybody's jobs, the newest first.
+	ListAll(ctx context.Context, q job.ListQuery, user string) ([]job.Job, int, error)
 	// Expired returns the running jobs whose lease is over.
 	Expired(at time.Time) []job.Job
 }

@@ -91,6 +91,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	if err := d.deps.Queue.EachOpen(ctx, l.found); err != nil {
 		return fmt.Errorf("reading the open jobs: %w", err)
 	}
+	if err := l.tidyUp(ctx); err != nil {
+		return err
+	}
 	renew := time.NewTicker(d.options.Lease / 3)
 	defer renew.Stop()
 	places := time.NewTimer(0)
@@ -141,6 +144,25 @@ func (l *loop) found(j job.Job) error {
 	a.fence.Store(j.Attempt.Fence)
 	a.stopped.Store(j.Stop) // its back end may not have heard of it
 	l.begin(a)
+	return nil
+}
+
+// mostUntidy is for how many of the last runs back ends are asked at a start to forget them.
+const mostUntidy = 64
+
+// tidyUp has back ends forget the last runs: a process that was killed had not come to it, and what people asked for
+// must not stay there for others to read.
+func (l *loop) tidyUp(ctx context.Context) error {
+	over := []job.State{job.Completed, job.Failed, job.Cancelled}
+	jobs, _, err := l.deps.Queue.ListAll(ctx, job.ListQuery{States: over, Limit: mostUntidy}, "")
+	if err != nil {
+		return fmt.Errorf("reading the last jobs: %w", err)
+	}
+	for _, j := range jobs {
+		if driver := l.drivers[j.Attempt.BackEnd]; driver != nil && j.Attempt.RunID != "" {
+			driver.Cancel(j.Attempt.RunID)
+		}
+	}
 	return nil
 }
 

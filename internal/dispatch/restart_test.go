@@ -179,3 +179,25 @@ func TestRunThatCantBeTakenUpLeavesNoRun(t *testing.T) {
 		s.want(j, job.Completed)
 	})
 }
+
+// TestKilledProcessLeavesNoTraces: it had finished the job, and had not come to ask the back end to forget it.
+func TestKilledProcessLeavesNoTraces(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		s.want(s.submit("ann", "Text a", "Save file"), job.Completed)
+		s.gpus[0].net.SetDown(true) // no last words
+		s.stop()
+		if len(s.gpus[0].History()) != 1 {
+			s.Fatalf("history: %v", s.gpus[0].History())
+		}
+		s.gpus[0].net.SetDown(false)
+		s.start()
+		waits := s.submit("ann", "Wait")
+		time.Sleep(time.Minute)
+		if h := s.gpus[0].History(); len(h) != 0 {
+			s.Errorf("the back end still knows %v", h)
+		}
+		s.want(waits, job.Running) // and nothing else was touched
+		s.gpus[0].Release()
+		s.want(waits, job.Completed)
+	})
+}
