@@ -214,6 +214,38 @@ func TestMissingPageIsSaid(t *testing.T) {
 	}
 }
 
+// TestDatabaseIsGone: files whose names are lost are kept for who brings the database back.
+func TestDatabaseIsGone(t *testing.T) {
+	t.Parallel()
+	o := options(t, nil)
+	if err := run(t, o, func(*app.Studio) {}); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(o.Settings.Data, "comfyume.db")
+	if err := os.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t, o, func(*app.Studio) {}); err != nil {
+		t.Fatalf("nobody had any files: %v", err)
+	}
+	document := filepath.Join(o.Settings.Data, "users", "ann", "note.json")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(document), 0o700), os.WriteFile(document, []byte("{}"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, spoil := range []func() error{
+		func() error { return os.Truncate(name, 0) },
+		func() error { return os.Remove(name) },
+	} {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		err := run(t, o, func(*app.Studio) { t.Error("a studio without its database serves") })
+		if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "is gone") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
 func TestStudioStaysWhoItIs(t *testing.T) {
 	t.Parallel()
 	o := options(t, nil)

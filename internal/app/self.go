@@ -88,6 +88,28 @@ func loadSelf(data string) (self, error) {
 	return s, nil
 }
 
+// checkDatabase refuses a folder whose people have files and whose database is gone or empty: a new one would know
+// nobody, and the files, without names now, would be swept away.
+func checkDatabase(name string, folders ...string) error {
+	if info, err := os.Stat(name); err == nil && info.Size() > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil // what else is wrong, opening it says
+	}
+	found := errors.New("found a file")
+	for _, folder := range folders {
+		err := filepath.WalkDir(folder, func(_ string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				return found
+			}
+			return nil // a folder that is not there, or can't be read, shows nothing
+		})
+		if err != nil {
+			return fault.New(fault.Unavailable, "The database %s is gone, though people have files in %s.", name, folder).
+				WithRemedy("Bring it back from a backup. To begin anew, move the whole data folder away.")
+		}
+	}
+	return nil
+}
+
 func selfTrouble(err error, name string) error {
 	return fault.Wrap(fault.Unavailable, err, "The file %s in the data folder can't be used.", name).
 		WithRemedy("Bring it back from a backup, or make the folder readable and writable for this account.")
