@@ -179,6 +179,7 @@ func TestTroubleAtTheDoorIsOneSentence(t *testing.T) {
 		"open network":        {map[string]string{"listen": "0.0.0.0:0"}, fault.Invalid, "insecure_lan"},
 		"data is a file":      {map[string]string{"data": file}, fault.Unavailable, "can't be made"},
 		"data below a file":   {map[string]string{"data": filepath.Join(file, "d")}, fault.Unavailable, "can't be made"},
+		"files in a file":     {map[string]string{"blob": "file://" + file}, fault.Unavailable, "can't be used for people's files"},
 		"frontend is no page": {map[string]string{"frontend": t.TempDir() + "/"}, fault.Invalid, "index.html"},
 	} {
 		t.Run(name, func(t *testing.T) {

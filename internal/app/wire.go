@@ -80,7 +80,7 @@ type Studio struct {
 // store opens the database and what knows people by it. A command without server needs no more.
 func (s *Studio) store(ctx context.Context) (err error) {
 	name := filepath.Join(s.cfg.Data, "comfyume.db")
-	if err := checkDatabase(name, s.blobFolder(), filepath.Join(s.cfg.Data, "users")); err != nil {
+	if err := checkDatabase(name, filepath.Join(s.cfg.Data, "blobs"), filepath.Join(s.cfg.Data, "users")); err != nil {
 		return err
 	}
 	s.db, err = sqlite.Open(ctx, name, sqlite.Options{Log: s.log})

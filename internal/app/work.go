@@ -64,7 +64,7 @@ func (s *Studio) changed(c job.Changed) {
 func (s *Studio) newFiles() error {
 	blobs, err := disk.Open(s.blobFolder())
 	if err != nil {
-		return err
+		return folderTrouble(err, s.blobFolder())
 	}
 	s.parts.add("bytes", func(context.Context) error { return blobs.Close() })
 	s.blobs = blobs
@@ -83,11 +83,20 @@ func (s *Studio) newFiles() error {
 		},
 	})
 	if err != nil {
-		return err
+		return folderTrouble(err, filepath.Join(s.cfg.Data, "users"))
 	}
 	s.parts.add("documents", func(context.Context) error { return s.home.Close() })
 	s.templates = workspace.NewTemplates(filepath.Join(s.cfg.Data, "templates"))
 	return nil
+}
+
+// folderTrouble says what is wrong with a folder of people's files, unless err says it.
+func folderTrouble(err error, folder string) error {
+	if fault.KindOf(err) != fault.Internal {
+		return err
+	}
+	return fault.Wrap(fault.Unavailable, err, "The folder %s can't be used for people's files.", folder).
+		WithRemedy("See that it is a folder, or can be made, and that this account may write there.")
 }
 
 // blobFolder is where people's bytes are.
