@@ -319,6 +319,9 @@ func (f *Fake) postInterrupt(w http.ResponseWriter, r *http.Request) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if body.ID == "" {
+		f.requests["POST /interrupt for whatever runs"]++
+	}
 	if p := f.running; p != nil && (body.ID == "" || body.ID == p.ID) {
 		p.once.Do(func() { close(p.interrupt) })
 	}
@@ -401,7 +404,8 @@ func (f *Fake) Queue() (running string, pending []string) {
 	return running, pending
 }
 
-// Requests tells how often a route, such as "POST /prompt", was asked for.
+// Requests tells how often a route, such as "POST /prompt", was asked for. An interrupt that names no run counts as
+// "POST /interrupt for whatever runs" as well.
 func (f *Fake) Requests(route string) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

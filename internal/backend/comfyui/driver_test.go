@@ -335,6 +335,10 @@ func TestInterruptStopsOnlyThisRun(t *testing.T) {
 		}
 		<-first.done
 		b.wantState(first, job.Cancelled)
+		// Between our look and the interrupt somebody else's run may begin.
+		if b.fake.Requests("POST /interrupt for whatever runs") != 0 {
+			b.Error("an interrupt named no run")
+		}
 
 		third := b.prepare(b.task("Text a"))
 		if err := third.Interrupt(b.Context()); err != nil { // not begun: never posted
