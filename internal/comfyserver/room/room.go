@@ -289,8 +289,7 @@ func (r *room) tick(now time.Time, second int) {
 				r.hub.spawn(s.cut)
 				continue
 			}
-			s.pinged.Store(now.UnixNano())
-			s.push(frame{kind: kindPing})
+			s.push(pingFrame(now))
 		}
 		if s.talks.Load() || now.Sub(time.Unix(0, s.lastOut.Load())) < r.hub.options.Idle || !r.waits(s.sid) {
 			continue

@@ -174,7 +174,7 @@ func (r *room) finish(c job.Changed) {
 		n.unsent.Add(1)
 		mine := status
 		mine.after = written
-		s.push(mine, over)
+		s.push(mine, over, pingFrame(n.ended.Add(1))) // once it is answered, nothing of this run is told again
 	}
 	line := "finished "
 	if c.Job.State != job.Completed {

@@ -37,9 +37,9 @@ func (h *Hub) Serve(w http.ResponseWriter, r *http.Request, user, sid string) er
 	alive := func() { s.lastIn.Store(time.Now().UnixNano()) }
 	s.conn, err = websocket.Accept(hijacker, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true,
-		OnPongReceived: func(context.Context, []byte) {
+		OnPongReceived: func(_ context.Context, payload []byte) {
 			alive()
-			s.proven.Store(s.pinged.Load())
+			s.heardPing(payload)
 		},
 		OnPingReceived: func(context.Context, []byte) bool { alive(); return true },
 	})

@@ -2,6 +2,7 @@ package room
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"io"
 	"runtime"
@@ -34,7 +35,6 @@ type socket struct {
 	since time.Time // when it was opened
 
 	lastIn  atomic.Int64 // when something came from the client, ns
-	pinged  atomic.Int64 // when it was pinged last, ns
 	proven  atomic.Int64 // when it was pinged for the last time that it answered, ns: what was sent before has arrived
 	lastOut atomic.Int64 // when something was written, ns
 	talks   atomic.Bool  // it sent feature_flags: an editor
@@ -160,10 +160,21 @@ func (s *socket) write() {
 	}
 }
 
-// pingBytes is a whole ping frame of the WebSocket protocol without payload. The library's Ping waits for the pong;
-// a goroutine per socket and ping is what we save. Data frames are written by this goroutine alone and control frames fit
-// one write call, so that it can't land inside another frame.
-var pingBytes = []byte{0x89, 0x00}
+// pingFrame is a whole ping frame of the WebSocket protocol that carries its time: its pong proves that what was sent
+// before has arrived. The library's Ping waits for the pong; a goroutine per socket and ping is what we save. Data frames
+// are written by one goroutine and control frames fit one write call, so that it can't land inside another frame.
+func pingFrame(now time.Time) frame {
+	b := append(make([]byte, 0, 10), 0x89, 8)
+	return frame{kind: kindPing, data: binary.BigEndian.AppendUint64(b, uint64(now.UnixNano()))} //nolint:gosec // after 1970
+}
+
+// heardPing notes the pong of a ping.
+func (s *socket) heardPing(payload []byte) {
+	if len(payload) == 8 { // a client may send pongs of its own
+		at := int64(binary.BigEndian.Uint64(payload)) //nolint:gosec // ours, or a lie that harms the client alone
+		s.proven.Store(max(s.proven.Load(), at))
+	}
+}
 
 func (s *socket) send(batch []frame) error {
 	s.nc.gather()
@@ -173,7 +184,7 @@ func (s *socket) send(batch []frame) error {
 		switch {
 		case err != nil:
 		case f.kind == kindPing:
-			_, err = s.nc.Write(pingBytes)
+			_, err = s.nc.Write(f.data)
 		case f.binary:
 			err = s.conn.Write(context.Background(), websocket.MessageBinary, f.data)
 		default:

@@ -325,6 +325,27 @@ func TestReloadIsToldAgain(t *testing.T) {
 	})
 }
 
+// TestWhatWasHeardIsNotToldAgain: a socket that is cut some time after a run ended had all of it.
+func TestWhatWasHeardIsNotToldAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, room.Options{})
+		defer b.stop()
+		first := b.dial("ann", "tab")
+		frames := first.listen() // reading answers pings
+		b.finish(b.start(annsJob()))
+		if n := count(frames, "execution_success"); n != 1 {
+			t.Fatalf("the end came %d times", n)
+		}
+		time.Sleep(time.Second)
+		_ = first.conn.CloseNow()
+		synctest.Wait()
+		if n := count(b.dial("ann", "tab").listen(), "execut"); n != 0 {
+			t.Errorf("%d frames of the run came again", n)
+		}
+	})
+}
+
 func TestFinishedJobLingers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
