@@ -21,14 +21,30 @@ import (
 // handles are the selectors in which the generations of the editor differ.
 type handles struct {
 	run, queue, workflows string
-	jobsAPI               bool // lists come from /api/jobs instead of /api/queue and /api/history
+	clear                 string // takes all that waits out of the queue
+	assets                string // lists what was made; empty: the list of runs does
+	counts                string // true when the list of runs shows one that runs and three that wait
 }
+
+const (
+	rowsCount = `[[/Pending/, 3], [/Running/, 1]].every(([state, n]) => [...document.querySelectorAll('.task-item')].filter(x => state.test(x.innerText)).length === n)`
+	headCount = `/\b1 running, 3 queued/.test(document.body.innerText)`
+)
 
 // generations are the editors that have to work, by version of the official package.
 var generations = map[string]handles{
-	"1.27.10": {run: `button[aria-label="Run"]`, queue: `.queue-tab-button`, workflows: `.workflows-tab-button`},
-	"1.40.10": {run: `button[aria-label="Run"]`, queue: `[data-testid="queue-overlay-toggle"]`, workflows: `.workflows-tab-button`, jobsAPI: true},
-	"1.58.1":  {run: `[data-testid="queue-button"]`, queue: `[data-testid="queue-overlay-toggle"]`, workflows: `[data-testid="workflows-tab-button"]`, jobsAPI: true},
+	"1.27.10": {
+		run: `button[aria-label="Run"]`, queue: `.queue-tab-button`, workflows: `.workflows-tab-button`,
+		clear: `button[aria-label="Clear Pending Tasks"]`, counts: rowsCount,
+	},
+	"1.40.10": {
+		run: `button[aria-label="Run"]`, queue: `[data-testid="queue-overlay-toggle"]`, workflows: `.workflows-tab-button`,
+		clear: `button[aria-label="Clear queued"]`, counts: headCount, assets: `button[aria-label^="Assets"]`,
+	},
+	"1.58.1": {
+		run: `[data-testid="queue-button"]`, queue: `[data-testid="queue-overlay-toggle"]`, workflows: `[data-testid="workflows-tab-button"]`,
+		clear: `button[aria-label="Clear queued"]`, counts: headCount, assets: `[data-testid="assets-tab-button"]`,
+	},
 }
 
 // expectedFailures are requests of the page that may fail, each with its reason.
@@ -258,6 +274,7 @@ func (p *page) shot(t *testing.T, name string) {
 type editor struct {
 	*page
 	handles
+	prefix string // with which names of files of the open graph begin
 }
 
 // openEditor follows a link and waits until the editor has a graph.
@@ -276,8 +293,13 @@ func (e *editor) ready(t *testing.T) {
 }
 
 // load opens a graph in API form as a workflow tab of this name.
-func (e *editor) load(t *testing.T, name string, graph any) {
+func (e *editor) load(t *testing.T, name string, graph node) {
 	t.Helper()
+	for _, n := range graph {
+		if prefix, ok := n.(node)["inputs"].(node)["filename_prefix"].(string); ok {
+			e.prefix = prefix
+		}
+	}
 	raw, err := json.Marshal(graph)
 	if err != nil {
 		t.Fatal(err)
@@ -296,12 +318,17 @@ func (e *editor) press(t *testing.T) {
 	e.do(t, 15*time.Second, chromedp.Click(chromedp.CSS(e.run)))
 }
 
-// picture waits until the node of this class shows a picture and returns its address.
+// picture waits until the node of this class shows a picture that the open graph has saved, and returns its address.
 func (e *editor) picture(t *testing.T, d time.Duration, class string) string {
 	t.Helper()
-	node := fmt.Sprintf(`window.app.graph._nodes.find(n => n.type === %q)`, class)
-	e.until(t, d, "a picture in "+class, node+`.imgs?.[0]?.complete && `+node+`.imgs[0].naturalWidth > 0`)
-	return js[string](t, e.page, node+`.imgs[0].src`)
+	e.until(t, d, "a picture in "+class, saved(class, e.prefix))
+	return js[string](t, e.page, fmt.Sprintf(`window.app.graph._nodes.find(n => n.type === %q).imgs[0].src`, class))
+}
+
+// saved is true when a node of the graph shows a file whose name begins with prefix. Previews of a run are none.
+func saved(class, prefix string) string {
+	return fmt.Sprintf(`[window.app.graph._nodes.find(n => n.type === %q).imgs?.[0]].some(i =>
+		i?.complete && i.naturalWidth > 0 && i.src.includes('/api/view?') && i.src.includes('filename=%s'))`, class, prefix)
 }
 
 // idle waits until the editor shows no run.

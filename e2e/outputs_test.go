@@ -25,9 +25,9 @@ type made struct {
 	node   string // the node that saves
 	key    string // where its outputs name the file
 	ext    string
-	mime   []string // what /view calls it, on one system or another
-	folder string   // type of the file
-	moves  bool     // outputs say that it is animated
+	mime   []string                       // what /view calls it, on one system or another
+	folder string                         // type of the file
+	moves  bool                           // outputs say that it is animated
 	body   func(b []byte) ([]byte, error) // what is in it beside the graph that ComfyUI writes into it
 }
 

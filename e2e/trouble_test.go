@@ -65,7 +65,9 @@ func refusal(err error, status int, says string) bool {
 		return false
 	}
 	_, raw, found := strings.Cut(err.Error(), fmt.Sprintf(": %d {", status))
-	var body struct{ Error struct{ Type, Message string } }
+	var body struct {
+		Error struct{ Type, Message string }
+	}
 	return found && json.Unmarshal([]byte("{"+raw), &body) == nil && body.Error.Type != "" && strings.Contains(body.Error.Message, says)
 }
 
