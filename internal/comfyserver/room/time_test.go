@@ -333,6 +333,7 @@ func TestWhatWasHeardIsNotToldAgain(t *testing.T) {
 		defer b.stop()
 		first := b.dial("ann", "tab")
 		frames := first.listen() // reading answers pings
+		count(frames, "")        // it is in
 		b.finish(b.start(annsJob()))
 		if n := count(frames, "execution_success"); n != 1 {
 			t.Fatalf("the end came %d times", n)
