@@ -322,3 +322,19 @@ func TestSocketPathFits(t *testing.T) {
 		t.Errorf("got %s, %v", none, err)
 	}
 }
+
+// Bytes that no name is known for are swept away: a studio must not take another one's for its own.
+func TestBytesOfAnotherStudioAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	shared := map[string]string{"blob": "file://" + filepath.ToSlash(filepath.Join(t.TempDir(), "files"))}
+	first := options(t, shared)
+	for range 2 { // its own it knows again
+		if err := run(t, first, func(*app.Studio) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := run(t, options(t, shared), func(*app.Studio) { t.Error("a second studio serves the first one's files") })
+	if sentence, remedy := fault.Public(err); !strings.Contains(sentence, "another studio") || remedy == "" {
+		t.Errorf("the second studio says %q, %q", sentence, remedy)
+	}
+}

@@ -80,7 +80,7 @@ type Studio struct {
 // store opens the database and what knows people by it. A command without server needs no more.
 func (s *Studio) store(ctx context.Context) (err error) {
 	name := filepath.Join(s.cfg.Data, "comfyume.db")
-	if err := checkDatabase(name, filepath.Join(s.cfg.Data, "blobs"), filepath.Join(s.cfg.Data, "users")); err != nil {
+	if err := checkDatabase(name, filepath.Join(s.blobFolder(), "files"), filepath.Join(s.cfg.Data, "users")); err != nil {
 		return err
 	}
 	s.db, err = sqlite.Open(ctx, name, sqlite.Options{Log: s.log})
@@ -261,7 +261,7 @@ func (s *Studio) removed(ctx context.Context, user string, files bool) error {
 		return err
 	}
 	if s.files == nil { // a command without server had no need of them so far
-		if err := s.newFiles(); err != nil {
+		if err := s.newFiles(ctx); err != nil {
 			return err
 		}
 	}

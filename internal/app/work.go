@@ -31,7 +31,7 @@ import (
 // work starts what runs people's graphs, from the bytes upwards.
 func (s *Studio) work(ctx context.Context) error {
 	s.bus = event.New()
-	if err := s.newFiles(); err != nil {
+	if err := s.newFiles(ctx); err != nil {
 		return err
 	}
 	if err := s.newQueue(ctx, s.changed); err != nil {
@@ -61,12 +61,15 @@ func (s *Studio) changed(c job.Changed) {
 }
 
 // newFiles opens the bytes and the names of people's files.
-func (s *Studio) newFiles() error {
+func (s *Studio) newFiles(ctx context.Context) error {
 	blobs, err := disk.Open(s.blobFolder())
 	if err != nil {
 		return folderTrouble(err, s.blobFolder())
 	}
 	s.parts.add("bytes", func(context.Context) error { return blobs.Close() })
+	if err := ownBytes(ctx, blobs, s.self.ID, s.blobFolder()); err != nil {
+		return err
+	}
 	s.blobs = blobs
 	s.pictures = thumb.New(thumb.Options{})
 	limits := s.cfg.Limits
