@@ -194,6 +194,20 @@ func (c *client) expect(want ...string) {
 	}
 }
 
+// expectRuns is expect without the frames of numbers, of which several may be one.
+func (c *client) expectRuns(want ...string) {
+	c.t.Helper()
+	var got []string
+	for len(got) < len(want) {
+		if f := c.next(); !strings.HasPrefix(f, "status") {
+			got = append(got, f)
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		c.t.Errorf("frames, -want +got:\n%s", diff)
+	}
+}
+
 // silent checks that nothing but an answer to its own flags comes.
 func (c *client) silent() {
 	c.t.Helper()
@@ -282,6 +296,34 @@ func TestReconnect(t *testing.T) {
 	// The run ended while the socket was away: the session gets all of it, with the results.
 	last := s.dial("ann", "tab")
 	last.expect("status 0 sid", "execution_start", "execution_cached", "executed 2", "executing 3", "execution_success", "executing null")
+}
+
+// TestNextRunGoesOnBesideTheEnd: while results of a run are brought home the next one begins. An editor is told how far
+// that is after the first one's end, which it takes for the end of all; a program hears everything once.
+func TestNextRunGoesOnBesideTheEnd(t *testing.T) {
+	t.Parallel()
+	again := []string{"execution_start", "executing 2", "progress 4"}
+	for sid, told := range map[string][]string{"editor": again, "program": nil} {
+		t.Run(sid, func(t *testing.T) {
+			t.Parallel()
+			s := newStudio(t, room.Options{})
+			c := s.dial("ann", sid)
+			c.expect("status 0 sid")
+			if sid == "editor" {
+				c.silent() // this one sends its flags
+			}
+			first := s.start(job.Job{ID: "01-ann", User: "ann", PromptID: "p1", ClientID: sid})
+			second := s.start(job.Job{ID: "02-ann", User: "ann", PromptID: "p2", ClientID: sid})
+			s.frame(second, "executing", "2", `{"node": "2", "display_node": "2"}`)
+			s.frame(second, "progress", "2", `{"value": 4, "max": 20, "node": "2"}`)
+			c.expectRuns("execution_start", "execution_cached", "executing 1",
+				"execution_start", "execution_cached", "executing 1", "executing 2", "progress 4")
+			s.finish(first)
+			c.expectRuns(append([]string{"execution_success", "executing null"}, told...)...)
+			s.finish(second)
+			c.expectRuns("execution_success", "executing null")
+		})
+	}
 }
 
 // TestLogsFollowTheSession: a page asks for log lines once, and not again when its socket was cut.

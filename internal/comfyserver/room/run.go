@@ -174,7 +174,9 @@ func (r *room) finish(c job.Changed) {
 		n.unsent.Add(1)
 		mine := status
 		mine.after = written
-		s.push(mine, over, pingFrame(n.ended.Add(1))) // once it is answered, nothing of this run is told again
+		s.push(mine, over)
+		s.push(r.goingOn(s)...)
+		s.push(pingFrame(n.ended.Add(1))) // once it is answered, nothing of this run is told again
 	}
 	line := "finished "
 	if c.Job.State != job.Completed {
@@ -185,6 +187,31 @@ func (r *room) finish(c job.Changed) {
 		line += ": " + c.Job.Error
 	}
 	r.logLines(line)
+}
+
+// goingOn returns how far the session's other runs are, for an editor that was just told that one is over: it takes
+// this for the end of whatever it shows. Another run may have begun before, on another back end or while results of this
+// one were brought home. The lock is held.
+func (r *room) goingOn(s *socket) []frame {
+	if !s.talks.Load() {
+		return nil // programs count frames, and ask for what they miss
+	}
+	var frames []frame
+	for _, n := range r.runs {
+		if n.job.ClientID != s.sid || !n.posted || n.at == nil {
+			continue
+		}
+		for _, k := range n.kept {
+			switch k.key {
+			case "execution_start", "executing", "progress", "progress_state":
+				frames = append(frames, k.frame)
+			case previewKey:
+				frames = append(frames, n.previewFor(s, k)...)
+			}
+		}
+		s.painted = n
+	}
+	return frames
 }
 
 // end returns the run's last frames and remembers them. Where the run began before this process did, its results are
