@@ -40,7 +40,7 @@ type fakeQueue struct {
 }
 
 func (q *fakeQueue) tell(c job.Change, j job.Job, o *job.Outcome) {
-	q.bus.Publish(event.Event{User: j.User, Body: event.JobChanged{Changed: job.Changed{Change: c, Job: j, Outcome: o}}})
+	q.bus.Publish(event.Event{User: j.User, Body: event.JobChanged{Changed: job.Changed{Change: c, Job: &j, Outcome: o}}})
 }
 
 func (q *fakeQueue) Submit(_ context.Context, s job.Submission) (job.Job, bool, error) {

@@ -100,7 +100,7 @@ func (m *memory) Submit(_ context.Context, s job.Submission) (job.Job, bool, err
 	m.mu.Lock()
 	m.jobs[j.ID] = job.Entry{Job: j, Request: s.Request}
 	m.mu.Unlock()
-	m.notify(job.Changed{Change: job.Submitted, Job: j})
+	m.notify(job.Changed{Change: job.Submitted, Job: &j})
 	return j, false, nil
 }
 
@@ -119,7 +119,7 @@ func (m *memory) Finish(_ context.Context, id job.ID, _ int64, out job.Outcome) 
 	e := m.jobs[id]
 	delete(m.jobs, id)
 	m.mu.Unlock()
-	m.notify(job.Changed{Change: job.Finished, Job: e.Job, Outcome: &out})
+	m.notify(job.Changed{Change: job.Finished, Job: &e.Job, Outcome: &out})
 	return nil
 }
 

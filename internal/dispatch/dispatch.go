@@ -192,7 +192,7 @@ func New(d Deps, o Options) *Dispatcher {
 func (d *Dispatcher) JobChanged(c job.Changed) {
 	switch c.Change {
 	case job.Submitted, job.Removed, job.StopRequested, job.Released, job.Moved:
-		d.inbox.send(changed{c.Change, c.Job})
+		d.inbox.send(changed{c.Change, *c.Job})
 	}
 }
 

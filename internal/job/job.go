@@ -173,7 +173,7 @@ const (
 // Changed says that a job changed.
 type Changed struct {
 	Change  Change
-	Job     Job
+	Job     *Job     // as it is now; all who hear of it share it, and nobody changes it
 	Outcome *Outcome // only with Finished
 }
 

@@ -99,25 +99,25 @@ func (b *book) replace(j *job.Job) {
 	p.open[j.PromptID] = j
 }
 
-// update replaces the open job with a copy that fn changed, and returns the copy. ok is false when the job is no
-// longer open or fn declines.
-func (b *book) update(id job.ID, fn func(*job.Job) bool) (j job.Job, ok bool) {
+// update replaces the open job with a copy that fn changed, and returns the copy; nil when the job is no longer open or
+// fn declines.
+func (b *book) update(id job.ID, fn func(*job.Job) bool) *job.Job {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.updateLocked(id, fn)
 }
 
-func (b *book) updateLocked(id job.ID, fn func(*job.Job) bool) (j job.Job, ok bool) {
+func (b *book) updateLocked(id job.ID, fn func(*job.Job) bool) *job.Job {
 	old := b.jobs[id]
 	if old == nil {
-		return job.Job{}, false
+		return nil
 	}
 	next := *old
 	if !fn(&next) {
-		return *old, false
+		return nil
 	}
 	b.replace(&next)
-	return next, true
+	return &next
 }
 
 func (b *book) get(id job.ID) (job.Job, bool) {
@@ -178,8 +178,8 @@ func (b *book) all() ([]job.Job, int64) {
 	return values(list), ended
 }
 
-// end takes an open job out: fn makes it final. ended is the number of its end.
-func (b *book) end(id job.ID, ended int64, fn func(*job.Job)) (j job.Job, ok bool) {
+// end takes an open job out: fn makes it final. ended is the number of its end. Nil: it was not open.
+func (b *book) end(id job.ID, ended int64, fn func(*job.Job)) *job.Job {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ended = max(b.ended, ended)
@@ -214,11 +214,11 @@ func (b *book) settleWithdrawal(jobs []job.Job) {
 	}
 }
 
-// post notes that the attempt was given to its back end. held says whether it may report, first whether it is news.
-func (b *book) post(id job.ID, fence int64, at time.Time) (j job.Job, held, first bool) {
+// post notes that the attempt was given to its back end. held says whether it may report; j is nil when that is no news.
+func (b *book) post(id job.ID, fence int64, at time.Time) (j *job.Job, held bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	j, ok := b.updateLocked(id, func(j *job.Job) bool {
+	j = b.updateLocked(id, func(j *job.Job) bool {
 		if held = j.State == job.Running && j.Attempt.Fence == fence && b.withdrawn[id] != fence; !held || j.Attempt.Posted {
 			return false
 		}
@@ -228,7 +228,7 @@ func (b *book) post(id job.ID, fence int64, at time.Time) (j job.Job, held, firs
 		}
 		return true
 	})
-	return j, held, ok
+	return j, held
 }
 
 // expired returns the running jobs whose lease is over.

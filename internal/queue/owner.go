@@ -289,7 +289,7 @@ func (s *Service) hide(ctx context.Context, user string, promptIDs []string) err
 		if n > 0 {
 			s.recent.forgetEnded(user, promptIDs)
 			s.change(func() []job.Changed {
-				return []job.Changed{{Change: job.HistoryChanged, Job: job.Job{User: user}}}
+				return []job.Changed{{Change: job.HistoryChanged, Job: &job.Job{User: user}}}
 			})
 		}
 	})

@@ -42,7 +42,7 @@ func (s *Service) Submit(ctx context.Context, sub job.Submission) (j job.Job, ex
 			}
 			s.change(func() []job.Changed {
 				s.book.put(&j)
-				return []job.Changed{{Change: job.Submitted, Job: j}}
+				return []job.Changed{{Change: job.Submitted, Job: &j}}
 			})
 		})
 		if err != nil {

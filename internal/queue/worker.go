@@ -91,8 +91,8 @@ func (s *Service) load(ctx context.Context, j job.Job) (job.Entry, map[string]st
 func (s *Service) Posted(id job.ID, fence int64) error {
 	held := false
 	s.change(func() []job.Changed {
-		j, may, first := s.book.post(id, fence, now())
-		if held = may; !first {
+		var j *job.Job
+		if j, held = s.book.post(id, fence, now()); j == nil {
 			return nil
 		}
 		return []job.Changed{{Change: job.Posted, Job: j}}
@@ -231,8 +231,8 @@ func (s *Service) Release(ctx context.Context, id job.ID, fence int64, reason st
 // replace changes an open job in the book after the store has, and announces it.
 func (s *Service) replace(id job.ID, what job.Change, fn func(*job.Job)) {
 	s.change(func() []job.Changed {
-		j, ok := s.book.update(id, func(j *job.Job) bool { fn(j); return true })
-		if !ok {
+		j := s.book.update(id, func(j *job.Job) bool { fn(j); return true })
+		if j == nil {
 			return nil
 		}
 		return []job.Changed{{Change: what, Job: j}}
@@ -242,16 +242,16 @@ func (s *Service) replace(id job.ID, what job.Change, fn func(*job.Job)) {
 // end takes a job out of the book after the store has made it final, and announces it.
 func (s *Service) end(e *Ending, ended int64, id job.ID, what job.Change) (j job.Job) {
 	s.change(func() []job.Changed {
-		var ok bool
-		if j, ok = s.book.end(id, ended, e.apply); !ok {
+		final := s.book.end(id, ended, e.apply)
+		if final == nil {
 			return nil
 		}
-		if e.Outcome != nil {
+		if j = *final; e.Outcome != nil {
 			s.recent.end(j, *e.Outcome)
 		} else {
 			s.recent.forget(j.User, j.PromptID)
 		}
-		return []job.Changed{{Change: what, Job: j, Outcome: e.Outcome}}
+		return []job.Changed{{Change: what, Job: final, Outcome: e.Outcome}}
 	})
 	return j
 }

@@ -204,7 +204,7 @@ func (r *room) recall(s *socket) {
 		}
 		r.mu.Lock()
 		if r.find(j.ID) == nil {
-			n := &run{job: e.Job, ended: e.Job.Finished, heard: true}
+			n := &run{job: &e.Job, ended: e.Job.Finished, heard: true}
 			n.end(e.Outcome)
 			s.push(n.replay(s)...)
 			r.runs = append(r.runs, n)

@@ -162,7 +162,7 @@ func (r *room) jobChanged(c job.Changed) {
 }
 
 // of returns the run of j, made when it is new, with j as what is known of it. The lock is held.
-func (r *room) of(j job.Job) *run {
+func (r *room) of(j *job.Job) *run {
 	n := r.find(j.ID)
 	if n == nil {
 		n = &run{}
@@ -241,12 +241,12 @@ func (r *room) resync() {
 	var missing []job.Job
 	for _, n := range r.runs {
 		if n.ended.IsZero() && !slices.ContainsFunc(open, func(j job.Job) bool { return j.ID == n.job.ID }) {
-			missing = append(missing, n.job)
+			missing = append(missing, *n.job)
 		}
 	}
 	for _, j := range open {
 		if n := r.find(j.ID); n != nil && n.ended.IsZero() {
-			n.job, n.posted = j, j.State == job.Running && j.Attempt.Posted
+			n.job, n.posted = &j, j.State == job.Running && j.Attempt.Posted
 		}
 	}
 	r.mu.Unlock()
@@ -267,11 +267,11 @@ func (r *room) outcomes(jobs []job.Job) []job.Changed {
 		e, err := r.hub.queue.Entry(r.hub.ctx, r.user, j.PromptID)
 		switch {
 		case fault.Is(err, fault.Missing), err == nil && e.Job.ID != j.ID:
-			over = append(over, job.Changed{Change: job.Removed, Job: j})
+			over = append(over, job.Changed{Change: job.Removed, Job: &j})
 		case err != nil:
 			r.hub.log.Warn("reading how a job ended", "user", r.user, "job", j.ID, "err", err)
 		case e.Outcome != nil:
-			over = append(over, job.Changed{Change: job.Finished, Job: e.Job, Outcome: e.Outcome})
+			over = append(over, job.Changed{Change: job.Finished, Job: &e.Job, Outcome: e.Outcome})
 		}
 	}
 	return over

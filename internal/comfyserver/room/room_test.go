@@ -221,7 +221,7 @@ func (c *client) silent() {
 
 func (s *studio) change(what job.Change, j job.Job, o *job.Outcome) {
 	s.queue.put(job.Entry{Job: j, Outcome: o})
-	s.bus.Publish(event.Event{User: j.User, Body: event.JobChanged{Changed: job.Changed{Change: what, Job: j, Outcome: o}}})
+	s.bus.Publish(event.Event{User: j.User, Body: event.JobChanged{Changed: job.Changed{Change: what, Job: &j, Outcome: o}}})
 }
 
 func (s *studio) frame(j job.Job, typ, node, data string) {

@@ -22,7 +22,7 @@ const lingerAlone = 500 * time.Millisecond
 
 // run is what a room knows of one job. It is guarded by the room's lock.
 type run struct {
-	job     job.Job
+	job     *job.Job // shared, never changed
 	posted  bool // the person sees it running
 	started bool // its execution_start came through us: nothing of this run was missed before
 	attempt int
@@ -136,7 +136,7 @@ func (n *run) previewFor(s *socket, k keptFrame) []frame {
 func (r *room) forFrame(id job.ID, attempt int, promptID, clientID string) *run {
 	n := r.find(id)
 	if n == nil {
-		n = r.of(job.Job{ID: id, User: r.user, PromptID: promptID, ClientID: clientID})
+		n = r.of(&job.Job{ID: id, User: r.user, PromptID: promptID, ClientID: clientID})
 	}
 	if !n.ended.IsZero() || attempt < n.attempt {
 		return nil

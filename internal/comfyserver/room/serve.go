@@ -196,13 +196,13 @@ func (h *Hub) Shown(user string) []Shown {
 	var all []Shown
 	for _, n := range r.runs {
 		if lingers := n.lingers(now); lingers || n.ended.IsZero() {
-			all = append(all, Shown{Job: n.job, Lingering: lingers})
+			all = append(all, Shown{Job: *n.job, Lingering: lingers})
 		}
 	}
 	for _, hold := range r.holds {
 		for _, e := range hold.events {
 			if c, ok := e.Body.(event.JobChanged); ok {
-				all = append(all, Shown{Job: c.Job})
+				all = append(all, Shown{Job: *c.Job})
 				break
 			}
 		}

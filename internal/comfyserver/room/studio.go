@@ -81,7 +81,7 @@ func (h *Hub) Seed(user string, open []job.Job) {
 	added := false
 	for _, j := range open {
 		if r.find(j.ID) == nil && r.holds[j.ID] == nil {
-			r.of(j).posted = j.State == job.Running && j.Attempt.Posted
+			r.of(&j).posted = j.State == job.Running && j.Attempt.Posted
 			added = true
 		}
 	}

@@ -210,7 +210,7 @@ func testDeleteHistory(t *testing.T, shelf Shelf) {
 	b.heard()
 	b.must(b.DeleteHistory(t.Context(), "ann", []string{"p1", "open", "nothing", "p3"}))
 	told := b.heard()
-	equal(t, "announced", told, []job.Changed{{Change: job.HistoryChanged, Job: job.Job{User: "ann"}}})
+	equal(t, "announced", told, []job.Changed{{Change: job.HistoryChanged, Job: &job.Job{User: "ann"}}})
 	b.must(b.DeleteHistory(t.Context(), "ann", []string{"p1", "nothing"}))
 	b.must(b.DeleteHistory(t.Context(), "ann", nil))
 	equal(t, "nothing to announce", b.changes(), nil)

@@ -74,7 +74,7 @@ func testLife(t *testing.T, shelf Shelf) {
 		words = append(words, c.Change)
 	}
 	equal(t, "announced", words, []job.Change{job.Submitted, job.Claimed, job.Posted, job.Finished})
-	last := told[3].Job
+	last := *told[3].Job
 	if last.Started.Before(before) || last.Finished.Before(last.Started) || last.Finished.After(time.Now()) {
 		t.Errorf("started %v, finished %v", last.Started, last.Finished)
 	}
