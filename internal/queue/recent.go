@@ -9,7 +9,7 @@ import (
 )
 
 // recentBytes bounds what the queue keeps in memory of jobs that have just come or just ended.
-const recentBytes = 2 << 20
+const recentBytes = 1 << 20
 
 // recent remembers what the last jobs asked for and gave. A job is claimed a moment after it came, and its owner reads
 // it a moment after it ended: neither has to unpack it from the store again. The oldest go first. It is safe for
