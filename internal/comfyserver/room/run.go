@@ -23,8 +23,8 @@ const lingerAlone = 500 * time.Millisecond
 // run is what a room knows of one job. It is guarded by the room's lock.
 type run struct {
 	job     *job.Job // shared, never changed
-	posted  bool // the person sees it running
-	started bool // its execution_start came through us: nothing of this run was missed before
+	posted  bool     // the person sees it running
+	started bool     // its execution_start came through us: nothing of this run was missed before
 	attempt int
 	at      json.RawMessage // data of the executing frame that counts
 	kept    []keptFrame     // the latest of each kind and node, in order of arrival
