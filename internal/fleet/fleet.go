@@ -55,6 +55,7 @@ type Options struct {
 	Log   *slog.Logger
 
 	ProbeEvery    time.Duration // of a back end that answers; 0: 10 s
+	NudgeEvery    time.Duration // at most, however often its driver notices something; 0: 500 ms
 	RetryFirst    time.Duration // first pause after one did not answer, doubled each time; 0: 500 ms
 	RetryMost     time.Duration // longest such pause; 0: 15 s
 	MaxLosses     int           // runs lost in a row before a quarantine; 0: 5
@@ -68,6 +69,7 @@ func (o *Options) setDefaults() {
 		}
 	}
 	def(&o.ProbeEvery, 10*time.Second)
+	def(&o.NudgeEvery, 500*time.Millisecond)
 	def(&o.RetryFirst, 500*time.Millisecond)
 	def(&o.RetryMost, 15*time.Second)
 	def(&o.QuarantineFor, time.Minute)
@@ -107,7 +109,8 @@ type Fleet struct {
 // member is one back end with what its prober needs.
 type member struct {
 	Member
-	nudge chan struct{} // probe now
+	wakeup chan struct{} // probe now
+	nudge  chan struct{} // probe soon
 
 	mu          sync.Mutex
 	now         BackEnd
@@ -127,7 +130,7 @@ func New(members []Member, c Catalog, o Options) (*Fleet, error) {
 			return nil, fault.New(fault.Invalid, "Two back ends are called %q, or one has no name or driver.", m.Name)
 		}
 		f.members = append(f.members, &member{
-			Member: m, nudge: make(chan struct{}, 1),
+			Member: m, wakeup: make(chan struct{}, 1), nudge: make(chan struct{}, 1),
 			now: BackEnd{Name: m.Name, State: Unknown, Reason: fmt.Sprintf("%s has not answered yet.", m.Name), Since: time.Now()},
 		})
 	}
@@ -182,7 +185,7 @@ func (f *Fleet) Test(ctx context.Context, name string) (BackEnd, error) {
 // Nudge has a back end probed soon: its driver noticed something. It does not block.
 func (f *Fleet) Nudge(name string) {
 	if m := f.member(name); m != nil {
-		m.wake()
+		signal(m.nudge)
 	}
 }
 

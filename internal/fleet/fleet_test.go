@@ -130,6 +130,12 @@ func (b *table) want(s fleet.State) {
 	}
 }
 
+// nudge has the back end looked at, some time after it was looked at before.
+func (b *table) nudge() {
+	time.Sleep(time.Second)
+	b.fleet.Nudge("gpu1")
+}
+
 func TestStatesFollowTheProbes(t *testing.T) {
 	inBubble(t, func(b *table) {
 		b.want(fleet.Ready)
@@ -147,14 +153,14 @@ func TestStatesFollowTheProbes(t *testing.T) {
 		} {
 			b.driver.set(func() { b.driver.err = c.err })
 			before := b.changes
-			b.fleet.Nudge("gpu1")
+			b.nudge()
 			b.want(c.want)
 			if b.changes == before {
 				b.Errorf("nobody was told of %v", c.err)
 			}
 		}
 		b.driver.set(func() { b.driver.snap.QueueOther = 2 })
-		b.fleet.Nudge("gpu1")
+		b.nudge()
 		b.want(fleet.Busy)
 		b.driver.set(func() { b.driver.snap.QueueOther = 0 })
 		time.Sleep(11 * time.Second)
@@ -182,10 +188,29 @@ func TestNoNewsIsNotTold(t *testing.T) {
 	})
 }
 
+// Others' runs come and go: their every start and end is no reason to ask, and the last one is not missed.
+func TestManyNudgesAreFewProbes(t *testing.T) {
+	inBubble(t, func(b *table) {
+		start := b.driver.probed()
+		for range 1000 {
+			time.Sleep(time.Millisecond)
+			b.fleet.Nudge("gpu1")
+			synctest.Wait()
+		}
+		if n := b.driver.probed() - start; n > 3 {
+			b.Errorf("%d probes in a second", n)
+		}
+		b.driver.set(func() { b.driver.snap.QueueOther = 1 })
+		b.fleet.Nudge("gpu1")
+		time.Sleep(501 * time.Millisecond)
+		b.want(fleet.Busy)
+	})
+}
+
 func TestSilentBackEndIsAskedLessOften(t *testing.T) {
 	inBubble(t, func(b *table) {
 		b.driver.set(func() { b.driver.err = backend.ErrUnreachable })
-		b.fleet.Nudge("gpu1")
+		b.nudge()
 		synctest.Wait()
 		start := b.driver.probed()
 		time.Sleep(5 * time.Minute)
@@ -199,7 +224,7 @@ func TestOneMissedAnswerIsForgiven(t *testing.T) {
 	inBubble(t, func(b *table) {
 		slow := fmt.Errorf("%w: %w", backend.ErrUnreachable, context.DeadlineExceeded)
 		b.driver.set(func() { b.driver.err = slow })
-		b.fleet.Nudge("gpu1")
+		b.nudge()
 		b.want(fleet.Ready)
 		time.Sleep(time.Second)
 		b.want(fleet.Unreachable)
@@ -275,7 +300,7 @@ func TestCatalogTroubleKeepsABackEndOut(t *testing.T) {
 		b.catalog.mu.Lock()
 		b.catalog.err = errors.New("disk full")
 		b.catalog.mu.Unlock()
-		b.fleet.Nudge("gpu1")
+		b.nudge()
 		b.want(fleet.Unreachable)
 	})
 }

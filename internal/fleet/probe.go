@@ -10,9 +10,11 @@ import (
 )
 
 // wake has the prober look now.
-func (m *member) wake() {
+func (m *member) wake() { signal(m.wakeup) }
+
+func signal(c chan<- struct{}) {
 	select {
-	case m.nudge <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -44,15 +46,28 @@ func (m *member) lost(o Options, cause error) bool {
 // watch probes one back end until ctx ends.
 func (f *Fleet) watch(ctx context.Context, m *member) {
 	for {
-		timer := time.NewTimer(f.probe(ctx, m))
+		pause := f.probe(ctx, m)
+		probed := time.Now()
+		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
+		case <-m.wakeup:
 		case <-m.nudge:
+			// Somebody else's runs can come and go hundreds of times a second, and a probe is work for the server.
+			if rest := min(f.options.NudgeEvery, pause) - time.Since(probed); rest > 0 {
+				timer.Reset(rest)
+				select {
+				case <-timer.C:
+				case <-m.wakeup:
+				case <-ctx.Done():
+				}
+			}
 		case <-ctx.Done():
-			timer.Stop()
-			return
 		}
 		timer.Stop()
+		if ctx.Err() != nil {
+			return
+		}
 	}
 }
 

@@ -78,7 +78,9 @@ func (o *Options) setDefaults() {
 		o.Changed = func() {}
 	}
 	if o.Dial == nil {
-		o.Dial = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+		// Silence of a server is noticed by asking it, so that connections, of which every run has one, need no
+		// probes of the system's.
+		o.Dial = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: -1}).DialContext
 	}
 	if o.Studio == "" {
 		o.Studio = "studio"

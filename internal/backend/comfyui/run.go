@@ -32,6 +32,7 @@ type run struct {
 
 	mu      sync.Mutex
 	state   runState
+	staged  bool // prepared, and neither started nor closed
 	started bool // Start was called: the socket has served
 	closed  bool
 }
@@ -64,7 +65,17 @@ func (d *Driver) Prepare(ctx context.Context, t backend.Task) (backend.Run, erro
 	if r.sock, err = d.socketFor(ctx, t.Attempt.ClientID); err != nil {
 		return nil, err
 	}
+	r.staged = true
+	d.spares.stage(1)
 	return r, nil
+}
+
+// unstage notes that the run does not wait for its turn any more. The lock is held.
+func (r *run) unstage() {
+	if r.staged {
+		r.staged = false
+		r.d.spares.stage(-1)
+	}
 }
 
 // socketFor takes the socket that was opened ahead under a client id, or opens one.
@@ -200,6 +211,7 @@ func (r *run) Close() error {
 		return nil
 	}
 	r.closed = true
+	r.unstage()
 	if r.sock != nil && (r.started || !r.d.spares.putBack(r.sock)) {
 		r.sock.close()
 	}

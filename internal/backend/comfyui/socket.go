@@ -181,6 +181,7 @@ type spares struct {
 	mu      sync.Mutex
 	free    *socket
 	held    map[string]held // handed out by reserve, not yet taken
+	staged  int             // runs that have their socket and wait for their turn
 	dialing bool
 	closed  bool
 }
@@ -275,11 +276,19 @@ func (p *spares) close() {
 	}
 }
 
-// wanted reports whether a free socket is missing, and books its opening.
+// stage counts runs that have their socket and wait for their turn.
+func (p *spares) stage(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.staged += n
+}
+
+// wanted reports whether a free socket is missing, and books its opening. Behind a run that waits for its turn the
+// next one has time to open its own, and every socket more costs the server three frames a run.
 func (p *spares) wanted() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || p.dialing || p.free != nil {
+	if p.closed || p.dialing || p.free != nil || p.staged+len(p.held) > 0 {
 		return false
 	}
 	p.dialing = true

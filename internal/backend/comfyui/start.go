@@ -53,6 +53,7 @@ type follower struct {
 // Start hands over the prompt and follows the run to its end.
 func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update) error) (backend.Result, error) {
 	r.mu.Lock()
+	r.unstage()
 	r.started = true
 	if r.sock != nil {
 		r.sock.claimed.Store(true)
