@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
 
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 )
@@ -19,27 +18,6 @@ func EncodeFrame(typ string, data json.RawMessage) []byte {
 		data = json.RawMessage("null")
 	}
 	return append(append(b, data...), '}')
-}
-
-// DecodeFrame reads a JSON frame. data is nil when the frame has none; it shares raw's memory.
-func DecodeFrame(raw []byte) (typ string, data json.RawMessage, err error) {
-	members, err := pyjson.Members(raw)
-	if err != nil {
-		return "", nil, fmt.Errorf("frame: %w", err)
-	}
-	ok := false
-	for _, m := range members {
-		switch m.Key {
-		case "type":
-			typ, ok = pyjson.Text(m.Value)
-		case "data":
-			data = m.Value
-		}
-	}
-	if !ok {
-		return "", nil, errors.New("frame: no type")
-	}
-	return typ, data, nil
 }
 
 // The events of binary frames.

@@ -97,17 +97,3 @@ func FuzzDecodeBinary(f *testing.F) {
 		}
 	})
 }
-
-func FuzzDecodeFrame(f *testing.F) {
-	f.Add([]byte(`{"type": "status", "data": {"a": NaN}}`))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		typ, data, err := comfy.DecodeFrame(raw)
-		if err != nil {
-			return
-		}
-		typ2, data2, err := comfy.DecodeFrame(comfy.EncodeFrame(typ, data))
-		if err != nil || typ2 != typ || (data != nil && string(data) != string(data2)) {
-			t.Errorf("%q: %q %q became %q %q (%v)", raw, typ, data, typ2, data2, err)
-		}
-	})
-}

@@ -129,23 +129,6 @@ func Get(raw json.RawMessage, path ...string) (value json.RawMessage, ok bool) {
 	return raw, raw != nil
 }
 
-// Head returns the first members of an object, at most n, and does not look at what follows them. It is for
-// frames, whose first two keys say all a relay wants to know.
-func Head(raw json.RawMessage, n int) ([]Member, error) {
-	out := make([]Member, 0, n)
-	err := EachMember(raw, func(key string, value json.RawMessage, _ int) error {
-		out = append(out, Member{key, value})
-		if len(out) == n {
-			return errStop
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, errStop) {
-		return nil, err
-	}
-	return out, nil
-}
-
 // AppendObject appends members as an object in Python's spacing.
 func AppendObject(dst []byte, members []Member) []byte {
 	dst = append(dst, '{')
