@@ -68,7 +68,7 @@ func (t translation) ResultFiles(r backend.Result) []dispatch.Found {
 func foundIn(list []rewrite.Found) []dispatch.Found {
 	out := make([]dispatch.Found, 0, len(list))
 	for _, f := range list {
-		out = append(out, dispatch.Found{Node: f.Node, Key: f.Key, Index: f.Index, Ref: f.Ref})
+		out = append(out, dispatch.Found{Node: f.Node, Key: f.Key, Index: f.Index, Ref: f.Ref, Marked: f.Marked})
 	}
 	return out
 }

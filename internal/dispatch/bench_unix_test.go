@@ -174,7 +174,7 @@ func BenchmarkTextJob(b *testing.B) {
 				b.Fatal(err)
 			}
 			disp = dispatch.New(dispatch.Deps{
-				Queue: q, Fleet: fl, Deliver: &files{names: map[dispatch.Origin]file.Ref{}}, Rewriter: mirror{}, Bus: bus,
+				Queue: q, Fleet: fl, Deliver: &files{names: map[owned]file.Ref{}}, Rewriter: mirror{}, Bus: bus,
 			}, dispatch.Options{})
 			ctx, cancel := context.WithCancel(b.Context())
 			var parts sync.WaitGroup

@@ -70,6 +70,8 @@ type Found struct {
 	Key   string
 	Index int
 	Ref   backend.FileRef
+	// Marked says that the node carries its owner's mark, so that a back end never takes another person's run for it.
+	Marked bool
 }
 
 // Output is a file of an attempt that is to be delivered.

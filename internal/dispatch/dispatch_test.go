@@ -68,7 +68,7 @@ func inBubble(t *testing.T, gpus int, f func(s *studio)) {
 	runtime.GC()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		s := &studio{T: t, path: filepath.Join(dir, "studio.db"), files: &files{names: map[dispatch.Origin]file.Ref{}}}
+		s := &studio{T: t, path: filepath.Join(dir, "studio.db"), files: &files{names: map[owned]file.Ref{}}}
 		var serving sync.WaitGroup
 		var servers []*http.Server
 		for range gpus {
@@ -295,11 +295,12 @@ func (t *translation) own(raw json.RawMessage) json.RawMessage {
 	return json.RawMessage(strings.ReplaceAll(string(raw), t.e.Job.Attempt.RunID, t.e.Job.PromptID))
 }
 
+// images lists the files of a node. Those of Save carry their owner's mark, those of Preview do not.
 func images(node string, output json.RawMessage) (found []dispatch.Found) {
 	var o struct{ Images []backend.FileRef }
 	if json.Unmarshal(output, &o) == nil {
 		for i, ref := range o.Images {
-			found = append(found, dispatch.Found{Node: node, Key: "images", Index: i, Ref: ref})
+			found = append(found, dispatch.Found{Node: node, Key: "images", Index: i, Ref: ref, Marked: ref.Type == "output"})
 		}
 	}
 	return found
@@ -345,11 +346,17 @@ func (t *translation) Result(r backend.Result, names dispatch.Names) (backend.Re
 func (t *translation) Refused(body json.RawMessage) json.RawMessage { return body }
 func (t *translation) PNG() func(io.Reader) io.Reader               { return nil }
 
+// owned is a file that came from a back end for somebody.
+type owned struct {
+	user string
+	from dispatch.Origin
+}
+
 // files takes deliveries.
 type files struct {
 	mu       sync.Mutex
 	got      []string // job/node/key/index=bytes
-	names    map[dispatch.Origin]file.Ref
+	names    map[owned]file.Ref
 	resolved int
 	hold     chan struct{} // when set, deliveries wait for it
 	fail     []error       // for the next deliveries
@@ -386,14 +393,14 @@ func (f *files) Deliver(ctx context.Context, o dispatch.Output) (file.Info, erro
 	defer f.mu.Unlock()
 	f.got = append(f.got, fmt.Sprintf("%s/%s/%d=%s", o.Node, o.Key, o.Index, b))
 	ref := file.Ref{Type: o.Ref.Type, Name: fmt.Sprintf("own_%d.png", len(f.got))}
-	f.names[o.Origin] = ref
+	f.names[owned{o.User, o.Origin}] = ref
 	return file.Info{Ref: ref}, nil
 }
 
 func (f *files) Resolve(_ context.Context, o dispatch.Output) (file.Info, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if ref, ok := f.names[o.Origin]; ok {
+	if ref, ok := f.names[owned{o.User, o.Origin}]; ok {
 		f.resolved++
 		return file.Info{Ref: ref}, nil
 	}

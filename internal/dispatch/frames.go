@@ -15,7 +15,8 @@ import (
 // files waits, with those that name files after it, until the files can be opened by their owner.
 type frames struct {
 	attempt *attempt
-	ended   atomic.Bool // the back end is free for the next run
+	ended   atomic.Bool     // the back end is free for the next run
+	ran     map[string]bool // nodes that were seen to run; of update alone
 
 	mu        sync.Mutex
 	held      []backend.Update // executed frames whose files are still to be brought home
@@ -44,6 +45,11 @@ func (f *frames) update(u backend.Update) error {
 		}
 	case "execution_cached":
 		a.names.noteCached(u.Data)
+	case "executing":
+		if f.ran == nil {
+			f.ran = make(map[string]bool)
+		}
+		f.ran[u.Node] = true
 	case "executed":
 		return f.executed(u)
 	}
@@ -60,6 +66,9 @@ func blocked(data json.RawMessage) bool {
 // executed sends a frame that may name files.
 func (f *frames) executed(u backend.Update) error {
 	found := f.attempt.tr.Files(u)
+	if len(found) > 0 && !f.ran[u.Node] { // execution_cached leaves out nodes that other nodes brought in
+		f.attempt.names.mark(u.Node)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.busy == nil && len(found) == 0 {

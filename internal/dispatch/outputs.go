@@ -22,9 +22,9 @@ type names struct {
 	attempt *attempt
 
 	mu     sync.Mutex
-	cached map[string]bool // nodes that were not run: what they report was delivered before
+	cached map[string]bool // nodes that were not run: what they report was made before
 	known  map[reported]file.Ref
-	gone   map[reported]bool // files that the back end does not have
+	gone   map[reported]bool // files that can't be had
 }
 
 // reported is a file as a node reported it.
@@ -39,14 +39,19 @@ func (n *names) noteCached(data json.RawMessage) {
 		Nodes []string `json:"nodes"`
 	}
 	if err := json.Unmarshal(data, &body); err != nil || len(body.Nodes) == 0 {
-		return // a back end that says it differently has its files fetched anew, which is only slower
+		return
 	}
+	n.mark(body.Nodes...)
+}
+
+// mark takes nodes for cached.
+func (n *names) mark(nodes ...string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.cached == nil {
-		n.cached = make(map[string]bool, len(body.Nodes))
+		n.cached = make(map[string]bool, len(nodes))
 	}
-	for _, id := range body.Nodes {
+	for _, id := range nodes {
 		n.cached[id] = true
 	}
 }
@@ -91,6 +96,10 @@ func (n *names) bring(f Found) error {
 		if !fault.Is(err, fault.Missing) {
 			return err
 		}
+		if !f.Marked { // it may come of another person's like graph, and holds their workflow then
+			n.lose(key, fmt.Sprintf("An output of node %s was not made anew, and is not known to be yours. Change an input of the node.", f.Node))
+			return nil
+		}
 	}
 	info, err := a.deps.Deliver.Deliver(a.ctx, out)
 	switch {
@@ -98,19 +107,23 @@ func (n *names) bring(f Found) error {
 		n.learn(key, info.Ref)
 		return nil
 	case lost:
-		n.mu.Lock()
-		if n.gone == nil {
-			n.gone = make(map[reported]bool)
-		}
-		n.gone[key] = true
-		n.mu.Unlock()
 		a.note().Warn("the back end reported a file that it does not have", "node", f.Node, "err", err)
-		a.deps.Bus.Publish(event.Event{User: a.user, Body: event.Notice{
-			Severity: "warn", Text: fmt.Sprintf("An output of node %s could not be fetched: the GPU no longer has the file.", f.Node),
-		}})
+		n.lose(key, fmt.Sprintf("An output of node %s could not be fetched: the GPU no longer has the file.", f.Node))
 		return nil
 	}
 	return err
+}
+
+// lose notes that a file can't be had, and tells its owner why.
+func (n *names) lose(key reported, why string) {
+	n.mu.Lock()
+	if n.gone == nil {
+		n.gone = make(map[reported]bool)
+	}
+	n.gone[key] = true
+	n.mu.Unlock()
+	a := n.attempt
+	a.deps.Bus.Publish(event.Event{User: a.user, Body: event.Notice{Severity: "warn", Text: why}})
 }
 
 func (n *names) learn(key reported, ref file.Ref) {

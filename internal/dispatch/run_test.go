@@ -178,6 +178,42 @@ func TestCachedOutputsAreResolved(t *testing.T) {
 	})
 }
 
+// TestOthersCachedOutputsAreNotFetched: a node without its owner's mark may be served from the run of somebody else, whose
+// workflow is in the file.
+func TestOthersCachedOutputsAreNotFetched(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		s.gpus[0].Caching(true)
+		s.want(s.submit("bob", "Preview a"), job.Completed)
+		e := s.want(s.submit("ann", "Preview a", "Save b"), job.Completed)
+		if diff := cmp.Diff([]string{"1/images/0=a", "2/images/0=b"}, s.files.got); diff != "" {
+			s.Errorf("delivered (-want +got):\n%s", diff)
+		}
+		if got := string(e.Outcome.Outputs); strings.Contains(got, "own_1") || !strings.Contains(got, "own_2") {
+			s.Errorf("outputs: %s", got)
+		}
+		if got := strings.Join(s.events(), ","); strings.Count(got, "notice An output of node 1 was not made anew") != 1 {
+			s.Errorf("the owner was not told once: %s", got)
+		}
+		s.want(s.submit("bob", "Preview a"), job.Completed) // whose it is has it again
+		if len(s.files.got) != 2 || s.files.resolved != 1 {
+			s.Errorf("%d delivered, %d resolved", len(s.files.got), s.files.resolved)
+		}
+	})
+}
+
+// TestUnannouncedCachedOutputsAreNotFetched: nodes that other nodes brought in are in no list of cached ones.
+func TestUnannouncedCachedOutputsAreNotFetched(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		s.gpus[0].Caching(true)
+		s.gpus[0].HideCached(true)
+		s.want(s.submit("bob", "Preview a"), job.Completed)
+		s.want(s.submit("ann", "Preview a"), job.Completed)
+		if diff := cmp.Diff([]string{"1/images/0=a"}, s.files.got); diff != "" {
+			s.Errorf("delivered (-want +got):\n%s", diff)
+		}
+	})
+}
+
 func TestFileThatIsGoneIsNoReasonToFail(t *testing.T) {
 	inBubble(t, 1, func(s *studio) {
 		s.gpus[0].LoseFiles(true)

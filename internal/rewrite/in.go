@@ -22,6 +22,7 @@ type Translation struct {
 	uploads               []backend.Upload
 	names                 []rename
 	secrets               []string // credentials of the run
+	marked                map[string]bool
 }
 
 // rename is a name of ours on the back end and what the person calls it.
@@ -30,7 +31,8 @@ type rename struct{ theirs, mine string }
 // Found is a file that a report names: the Index-th below outputs[Node][Key].
 type Found struct {
 	comfy.FileSite
-	Ref backend.FileRef
+	Ref    backend.FileRef
+	Marked bool // the node carries its owner's salt
 }
 
 // Names gives the person's name of a file that a node reported. ok is false when it could not be brought home;
@@ -65,7 +67,7 @@ func (t *Translation) Files(u backend.Update) []Found {
 	}
 	output, _ := pyjson.Get(u.Data, "output")
 	var found []Found
-	_, err := comfy.RewriteOutput(u.Node, output, collect(&found))
+	_, err := comfy.RewriteOutput(u.Node, output, t.collect(&found))
 	if err != nil {
 		return nil // In reports it
 	}
@@ -75,15 +77,15 @@ func (t *Translation) Files(u backend.Update) []Found {
 // ResultFiles lists the files that a result names.
 func (t *Translation) ResultFiles(r backend.Result) []Found {
 	var found []Found
-	if _, err := comfy.RewriteOutputs(r.Outputs, collect(&found)); err != nil {
+	if _, err := comfy.RewriteOutputs(r.Outputs, t.collect(&found)); err != nil {
 		return nil // Result reports it
 	}
 	return found
 }
 
-func collect(found *[]Found) func(comfy.FileSite, comfy.FileEntry) (comfy.FileEntry, error) {
+func (t *Translation) collect(found *[]Found) func(comfy.FileSite, comfy.FileEntry) (comfy.FileEntry, error) {
 	return func(s comfy.FileSite, f comfy.FileEntry) (comfy.FileEntry, error) {
-		*found = append(*found, Found{FileSite: s, Ref: backend.FileRef(f)})
+		*found = append(*found, Found{FileSite: s, Ref: backend.FileRef(f), Marked: t.marked[s.Node]})
 		return f, nil
 	}
 }

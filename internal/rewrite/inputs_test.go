@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/file"
 	"github.com/ahelme/comfyume/internal/job"
@@ -75,6 +76,22 @@ func TestOutFolderKeepsTextsWithTheirPictures(t *testing.T) {
 	}
 	want := []string{"00000.png", "00001.png", "00000.txt", "00003.png", "00003.txt", "00005.md"} // a.PNG a.png a.txt b.png b.txt notes.md
 	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFilesTellWhetherTheirNodeIsMarked(t *testing.T) {
+	t.Parallel()
+	tr := translate(t, "ann", prompt)
+	const file = `{"images": [{"filename": "a.png", "subfolder": "", "type": "temp"}]}`
+	marked := map[string]bool{}
+	for _, f := range tr.ResultFiles(backend.Result{Outputs: json.RawMessage(`{"1": ` + file + `, "3": ` + file + `, "3.0.0.1": ` + file + `}`)}) {
+		marked[f.Node] = f.Marked
+	}
+	for _, f := range tr.Files(backend.Update{Type: "executed", Node: "3", Data: json.RawMessage(`{"output": ` + file + `}`)}) {
+		marked["frame "+f.Node] = f.Marked
+	}
+	if diff := cmp.Diff(map[string]bool{"1": false, "3": true, "3.0.0.1": false, "frame 3": true}, marked); diff != "" {
 		t.Error(diff)
 	}
 }

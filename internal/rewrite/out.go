@@ -252,9 +252,11 @@ func (r *Rewriter) mark(t *Translation, g *comfy.Graph) {
 		nodes = r.catalog.OutputNodes(g)
 	}
 	value := pyjson.Quote(t.salt)
+	t.marked = make(map[string]bool, len(nodes))
 	for _, id := range nodes {
 		if n, ok := g.Node(id); ok && !slices.Contains(r.options.Exempt, n.ClassType) {
 			g.Set(id, SaltInput, value)
+			t.marked[id] = true
 		}
 	}
 }

@@ -38,24 +38,25 @@ type Fake struct {
 	// LateHistory is how many looks at the history of an ended run find nothing.
 	LateHistory int
 
-	mu       sync.Mutex
-	wg       sync.WaitGroup
-	frozen   chan struct{} // non-nil while frozen; closed to go on
-	number   int
-	pending  []*play
-	running  *play
-	late     map[string]int
-	history  map[string]json.RawMessage
-	files    map[string][]byte // type/subfolder/name
-	sockets  map[string]*fakeSocket
-	every    map[*fakeSocket]struct{}
-	release  chan struct{}
-	requests map[string]int // by method and path
-	closed   bool
-	mute     bool
-	lose     string
-	cache    map[string]string // outputs by what made them; nil: nothing is cached
-	lossy    bool              // files are reported and not written
+	mu         sync.Mutex
+	wg         sync.WaitGroup
+	frozen     chan struct{} // non-nil while frozen; closed to go on
+	number     int
+	pending    []*play
+	running    *play
+	late       map[string]int
+	history    map[string]json.RawMessage
+	files      map[string][]byte // type/subfolder/name
+	sockets    map[string]*fakeSocket
+	every      map[*fakeSocket]struct{}
+	release    chan struct{}
+	requests   map[string]int // by method and path
+	closed     bool
+	mute       bool
+	lose       string
+	cache      map[string]string // outputs by what made them; nil: nothing is cached
+	lossy      bool              // files are reported and not written
+	hideCached bool              // cached nodes are in no list of them
 }
 
 // play is one prompt on the fake.

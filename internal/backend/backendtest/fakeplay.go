@@ -188,7 +188,7 @@ func (f *Fake) play(p *play) json.RawMessage {
 	now := func() int64 { return time.Now().UnixMilli() }
 	message("execution_start", `{"prompt_id": %q, "timestamp": %d}`, p.ID, now())
 	cached := f.cachedNodes(p)
-	message("execution_cached", `{"nodes": %s, "prompt_id": %q, "timestamp": %d}`, list(cached), p.ID, now())
+	message("execution_cached", `{"nodes": %s, "prompt_id": %q, "timestamp": %d}`, f.told(cached), p.ID, now())
 	status := "success"
 	for _, id := range slices.Sorted(maps.Keys(p.graph)) {
 		n := p.graph[id]
@@ -297,8 +297,13 @@ func (f *Fake) remember(n fakeNode, output string) {
 	}
 }
 
-// list returns the keys as a JSON list.
-func list(nodes map[string]string) string {
+// told returns the ids of cached nodes as a JSON list.
+func (f *Fake) told(nodes map[string]string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.hideCached {
+		return "[]"
+	}
 	ids := slices.Sorted(maps.Keys(nodes))
 	for i, id := range ids {
 		ids[i] = fmt.Sprintf("%q", id)
@@ -313,6 +318,13 @@ func (f *Fake) Caching(on bool) {
 	if f.cache = nil; on {
 		f.cache = map[string]string{}
 	}
+}
+
+// HideCached has cached nodes left out of the list of them, as those that other nodes brought in are.
+func (f *Fake) HideCached(on bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.hideCached = on
 }
 
 // LoseFiles has nodes report files that they do not write.
