@@ -113,9 +113,15 @@ users2: 1
 
 func TestFileThatIsNotYAMLNamesItsLine(t *testing.T) {
 	t.Parallel()
-	_, err := load(t, "listen: 127.0.0.1:1\n\tqueue: x\n", nil, nil)
-	if err == nil || !strings.Contains(err.Error(), "comfyume.yaml:2: is not YAML") {
-		t.Errorf("got %v", err)
+	for text, want := range map[string]string{
+		"listen: 127.0.0.1:1\n\tqueue: x\n":    "comfyume.yaml:2: is not YAML: a tab at the start of the line; use spaces",
+		"queue:\n  mode: fifo\n \t max_p: 1\n": "comfyume.yaml:3: is not YAML: a tab at the start of the line; use spaces",
+		"name: x\n listen: 127.0.0.1:1\n":      "comfyume.yaml:2: is not YAML: mapping values are not allowed in this context; is a line",
+		"name: [x\nlisten: 127.0.0.1:1\n":      "comfyume.yaml:1: is not YAML: did not find expected ',' or ']'",
+	} {
+		if _, err := load(t, text, nil, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v", text, err)
+		}
 	}
 }
 

@@ -20,7 +20,7 @@ func (l *loader) yaml(text []byte, name string) {
 	var doc yaml.Node
 	if err := dec.Decode(&doc); err != nil {
 		if !errors.Is(err, io.EOF) { // an empty file changes nothing
-			l.syntax(err, name)
+			l.syntax(err, string(text), name)
 		}
 		return
 	}
@@ -32,7 +32,8 @@ func (l *loader) yaml(text []byte, name string) {
 	r.section(doc.Content[0], reflect.ValueOf(&l.out.Config).Elem(), "")
 }
 
-func (l *loader) syntax(err error, name string) {
+// syntax notes what the parser says, in our words where its own help nobody.
+func (l *loader) syntax(err error, text, name string) {
 	m := yamlLine.FindStringSubmatch(err.Error())
 	if m == nil {
 		l.problem(Origin{File: name, Line: 1}, "", "%s", err)
@@ -42,7 +43,24 @@ func (l *loader) syntax(err error, name string) {
 	if convErr != nil {
 		line = 1
 	}
-	l.problem(Origin{File: name, Line: line}, "", "is not YAML: %s", m[2])
+	complaint := m[2]
+	if at, found := tabbed(text); found {
+		line, complaint = at, "a tab at the start of the line; use spaces"
+	} else if strings.Contains(complaint, "not allowed in this context") || strings.Contains(complaint, "did not find expected key") {
+		complaint += "; is a line near it further in or out than its neighbours?"
+	}
+	l.problem(Origin{File: name, Line: line}, "", "is not YAML: %s", complaint)
+}
+
+// tabbed finds the first line that is moved in by a tab.
+func tabbed(text string) (line int, found bool) {
+	for s := range strings.Lines(text) {
+		line++
+		if rest := strings.TrimLeft(s, " "); strings.HasPrefix(rest, "\t") && strings.TrimSpace(rest) != "" {
+			return line, true
+		}
+	}
+	return 0, false
 }
 
 // reader fills settings from the nodes of one file.
