@@ -146,3 +146,14 @@ func TestSecondSignal(t *testing.T) {
 	s.server.signal(t)
 	s.server.ends(t, time.Second, -1) // by the signal
 }
+
+// TestClosedTerminal: who closes the window in which a studio runs means to stop it, and it stops in good order.
+func TestClosedTerminal(t *testing.T) {
+	t.Parallel()
+	s := startStudio(t, studioOptions{})
+	if err := s.server.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	s.server.ends(t, 9*time.Second, 0)
+	s.server.has(t, `"msg":"stopping"`)
+}

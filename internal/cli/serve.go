@@ -110,13 +110,22 @@ func (cmd *serveCmd) Run(c *call) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(c.ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(c.ctx, ends()...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	return app.Run(ctx, app.Options{
 		Settings: settings, Version: version(), Frontends: folder, Log: log,
 		Simulate: cmd.Demo && len(settings.Backends) == 0,
 	}, func(s *app.Studio) error { return cmd.announce(ctx, c.Stdout, s) })
+}
+
+// ends are the signals that end a studio in good order. A closed terminal does too, except under nohup.
+func ends() []os.Signal {
+	all := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		all = append(all, syscall.SIGHUP)
+	}
+	return all
 }
 
 // announce prints where the studio is, and for a try-out studio who comes in how.
