@@ -17,7 +17,7 @@ func checkDoor(c *config.Loaded) error {
 	}
 	return fault.New(fault.Invalid, "Without encryption, passwords and pictures can be read by everybody on the network of %s.", c.Listen).
 		WithCode("insecure_lan").
-		WithRemedy("Set tls (mode self needs nothing else), put a proxy with TLS in front and listen on 127.0.0.1, or accept it with insecure_lan: true.")
+		WithRemedy("Set tls (--tls-mode self needs nothing else), put a proxy with TLS in front and listen on 127.0.0.1, or accept it with insecure_lan: true.")
 }
 
 // insecure reports whether the studio is open to a network without encryption.

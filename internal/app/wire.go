@@ -106,8 +106,23 @@ func (s *Studio) people(ctx context.Context) error {
 	for _, u := range made {
 		s.log.Info("account made", "user", u.Name, "role", u.Role)
 	}
+	if len(list) == 0 {
+		if err := s.anybody(ctx); err != nil {
+			return err
+		}
+	}
 	s.parts.run("people", func(ctx context.Context) error { s.accounts.Run(ctx); return nil })
 	return nil
+}
+
+// anybody warns of a studio that nobody can enter.
+func (s *Studio) anybody(ctx context.Context) error {
+	all, err := s.accounts.Users(ctx, "")
+	if err == nil && len(all) == 0 {
+		s.log.Warn("people", "note",
+			"Nobody has an account. Type: comfyume user add NAME --role operator, and then: comfyume user link NAME")
+	}
+	return err
 }
 
 // newQueue opens the queue over the database.

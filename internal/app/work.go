@@ -39,11 +39,16 @@ func (s *Studio) work(ctx context.Context) error {
 	}
 	if note := s.queue.Note(); note != "" {
 		s.notes = append(s.notes, note)
-		s.log.Warn("queue", "note", note)
+		s.log.Info("queue", "note", note)
 	}
 	s.backends = slices.Clone(s.cfg.Backends)
 	if err := s.simulate(); err != nil {
 		return err
+	}
+	if len(s.backends) == 0 {
+		const note = "There is no GPU: jobs wait. Name a ComfyUI under backends in the settings, or with serve --backend URL."
+		s.notes = append(s.notes, note)
+		s.log.Warn("back ends", "note", note)
 	}
 	if err := s.newFleet(ctx); err != nil {
 		return err
@@ -167,7 +172,8 @@ func (s *Studio) driver(b config.Back) (*comfyui.Driver, error) {
 	if b.Key.IsSet() {
 		key, err := b.Key.Reveal()
 		if err != nil {
-			return nil, err
+			return nil, fault.Wrap(fault.Invalid, err, "The key of the back end %s can't be read.", b.Name).
+				WithRemedy("Set what backends.key names, for the account that runs the studio.")
 		}
 		header.Set("Authorization", "Bearer "+key)
 	}

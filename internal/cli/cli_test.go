@@ -161,6 +161,34 @@ func TestCommandsBesideAServer(t *testing.T) {
 	}
 }
 
+// TestEmptyStudio starts a studio as somebody does who has read nothing: it says what it lacks, and how that is mended.
+func TestEmptyStudio(t *testing.T) {
+	t.Parallel()
+	home := t.TempDir()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	log, in := io.Pipe()
+	go func() {
+		sys := cli.System{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: in, Environ: []string{"HOME=" + home}}
+		code := cli.Main(ctx, []string{
+			"serve", "--listen", "127.0.0.1:0", "--metrics", "", "--data", filepath.Join(home, "data"),
+		}, sys)
+		in.CloseWithError(fmt.Errorf("serve ended with %d", code))
+	}()
+	var said strings.Builder
+	for lines := bufio.NewScanner(log); lines.Scan(); {
+		said.WriteString(lines.Text() + "\n")
+		if strings.Contains(lines.Text(), `"msg":"ready"`) {
+			stop()
+		}
+	}
+	for _, want := range []string{"comfyume user add NAME", "serve --backend URL", "comfyume frontend install"} {
+		if !strings.Contains(said.String(), want) {
+			t.Errorf("it does not say %q:\n%s", want, &said)
+		}
+	}
+}
+
 func TestAFlagForEverySetting(t *testing.T) {
 	t.Parallel()
 	_, help, _ := program{t, t.TempDir()}.run("serve", "--help")

@@ -101,9 +101,18 @@ func (f *Fleet) probe(ctx context.Context, m *member) time.Duration {
 		f.options.Changed()
 	}
 	if now.State != before {
-		f.log.Info("a back end changed", "backend", m.Name, "state", string(now.State), "reason", now.Reason, "version", now.Version, "err", err)
+		f.logChange(m.Name, now, err)
 	}
 	return pause
+}
+
+// logChange tells that a back end came or went. One that can't be used is somebody's work.
+func (f *Fleet) logChange(name string, now BackEnd, err error) {
+	if err == nil {
+		f.log.Info("a back end changed", "backend", name, "state", string(now.State), "version", now.Version)
+		return
+	}
+	f.log.Warn("a back end changed", "backend", name, "state", string(now.State), "reason", now.Reason, "err", err)
 }
 
 // takeIn passes on what a back end can run, and that it was started anew.

@@ -100,7 +100,9 @@ func (s *Server) choose() error {
 		return err
 	}
 	s.now.Store(next)
-	s.log.Info("editor page chosen", "version", next.page.versionOf(), "templates", next.templates.versionOf())
+	if next.page != nil {
+		s.log.Info("editor page chosen", "version", next.page.versionOf(), "templates", next.templates.versionOf())
+	}
 	return nil
 }
 
