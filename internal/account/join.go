@@ -99,7 +99,7 @@ func (s *Service) Join(ctx context.Context, typed, name string, a Attempt) (in S
 
 func closed(c Code) error {
 	if c.Joined >= c.Places {
-		return fault.New(fault.Conflict, "All %d places of this class are taken.", c.Places).
+		return fault.New(fault.Conflict, "All places of this class are taken.").
 			WithRemedy("Ask %s for more. If you were here before, come back with your name and PIN.", whom(c.By)).
 			WithCode(CodeClassFull)
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"fmt"
 	"io"
 
 	"github.com/ahelme/comfyume/internal/api"
@@ -52,7 +53,10 @@ func (cmd *backendTest) Run(c *call) error {
 		if err := c.print(b, func(w io.Writer) {
 			printBackEnds(w, []api.BackEnd{b})
 			if b.Cause != "" {
-				io.WriteString(w, "Why: "+b.Cause+"\n") //nolint:errcheck // it writes to memory
+				fmt.Fprintln(w, "Why: "+b.Cause)
+			}
+			if b.State == "unreachable" {
+				fmt.Fprintln(w, "Try: See whether ComfyUI runs there. On another machine it needs --listen to be reached.")
 			}
 		}); err != nil {
 			return err

@@ -56,8 +56,8 @@ func (s System) getenv(name string) string {
 
 // root is the whole command tree.
 type root struct {
-	Config string   `help:"Settings file." env:"COMFYUME_CONFIG" placeholder:"FILE"`
-	Data   string   `help:"Data folder." placeholder:"DIR"`
+	Config string   `help:"Settings file; comfyume.yaml of this folder when left out." env:"COMFYUME_CONFIG" placeholder:"FILE"`
+	Data   string   `help:"Data folder; that of the settings when left out." placeholder:"DIR"`
 	Server string   `help:"Talk to the studio at this address." env:"COMFYUME_SERVER" placeholder:"URL"`
 	Token  string   `help:"Personal token for --server." env:"COMFYUME_TOKEN" placeholder:"TOKEN"`
 	JSON   bool     `name:"json" help:"Print facts as JSON."`
@@ -121,7 +121,7 @@ func Main(ctx context.Context, args []string, sys System) int {
 	}
 	if err != nil {
 		complain(sys.Stderr, err)
-		fmt.Fprintln(sys.Stderr, "Try: comfyume --help")
+		fmt.Fprintf(sys.Stderr, "Try: %s --help\n", command(err))
 		return exitWrong
 	}
 	c := &call{System: sys, ctx: ctx, root: tree, tree: k}
@@ -138,6 +138,17 @@ func Main(ctx context.Context, args []string, sys System) int {
 		complain(sys.Stderr, err)
 		return exitFailed
 	}
+}
+
+// command is as much of what was typed as is a command.
+func command(err error) string {
+	var wrong *kong.ParseError
+	if errors.As(err, &wrong) && wrong.Context != nil {
+		if at := wrong.Context.Selected(); at != nil {
+			return at.FullPath()
+		}
+	}
+	return "comfyume"
 }
 
 // wrongUse is an error of what was typed.

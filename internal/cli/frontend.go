@@ -17,7 +17,7 @@ type frontendCmd struct {
 }
 
 type frontendInstall struct {
-	What        []string `arg:"" optional:"" name:"version" help:"Versions, or files of packages (.whl); the tried one when left out."`
+	What        []string `arg:"" optional:"" name:"version" help:"Versions, or files of packages (.whl); when left out, the one this program was tried with."`
 	Again       bool     `help:"Also what is installed already."`
 	NoTemplates bool     `help:"Leave the workflow templates out."`
 	Media       bool     `help:"Pictures and films of the templates too (large)."`

@@ -170,7 +170,7 @@ func (cmd *userImport) Run(c *call) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.Stderr, "%d accounts made, %d were there already.\n", len(out.Made), out.There)
+		fmt.Fprintf(c.Stderr, "Accounts made: %d. There already: %d.\n", len(out.Made), out.There)
 		return printUsers(c, out.Made)
 	})
 }

@@ -59,7 +59,8 @@ func fromStamp(ms int64) time.Time {
 }
 
 func noPerson(name string) error {
-	return fault.New(fault.Missing, "There is no person “%s”.", name).WithCode("no_user")
+	return fault.New(fault.Missing, "There is no person “%s”.", name).WithCode("no_user").
+		WithRemedy("See who there is with: comfyume user list")
 }
 
 func noGroup(name string) error {
