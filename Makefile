@@ -18,21 +18,25 @@ TEST_DEBS := chromium:chromium nginx:nginx caddy:caddy ip:iproute2 gcc:gcc,libc6
 # The editors the tests run with: one of each generation.
 TEST_FRONTENDS := 1.27.10 1.40.10 1.58.1
 
-# make run: LISTEN=ADDRESS PORT=NUMBER DATA=FOLDER NAME=TITLE BACKEND=URL FRONTEND=VERSION
+# make run: LISTEN=ADDRESS PORT=NUMBER TLS=MODE DATA=FOLDER NAME=TITLE BACKEND=URL FRONTEND=VERSION
 PORT   ?= 8080
 LISTEN ?= 127.0.0.1
 DATA   ?= ./data
 NAME   ?=
+TLS    ?=
 BACKEND  ?=
 FRONTEND ?=
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: build ## start a try-out studio and print sign-in links (PORT= LISTEN= DATA= NAME= BACKEND=url FRONTEND=version)
+run: export DATA := $(DATA)
+run: export NAME := $(NAME)
+run: build ## start a try-out studio and print sign-in links (PORT= LISTEN= TLS=self DATA= NAME= BACKEND=url FRONTEND=version)
 	@./bin/comfyume frontend install $(FRONTEND)
-	@exec ./bin/comfyume serve --demo --listen '$(if $(findstring :,$(LISTEN)),$(LISTEN),$(LISTEN):$(PORT))' --data '$(DATA)' \
-		$(if $(NAME),--name '$(NAME)') $(if $(BACKEND),--backend '$(BACKEND)') $(if $(FRONTEND),--frontend '$(FRONTEND)')
+	@exec ./bin/comfyume serve --demo --listen '$(if $(findstring :,$(LISTEN)),$(LISTEN),$(LISTEN):$(PORT))' --data "$$DATA" \
+		$(if $(NAME),--name "$$NAME") $(if $(TLS),--tls-mode '$(TLS)') \
+		$(if $(BACKEND),--backend '$(BACKEND)') $(if $(FRONTEND),--frontend '$(FRONTEND)')
 
 build: ## leave bin/comfyume, one static file
 	@mkdir -p bin
