@@ -34,8 +34,9 @@ func plain(rgb int) node {
 }
 
 // slow is a graph that takes about the given seconds, with a preview at each of its steps. Each has a colour and a
-// name of its own: no back end has it in its cache, and no picture of before is taken for its own. A real back end has no node that waits; there it is a row of nodes that are
-// hard work for a processor, without previews, and each can be stopped at its end.
+// name of its own: no back end has it in its cache, and no picture of before is taken for its own. A real back end has
+// no node that waits; there it is a row of nodes that are hard work for a processor, without previews, and each can be
+// stopped at its end.
 func slow(steps int, seconds float64) node {
 	colour := rand.IntN(1 << 24)
 	g := node{"1": class("EmptyImage", node{"width": 64, "height": 48, "batch_size": 1, "color": colour})}
@@ -83,7 +84,7 @@ func TestEditor(t *testing.T) {
 func firstRun(t *testing.T, e *editor) {
 	e.shot(t, "opened")
 	e.press(t)
-	src := e.picture(t, 60*time.Second, "SaveImage")
+	src := e.pictureInView(t, 60*time.Second, "SaveImage")
 	if !strings.Contains(src, "/api/view?") {
 		t.Errorf("the picture comes from %q", src)
 	}
@@ -328,7 +329,7 @@ func reloadMidRun(t *testing.T, e *editor) {
 	e.until(t, 30*time.Second, "a new page", `!window.__old`)
 	e.ready(t)
 	e.until(t, 20*time.Second, "the graph of before the reload", `window.app.graph._nodes.some(n => n.type === 'SaveImage' && n.widgets.some(w => w.value === '`+e.prefix+`'))`)
-	e.picture(t, 90*time.Second, "SaveImage")
+	e.picture(t, 30*time.Second, "SaveImage")
 	e.idle(t, 10*time.Second)
 	e.clean(t)
 }
@@ -339,7 +340,7 @@ func socketCut(t *testing.T, e *editor, cut *cutter) {
 	e.press(t)
 	e.until(t, 20*time.Second, "progress in the title", `/\[\d+%\]/.test(document.title)`)
 	cut.blink()
-	e.picture(t, 90*time.Second, "SaveImage")
+	e.picture(t, 30*time.Second, "SaveImage")
 	e.idle(t, 10*time.Second)
 	e.clean(t, "net::ERR")
 }
@@ -354,11 +355,12 @@ func endsWhileAway(t *testing.T, e *editor, cut *cutter, l *loader) {
 		t.Errorf("%d jobs are open when the line is cut (%v), want 1", n, err)
 	}
 	l.settle(t)
+	e.look(t, "SaveImage")
 	if js[bool](t, e.page, `!!(`+saved("SaveImage", e.prefix)+`)`) {
 		t.Error("the picture is there although the line is cut")
 	}
 	cut.mend()
-	e.picture(t, 90*time.Second, "SaveImage")
+	e.picture(t, 30*time.Second, "SaveImage")
 	e.idle(t, 10*time.Second)
 	e.clean(t, "net::ERR")
 }

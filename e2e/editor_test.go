@@ -318,8 +318,22 @@ func (e *editor) press(t *testing.T) {
 	e.do(t, 15*time.Second, chromedp.Click(chromedp.CSS(e.run)))
 }
 
+// look brings the node of this class into view, as whoever waits for its picture does: editors fetch the pictures of
+// the nodes that they draw, and draw those in view.
+func (e *editor) look(t *testing.T, class string) {
+	t.Helper()
+	js[any](t, e.page, fmt.Sprintf(`(() => { window.app.canvas.centerOnNode(window.app.graph._nodes.find(n => n.type === %q)); return null })()`, class))
+}
+
 // picture waits until the node of this class shows a picture that the open graph has saved, and returns its address.
 func (e *editor) picture(t *testing.T, d time.Duration, class string) string {
+	t.Helper()
+	e.look(t, class)
+	return e.pictureInView(t, d, class)
+}
+
+// pictureInView is picture for a node that the editor shows by itself.
+func (e *editor) pictureInView(t *testing.T, d time.Duration, class string) string {
 	t.Helper()
 	e.until(t, d, "a picture in "+class, saved(class, e.prefix))
 	return js[string](t, e.page, fmt.Sprintf(`window.app.graph._nodes.find(n => n.type === %q).imgs[0].src`, class))

@@ -2,10 +2,13 @@ package e2e
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +18,7 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+	"github.com/coder/websocket"
 )
 
 // readme returns the README's block in this language, with the studio's address in place of the one it shows.
@@ -209,6 +213,67 @@ func TestBehindNginxBodyLimit(t *testing.T) {
 	}
 	if list := askAs(t, s, "ann", http.MethodGet, base+"/internal/files/input", "", http.StatusOK); list != `[]` {
 		t.Errorf("uploads: %s, want none", list)
+	}
+}
+
+// TestBehindNginxIdle has a proxy that cuts idle sockets: one on which nothing is said stays open, because the studio
+// pings. One to a server that does not is cut by the same proxy.
+func TestBehindNginxIdle(t *testing.T) {
+	const idle = 30 * time.Second // nginx's own is 60 s; pings go out every 25 s
+	silent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			t.Errorf("accept the other socket: %v", err)
+			return
+		}
+		_, _, _ = ws.Read(r.Context()) // until it is cut
+	}))
+	t.Cleanup(silent.Close)
+	s, addr := behind(t, "", func(t *testing.T, studio string) string {
+		return nginx(t, studio, func(block string) string {
+			_, location, _ := strings.Cut(block, "\n\n")
+			other := strings.NewReplacer("/studio", "/silent", studio, silent.Listener.Addr().String()).Replace(location)
+			return fmt.Sprintf("proxy_read_timeout %[1]v; proxy_send_timeout %[1]v;\n%[2]s\n%[3]s", idle, block, other)
+		})
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 4*idle)
+	defer cancel()
+	pings, ended := make(chan struct{}, 16), make(chan error, 1)
+	ws, _, err := websocket.Dial(ctx, "ws://"+addr+"/studio/ws", &websocket.DialOptions{
+		HTTPHeader:     http.Header{"Authorization": {"Bearer " + s.token(t, "ann")}},
+		OnPingReceived: func(context.Context, []byte) bool { pings <- struct{}{}; return true },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, _, err := websocket.Dial(ctx, "ws://"+addr+"/silent/ws", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	go func() {
+		var err error
+		for n := 0; err == nil; n++ {
+			if n > 1 { // after the status that each begins with
+				err = errors.New("it was told something: it is not idle")
+				break
+			}
+			_, _, err = ws.Read(ctx)
+		}
+		ended <- err
+	}()
+	if _, _, err := other.Read(ctx); ctx.Err() != nil || time.Since(start) < idle-time.Second {
+		t.Fatalf("the socket without pings ended after %v (%v), want it cut after %v", time.Since(start), err, idle)
+	}
+	for range 2 { // whatever their period, the proxy had its chance between them
+		select {
+		case <-pings:
+		case err := <-ended:
+			t.Fatalf("the idle socket ended after %v: %v", time.Since(start), err)
+		}
+	}
+	if err := ws.Ping(ctx); err != nil {
+		t.Errorf("the idle socket does not answer after %v: %v", time.Since(start), err)
 	}
 }
 

@@ -173,6 +173,7 @@ func pressAndWatch(t *testing.T, first, second *editor) {
 	graph := slow(10, 2)
 	first.load(t, "both", graph)
 	second.load(t, "both", graph)
+	second.look(t, "SaveImage")
 	first.press(t)
 	first.until(t, 20*time.Second, "progress in the first", `/\[\d+%\]/.test(document.title)`)
 	first.picture(t, 30*time.Second, "SaveImage")
