@@ -196,6 +196,7 @@ func TestPythonsWords(t *testing.T) {
 		{`[[], 1 ,"a",{"k" : [ null]}]`, `[[], 1, 'a', {'k': [None]}]`, `[[], 1, 'a', {'k': [None]}]`, "list", true},
 		{`{"a":1,"b":2,"a":[3],"c":4}`, `{'a': [3], 'b': 2, 'c': 4}`, `{'a': [3], 'b': 2, 'c': 4}`, "dict", true},
 		{`{"x": {"a": 1, "a": {"b": 1, "b": 2}}}`, `{'x': {'a': {'b': 2}}}`, `{'x': {'a': {'b': 2}}}`, "dict", true},
+		{`{"a" : {"x":1,"x":2} , "b": 1, "\u0061": [] ,"b":2, "a": {"y": 1, "y":[{"z":1, "z":0}] } }`, `{'a': {'y': [{'z': 0}]}, 'b': 2}`, `{'a': {'y': [{'z': 0}]}, 'b': 2}`, "dict", true},
 		{`not JSON`, ``, ``, "NoneType", false},
 	} {
 		raw := json.RawMessage(c.raw)
@@ -329,10 +330,13 @@ func TestHostileTextsAreReadInOnePass(t *testing.T) {
 	quotes := `["NaN` + strings.Repeat(`\"`, size/2)
 	begin := time.Now()
 	for what, do := range map[string]func(){
-		"a deep list shown":       func() { pyjson.Repr(json.RawMessage(deepList)) },
-		"a deep object shown":     func() { pyjson.Repr(json.RawMessage(deepObject)) },
-		"a deep object thinned":   func() { _, _ = pyjson.Drop(json.RawMessage(deepObject), "x") },
-		"a wide object read":      func() { _, _ = pyjson.Members(json.RawMessage(wide.String())) },
+		"a deep list shown":     func() { pyjson.Repr(json.RawMessage(deepList)) },
+		"a deep object shown":   func() { pyjson.Repr(json.RawMessage(deepObject)) },
+		"a deep object thinned": func() { _, _ = pyjson.Drop(json.RawMessage(deepObject), "x") },
+		"a wide object read":    func() { _, _ = pyjson.Members(json.RawMessage(wide.String())) },
+		"twins inside twins": func() {
+			pyjson.Repr(json.RawMessage(strings.Repeat(`{"k": 0, "k":`, 900) + pad + strings.Repeat("}", 900)))
+		},
 		"a wide object shown":     func() { pyjson.Repr(json.RawMessage(wide.String())) },
 		"quotes without an end":   func() { pyjson.Clean([]byte(quotes)) },
 		"digits without an end":   func() { pyjson.ParseNum(json.RawMessage(strings.Repeat("9", size))) },
