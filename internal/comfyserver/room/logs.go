@@ -103,4 +103,5 @@ func (h *Hub) SubscribeLogs(user, sid string, on bool) {
 	for s := range r.session(sid) {
 		s.logs = on
 	}
+	delete(r.logging, sid) // what it wants now counts, not what a socket before wanted
 }

@@ -52,14 +52,15 @@ func (r *room) attach(s *socket, known bool) {
 	now := time.Now()
 	s.since = now
 	heard := r.proven[s.sid]
-	for other := range r.session(s.sid) {
+	_, s.logs = r.logging[s.sid]
+	delete(r.logging, s.sid)
+	for other := range r.session(s.sid) { // of the same page, when nobody noticed yet that it is gone
 		heard = max(heard, other.proven.Load())
+		s.logs = s.logs || other.logs
 	}
 	s.lastOut.Store(now.UnixNano())
 	s.heard = heard
 	r.sockets = append(r.sockets, s)
-	_, s.logs = r.logging[s.sid]
-	delete(r.logging, s.sid)
 	frames := []frame{statusFrame(r.remaining(), s.sid)}
 	if !known {
 		s.push(frames...)

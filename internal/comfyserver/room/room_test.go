@@ -345,6 +345,10 @@ func TestLogsFollowTheSession(t *testing.T) {
 		s.bus.Publish(event.Event{User: "ann", Body: event.LogLines{Lines: []string{"got prompt"}}})
 		tab.expect("logs")
 	}
+	again := s.dial("ann", "tab") // before anybody noticed that the one before is gone
+	again.expect("status 0 sid")
+	s.bus.Publish(event.Event{User: "ann", Body: event.LogLines{Lines: []string{"got prompt"}}})
+	again.expect("logs")
 	stays.silent()
 }
 
