@@ -129,7 +129,7 @@ func (w *owned) fill(c *client.Client) {
 		w.jobs[n] = fmt.Sprintf("%s-%d", mark, n)
 		w.as("POST", "/prompt", fmt.Sprintf(`{"client_id": %q, "prompt_id": %q, "prompt": {
 			"1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": %d}},
-			"2": {"class_type": "ProbeSlow", "inputs": {"image": ["1", 0], "steps": %d, "seconds": 0.05, "preview": true}},
+			"2": {"class_type": "ProbeSlow", "inputs": {"image": ["1", 0], "steps": %d, "seconds": 0.2, "preview": true}},
 			"3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": %q}}}}`,
 			w.token[len(w.token)-8:], w.jobs[n], 1<<(8*n), steps, mark))
 	}
