@@ -66,7 +66,7 @@ func blocked(data json.RawMessage) bool {
 // executed sends a frame that may name files.
 func (f *frames) executed(u backend.Update) error {
 	found := f.attempt.tr.Files(u)
-	if len(found) > 0 && !f.ran[u.Node] { // execution_cached leaves out nodes that other nodes brought in
+	if len(found) > 0 && !found[0].Marked && !f.ran[u.Node] { // execution_cached leaves out nodes that other nodes brought in
 		f.attempt.names.mark(u.Node)
 	}
 	f.mu.Lock()
