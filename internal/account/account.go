@@ -6,6 +6,7 @@
 package account
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -77,6 +78,10 @@ type Options struct {
 	// sign-out, revocation, suspension, removal, another role or group. It must be quick.
 	Ended func(Ended)
 
+	// Left reports whether something of a removed person of this name is still here. Who joins by a class code chooses
+	// the name alone and must not come into that; who makes an account for somebody may mean just that.
+	Left func(ctx context.Context, name string) (bool, error)
+
 	Log *slog.Logger // nil: discarded
 }
 
@@ -120,6 +125,9 @@ func New(store Store, o Options) *Service {
 	}
 	if o.Ended == nil {
 		o.Ended = func(Ended) {}
+	}
+	if o.Left == nil {
+		o.Left = func(context.Context, string) (bool, error) { return false, nil }
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

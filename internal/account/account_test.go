@@ -314,10 +314,17 @@ func TestLink(t *testing.T) {
 func TestJoin(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s, _ := setup(t, account.Options{})
+		s, _ := setup(t, account.Options{Left: func(_ context.Context, name string) (bool, error) {
+			return strings.HasPrefix(name, "gone"), nil
+		}})
 		ctx := t.Context()
 		code, err := s.NewCode(ctx, "class-a", "ina", 2, time.Hour)
 		ok(t, err)
+		_, _, err = s.Join(ctx, code.Code, "gone", here)
+		refused(t, err, fault.Conflict, account.CodeNameTaken)
+		if _, remedy := fault.Public(err); strings.Contains(remedy, "gone-") {
+			t.Errorf("a name is suggested that is not free: %q", remedy)
+		}
 		_, _, err = s.Join(ctx, code.Code, "Ann", here)
 		refused(t, err, fault.Conflict, account.CodeNameTaken)
 		if _, remedy := fault.Public(err); !strings.Contains(remedy, "ann-2") {

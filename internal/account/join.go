@@ -108,16 +108,22 @@ func closed(c Code) error {
 		WithCode(CodeLinkOver)
 }
 
+// free refuses a name that is somebody's, or was and still leads to what is theirs.
 func (s *Service) free(ctx context.Context, name string) error {
-	_, err := s.store.User(ctx, name)
-	switch {
-	case err == nil:
+	ok, err := s.isFree(ctx, name)
+	if err == nil && !ok {
 		return s.taken(ctx, name)
-	case fault.Is(err, fault.Missing):
-		return nil
-	default:
-		return err
 	}
+	return err
+}
+
+func (s *Service) isFree(ctx context.Context, name string) (bool, error) {
+	_, err := s.store.User(ctx, name)
+	if !fault.Is(err, fault.Missing) {
+		return false, err
+	}
+	left, err := s.o.Left(ctx, name)
+	return err == nil && !left, err
 }
 
 // taken says that a name is somebody's, with one that is free.
@@ -126,7 +132,7 @@ func (s *Service) taken(ctx context.Context, name string) error {
 		WithRemedy("If it is yours, come back with your PIN. Else choose another.")
 	for n := 2; n < 10; n++ {
 		other := nextName(name, n)
-		if _, err := s.store.User(ctx, other); fault.Is(err, fault.Missing) {
+		if ok, err := s.isFree(ctx, other); err == nil && ok {
 			return e.WithRemedy("If it is yours, come back with your PIN. Else choose another, such as “%s”.", other)
 		}
 	}

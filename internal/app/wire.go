@@ -89,7 +89,7 @@ func (s *Studio) store(ctx context.Context) (err error) {
 	}
 	s.parts.add("database", func(context.Context) error { return s.db.Close() })
 	s.live = gateway.NewLive()
-	s.accounts = account.New(sqlite.NewAccounts(s.db), account.Options{Ended: s.live.End, Log: s.log})
+	s.accounts = account.New(sqlite.NewAccounts(s.db), account.Options{Ended: s.live.End, Left: s.left, Log: s.log})
 	return nil
 }
 
@@ -281,4 +281,18 @@ func (s *Studio) removed(ctx context.Context, user string, files bool) error {
 		}
 	}
 	return errors.Join(s.files.Forget(ctx, user), s.home.ForgetDocuments(user))
+}
+
+// left reports whether a name leads to files, documents or jobs, of whoever had it before.
+func (s *Studio) left(ctx context.Context, user string) (bool, error) {
+	used, err := s.home.Usage(ctx, user)
+	if err != nil || used > 0 {
+		return used > 0, err
+	}
+	files, err := s.files.Usage(ctx, user)
+	if err != nil || files.Files > 0 {
+		return files.Files > 0, err
+	}
+	_, jobs, err := s.queue.Jobs(ctx, user, job.ListQuery{Limit: 1})
+	return jobs > 0, err
 }

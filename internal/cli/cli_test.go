@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -158,6 +159,65 @@ func TestCommandsBesideAServer(t *testing.T) {
 	}
 	if code, _, errs := p.run("serve", "--listen", "127.0.0.1:0", "--metrics", ""); code != 1 || !strings.Contains(errs, "uses the data folder") {
 		t.Errorf("a second server: %d %s", code, errs)
+	}
+}
+
+// TestANameThatWasSomebodysIsNotFree: who joins a class chooses a name alone, and must not come into what a removed
+// person of that name left behind.
+func TestANameThatWasSomebodysIsNotFree(t *testing.T) {
+	t.Parallel()
+	p := program{t, t.TempDir()}
+	address, _, _ := strings.Cut(p.serve()["ann"], "/link/")
+	send := func(user, kind, path, body string) int {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, address+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", kind)
+		if user != "" {
+			req.Header.Set("X-API-Key", p.must("token", "new", user))
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		return res.StatusCode
+	}
+	join := p.must("group", "code", "demo")
+	joins := func(name string) int {
+		t.Helper()
+		return send("", "application/x-www-form-urlencoded", strings.TrimPrefix(join, address), "name="+name)
+	}
+	leave := map[string][3]string{
+		"ann": {"multipart/form-data; boundary=x", "/upload/image", "--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a.txt\"\r\n\r\nmine\r\n--x--\r\n"},
+		"ben": {"application/json", "/userdata/workflows%2Fmine.json", "{}"},
+		"cleo": {"application/json", "/prompt", `{"prompt":{"1":{"class_type":"EmptyImage","inputs":{"width":8,"height":8,"batch_size":1,"color":1}},` +
+			`"2":{"class_type":"PreviewImage","inputs":{"images":["1",0]}}}}`},
+	}
+	for name, what := range leave {
+		if code := send(name, what[0], what[1], what[2]); code != http.StatusOK {
+			t.Fatalf("%s leaves nothing: %d", name, code)
+		}
+	}
+	for !strings.Contains(p.must("job", "list"), "completed") {
+		select {
+		case <-t.Context().Done():
+			t.Fatal("the job does not end")
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	for name := range leave {
+		p.must("user", "remove", name)
+		if code := joins(name); code != http.StatusConflict {
+			t.Errorf("somebody else joined as %s: %d", name, code)
+		}
+		p.must("user", "add", name)
+		p.must("user", "remove", name, "--files")
+		if code := joins(name); code != http.StatusOK {
+			t.Errorf("the name %s leads to nothing and is not free: %d", name, code)
+		}
 	}
 }
 

@@ -87,7 +87,7 @@ func (cmd *userList) Run(c *call) error {
 
 type userRemove struct {
 	Name  string `arg:""`
-	Files bool   `help:"Its files too. They don't come back."`
+	Files bool   `help:"Its files and history too. They don't come back. Without it they stay, for an account of the same name."`
 }
 
 // Run removes an account.
