@@ -145,7 +145,8 @@ func errSignedOut() error {
 }
 
 func errWrong(what string) error {
-	return fault.New(fault.Denied, "That name and that %s do not fit together.", what).WithCode(CodeWrong)
+	return fault.New(fault.Denied, "That name and that %s do not fit together.", what).WithCode(CodeWrong).
+		WithRemedy("Try again, or ask your instructor for a sign-in link.")
 }
 
 func errSuspended() error {

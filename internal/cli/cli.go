@@ -56,7 +56,7 @@ func (s System) getenv(name string) string {
 
 // root is the whole command tree.
 type root struct {
-	Config string   `help:"Settings file; comfyume.yaml of this folder when left out." env:"COMFYUME_CONFIG" placeholder:"FILE"`
+	Config string   `help:"Settings file; comfyume.yaml of this folder when neither this nor --data is given." env:"COMFYUME_CONFIG" placeholder:"FILE"`
 	Data   string   `help:"Data folder; that of the settings when left out." placeholder:"DIR"`
 	Server string   `help:"Talk to the studio at this address." env:"COMFYUME_SERVER" placeholder:"URL"`
 	Token  string   `help:"Personal token for --server." env:"COMFYUME_TOKEN" placeholder:"TOKEN"`
