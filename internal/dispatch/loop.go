@@ -463,7 +463,7 @@ func (l *loop) releaseOrphans(now time.Time) {
 		}
 		l.wg.Go(func() {
 			err := l.deps.Queue.Release(l.ctx, j.ID, j.Attempt.Fence, "nobody holds its attempt any more")
-			if err != nil && !fault.Is(err, fault.Conflict) {
+			if err != nil && !fault.Is(err, fault.Conflict) && l.ctx.Err() == nil {
 				l.log.Error("a job without an attempt could not be released; it is tried again", "job", string(j.ID), "err", err)
 			}
 		})
