@@ -93,7 +93,7 @@ func (r *room) settle() {
 
 // empty reports whether nobody needs the room. The lock is held.
 func (r *room) empty() bool {
-	return !r.dead && len(r.sockets)+r.reserved+len(r.runs)+len(r.holds) == 0
+	return !r.dead && len(r.sockets)+r.reserved+len(r.runs)+len(r.holds)+len(r.logging) == 0
 }
 
 // handle deals with one event. The lock is held.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/coder/websocket"
@@ -350,6 +351,32 @@ func TestLogsFollowTheSession(t *testing.T) {
 	s.bus.Publish(event.Event{User: "ann", Body: event.LogLines{Lines: []string{"got prompt"}}})
 	again.expect("logs")
 	stays.silent()
+}
+
+// TestLogsFollowTheOnlySession: also when nothing else keeps the room, for a while.
+func TestLogsFollowTheOnlySession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, room.Options{})
+		defer b.stop()
+		for away, want := range map[time.Duration]int{10 * time.Second: 1, 2 * time.Minute: 0} {
+			tab := b.dial("ann", "tab")
+			count(tab.listen(), "") // it is in
+			b.hub.SubscribeLogs("ann", "tab", true)
+			_ = tab.conn.CloseNow()
+			time.Sleep(away)
+			tab = b.dial("ann", "tab")
+			frames := tab.listen()
+			count(frames, "")
+			b.bus.Publish(event.Event{User: "ann", Body: event.LogLines{Lines: []string{"got prompt"}}})
+			if n := count(frames, "got prompt"); n != want {
+				t.Errorf("%d lines after %s, want %d", n, away, want)
+			}
+			b.hub.SubscribeLogs("ann", "tab", false)
+			_ = tab.conn.CloseNow()
+			time.Sleep(2 * time.Second)
+		}
+	})
 }
 
 // TestStudioState: our extension is told where each job stands: running, next on a back end, or waiting in its place.
