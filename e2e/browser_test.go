@@ -73,6 +73,7 @@ func TestEditor(t *testing.T) {
 			t.Run("a wrong graph marks its node", func(t *testing.T) { wrongGraph(t, e) })
 			t.Run("interrupt", func(t *testing.T) { interrupt(t, e) })
 			t.Run("delete pending", func(t *testing.T) { deletePending(t, e) })
+			t.Run("studio panel", func(t *testing.T) { studioPanel(t, e) })
 			t.Run("reload in mid-run", func(t *testing.T) { reloadMidRun(t, e) })
 			t.Run("socket cut in mid-run", func(t *testing.T) { socketCut(t, e, cut) })
 			t.Run("run ends while away", func(t *testing.T) { endsWhileAway(t, e, cut, s.newLoader(t, "ann")) })
@@ -317,50 +318,4 @@ func deletePending(t *testing.T, e *editor) {
 		t.Errorf("%d runs more in history, want 1", n-before)
 	}
 	e.clean(t)
-}
-
-// reloadMidRun reloads the page while its job runs: the picture appears in the node all the same.
-func reloadMidRun(t *testing.T, e *editor) {
-	e.load(t, "reload", slow(40, 8))
-	e.press(t)
-	e.until(t, 20*time.Second, "progress in the title", `/\[\d+%\]/.test(document.title)`)
-	js[any](t, e.page, `(() => { window.__old = true; return null })()`)
-	e.do(t, 60*time.Second, chromedp.Reload())
-	e.until(t, 30*time.Second, "a new page", `!window.__old`)
-	e.ready(t)
-	e.until(t, 20*time.Second, "the graph of before the reload", `window.app.graph._nodes.some(n => n.type === 'SaveImage' && n.widgets.some(w => w.value === '`+e.prefix+`'))`)
-	e.picture(t, 30*time.Second, "SaveImage")
-	e.idle(t, 10*time.Second)
-	e.clean(t)
-}
-
-// socketCut loses the line for a moment while a job runs.
-func socketCut(t *testing.T, e *editor, cut *cutter) {
-	e.load(t, "cut", slow(30, 6))
-	e.press(t)
-	e.until(t, 20*time.Second, "progress in the title", `/\[\d+%\]/.test(document.title)`)
-	cut.blink()
-	e.picture(t, 30*time.Second, "SaveImage")
-	e.idle(t, 10*time.Second)
-	e.clean(t, "net::ERR")
-}
-
-// endsWhileAway loses the line until the job is over: after the reconnect the open graph shows the truth.
-func endsWhileAway(t *testing.T, e *editor, cut *cutter, l *loader) {
-	e.load(t, "away", slow(10, 3))
-	e.press(t)
-	e.until(t, 20*time.Second, "progress in the title", `/\[\d+%\]/.test(document.title)`)
-	cut.cut()
-	if n, err := l.remaining(); err != nil || n != 1 {
-		t.Errorf("%d jobs are open when the line is cut (%v), want 1", n, err)
-	}
-	l.settle(t)
-	e.look(t, "SaveImage")
-	if js[bool](t, e.page, `!!(`+saved("SaveImage", e.prefix)+`)`) {
-		t.Error("the picture is there although the line is cut")
-	}
-	cut.mend()
-	e.picture(t, 30*time.Second, "SaveImage")
-	e.idle(t, 10*time.Second)
-	e.clean(t, "net::ERR")
 }

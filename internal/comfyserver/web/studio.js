@@ -6,6 +6,8 @@ import { api } from "../../scripts/api.js";
 const base = new URL("./", import.meta.url);
 const home = new URL("../../", base); // where the editor lives, with any path prefix
 
+const tabID = "comfyume"; // in the side bar
+
 let state = { user: "", role: "", sign_out: "signout", jobs: [] };
 let progress = null; // what the running job last said: {prompt_id, value, max}
 let warned = false; // that no GPU has reported
@@ -51,11 +53,17 @@ function describe(job) {
   return [place, [job.reason?.replace(/\.$/, ""), `for ${since}`].filter(Boolean).join(" · ")];
 }
 
-// One line for the badge beside the icon.
+// What the badge beside the icon says.
 function badge() {
   if (state.jobs.some((j) => j.state === "running")) return "▶";
   const next = state.jobs.find((j) => j.position);
-  return next ? String(next.position) : null;
+  return next ? String(next.position) : "";
+}
+
+// Editors ask a badge that is a function only once; they notice one that is set on the tab as they hold it.
+function drawBadge() {
+  const tab = app.extensionManager?.getSidebarTabs?.().find((t) => t.id === tabID);
+  if (tab) tab.iconBadge = badge();
 }
 
 const cards = new Set(); // open panels
@@ -81,6 +89,7 @@ function draw(card) {
 }
 
 function drawAll() {
+  drawBadge();
   for (const card of cards) {
     if (card.isConnected) draw(card);
     else cards.delete(card);
@@ -199,12 +208,12 @@ app.registerExtension({
     listen();
     await refresh();
     app.extensionManager?.registerSidebarTab?.({
-      id: "comfyume",
+      id: tabID,
       icon: "pi pi-users",
       title: "Studio",
       tooltip: "Who you are, and how your runs stand",
       type: "custom",
-      iconBadge: badge,
+      iconBadge: badge(),
       render: (container) => {
         const card = element("div", { className: "comfyume-card" });
         container.replaceChildren(card);
