@@ -140,11 +140,11 @@ func (g *Gateway) finish(v *visit, r *http.Request) {
 				WithRemedy("Tell the operator the request's number: %s.", v.id))
 		}
 	}
-	level := slog.LevelDebug
+	level := slog.LevelDebug // editors ask for files that a person may have, so that 404 is no news
 	switch {
 	case v.status >= 500 && v.status != http.StatusInsufficientStorage && v.status != http.StatusServiceUnavailable:
 		level = slog.LevelError
-	case v.status >= 400 || r.Method != http.MethodGet && r.Method != http.MethodHead:
+	case v.status >= 400 && v.status != http.StatusNotFound || r.Method != http.MethodGet && r.Method != http.MethodHead:
 		level = slog.LevelInfo
 	}
 	if !g.log.Enabled(r.Context(), level) {

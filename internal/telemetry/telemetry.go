@@ -32,10 +32,19 @@ func Logger(w io.Writer, form, level string) (*slog.Logger, *slog.LevelVar, erro
 	case Text:
 		return slog.New(slog.NewTextHandler(w, o)), &at, nil
 	case JSON:
+		o.ReplaceAttr = spell
 		return slog.New(slog.NewJSONHandler(w, o)), &at, nil
 	default:
 		return nil, nil, fault.New(fault.Invalid, "%q is not a form of the log.", form).WithRemedy("Use text or json.")
 	}
+}
+
+// spell writes durations as the other form does: "1.5s" says more than a count of nanoseconds.
+func spell(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
 }
 
 // Metrics is a registry of its own, so that two studios in one program do not mix.

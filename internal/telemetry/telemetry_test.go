@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/telemetry"
@@ -22,9 +23,9 @@ func TestLogger(t *testing.T) {
 	}
 	log.Info("not yet")
 	level.Set(slog.LevelInfo)
-	log.Info("now", "job", "j1")
+	log.Info("now", "job", "j1", "dur", 1500*time.Millisecond)
 	var line map[string]any
-	if err := json.Unmarshal(b.Bytes(), &line); err != nil || line["msg"] != "now" || line["job"] != "j1" {
+	if err := json.Unmarshal(b.Bytes(), &line); err != nil || line["msg"] != "now" || line["job"] != "j1" || line["dur"] != "1.5s" {
 		t.Errorf("got %s, %v", &b, err)
 	}
 	for _, bad := range [][2]string{{"xml", "info"}, {"text", "loud"}} {
