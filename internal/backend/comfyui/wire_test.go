@@ -105,8 +105,8 @@ func TestConnectionsAreKept(t *testing.T) {
 		task := backendtest.NewTask(d, []byte(`{"1":{"class_type":"Text","inputs":{"text":"a"}}}`))
 		backendtest.Begin(t.Context(), t, d, task).Want(t, job.Completed)
 	}
-	// A socket each, one ahead, and a few for requests that met.
-	if n := opened.Load(); n > runs+8 {
+	// A socket each, one ahead, and some for requests that met; more than three each when none is kept.
+	if n := opened.Load(); n > 2*runs+5 {
 		t.Errorf("%d connections for %d runs", n, runs)
 	}
 }
