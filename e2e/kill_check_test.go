@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"image/png"
 	"io/fs"
 	"net/url"
@@ -69,23 +70,29 @@ func (l *loader) check(t *testing.T, sum *tally) {
 // checkEntries holds the list of jobs against history: no job may be there twice.
 func (l *loader) checkEntries(t *testing.T, history map[string]finished) {
 	t.Helper()
-	var list struct {
-		Jobs []struct {
-			ID string `json:"id"`
-		}
-	}
-	if err := l.call("GET", "/api/jobs", nil, &list); err != nil {
-		t.Fatal(err)
-	}
 	seen := map[string]bool{}
-	for _, j := range list.Jobs {
-		if seen[j.ID] {
-			t.Errorf("%s: job %s is there twice", l.name, j.ID)
+	for more := true; more; {
+		var list struct {
+			Jobs []struct {
+				ID string `json:"id"`
+			}
+			Pagination struct {
+				More bool `json:"has_more"`
+			}
 		}
-		seen[j.ID] = true
-		if _, ok := history[j.ID]; !ok {
-			t.Errorf("%s: job %s is in the list and not in history", l.name, j.ID)
+		if err := l.call("GET", fmt.Sprintf("/api/jobs?limit=500&offset=%d", len(seen)), nil, &list); err != nil {
+			t.Fatal(err)
 		}
+		for _, j := range list.Jobs {
+			if seen[j.ID] {
+				t.Fatalf("%s: job %s is there twice", l.name, j.ID)
+			}
+			seen[j.ID] = true
+			if _, ok := history[j.ID]; !ok {
+				t.Errorf("%s: job %s is in the list and not in history", l.name, j.ID)
+			}
+		}
+		more = list.Pagination.More
 	}
 	if len(seen) != len(history) {
 		t.Errorf("%s: %d jobs are listed, %d are in history", l.name, len(seen), len(history))
