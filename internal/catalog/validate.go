@@ -65,13 +65,15 @@ type nodeError struct {
 // outputs finds the output nodes, or what makes the graph unusable as a whole.
 func (v *validation) outputs(targets []string) (ids []string, refusal json.RawMessage) {
 	for _, n := range v.g.Nodes() {
-		class, ok := pyjson.Get(n.Raw, "class_type")
-		if !ok {
-			return nil, refuse("invalid_prompt", "Cannot execute because a node is missing the class_type property.", "Node ID '#"+n.ID+"'", nil)
-		}
 		k := v.m.classes[n.ClassType]
-		if k == nil {
-			return nil, refuse("invalid_prompt", "Cannot execute because node "+pyjson.Str(class)+" does not exist.", "Node ID '#"+n.ID+"'", nil)
+		if k == nil || n.ClassType == "" { // only then the node is read again
+			class, ok := pyjson.Get(n.Raw, "class_type")
+			if !ok {
+				return nil, refuse("invalid_prompt", "Cannot execute because a node is missing the class_type property.", "Node ID '#"+n.ID+"'", nil)
+			}
+			if k == nil {
+				return nil, refuse("invalid_prompt", "Cannot execute because node "+pyjson.Str(class)+" does not exist.", "Node ID '#"+n.ID+"'", nil)
+			}
 		}
 		if k.output && (targets == nil || slices.Contains(targets, n.ID)) {
 			ids = append(ids, n.ID)

@@ -45,27 +45,28 @@ func (m *member) lost(o Options, cause error) bool {
 
 // watch probes one back end until ctx ends.
 func (f *Fleet) watch(ctx context.Context, m *member) {
+	for ctx.Err() == nil {
+		f.rest(ctx, m, f.probe(ctx, m))
+	}
+}
+
+// rest waits until the back end is to be looked at again: after the pause, or earlier when there is a reason.
+func (f *Fleet) rest(ctx context.Context, m *member, pause time.Duration) {
+	probed := time.Now()
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	nudge := m.nudge
 	for {
-		pause := f.probe(ctx, m)
-		probed := time.Now()
-		timer := time.NewTimer(pause)
 		select {
-		case <-timer.C:
-		case <-m.wakeup:
-		case <-m.nudge:
+		case <-nudge:
 			// Somebody else's runs can come and go hundreds of times a second, and a probe is work for the server.
-			if rest := min(f.options.NudgeEvery, pause) - time.Since(probed); rest > 0 {
-				timer.Reset(rest)
-				select {
-				case <-timer.C:
-				case <-m.wakeup:
-				case <-ctx.Done():
-				}
-			}
+			timer.Reset(min(f.options.NudgeEvery, pause) - time.Since(probed))
+			nudge = nil
+		case <-timer.C:
+			return
+		case <-m.wakeup:
+			return
 		case <-ctx.Done():
-		}
-		timer.Stop()
-		if ctx.Err() != nil {
 			return
 		}
 	}

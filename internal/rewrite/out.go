@@ -12,6 +12,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/comfy"
@@ -79,10 +80,10 @@ func (r *Rewriter) Out(ctx context.Context, e job.Entry, credentials map[string]
 		targets: e.Request.Targets,
 	}
 	t.needs = r.catalog.Needs(g)
-	runs := ancestors(g, e.Request.Outputs)
+	runs := sync.OnceValue(func() map[string]bool { return ancestors(g, e.Request.Outputs) })
 	for _, in := range r.catalog.FileInputs(g) {
 		err := r.input(ctx, t, g, e.Job.User, in)
-		if (fault.Is(err, fault.Missing) || fault.Is(err, fault.Denied)) && runs != nil && !runs[in.Node] {
+		if (fault.Is(err, fault.Missing) || fault.Is(err, fault.Denied)) && runs() != nil && !runs()[in.Node] {
 			// ComfyUI does not mind what a node holds that no output needs, and leaves out an output that lacks a file.
 			r.nothing(t, g, e.Job.User, in)
 			continue
