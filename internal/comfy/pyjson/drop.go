@@ -9,15 +9,16 @@ func Drop(raw json.RawMessage, key string) (json.RawMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := dropper{src: raw, key: key, dst: make([]byte, 0, len(raw))}
+	d := dropper{checked: checked{raw}, name: key, dst: make([]byte, 0, len(raw))}
 	d.value(start)
 	return d.dst, nil
 }
 
 // dropper copies a checked value.
 type dropper struct {
-	src, dst []byte
-	key      string
+	checked
+	dst  []byte
+	name string // of the members that are left out
 }
 
 // value copies the value at i and returns where it ends.
@@ -28,21 +29,19 @@ func (d *dropper) value(i int) int {
 	case '{':
 		return d.object(i)
 	}
-	end, err := scanValue(d.src, i, 0)
-	if err != nil { // the whole was checked before
-		end = len(d.src)
-	}
+	end := d.scalar(i)
 	d.dst = append(d.dst, d.src[i:end]...)
 	return end
 }
 
 func (d *dropper) list(i int) int {
 	d.dst = append(d.dst, '[')
+	first := len(d.dst)
 	for i = skipSpace(d.src, i+1); d.src[i] != ']'; {
-		if i = skipSpace(d.src, d.value(i)); d.src[i] == ',' {
+		if len(d.dst) > first {
 			d.dst = append(d.dst, ", "...)
-			i = skipSpace(d.src, i+1)
 		}
+		i = d.next(d.value(i))
 	}
 	d.dst = append(d.dst, ']')
 	return i + 1
@@ -52,22 +51,15 @@ func (d *dropper) object(i int) int {
 	d.dst = append(d.dst, '{')
 	first := len(d.dst)
 	for i = skipSpace(d.src, i+1); d.src[i] != '}'; {
-		end, err := scanString(d.src, i)
-		if err != nil { // the whole was checked before
-			return len(d.src)
-		}
+		quoted, at := d.key(i)
 		before := len(d.dst)
 		if before > first {
 			d.dst = append(d.dst, ", "...)
 		}
-		d.dst = append(append(d.dst, d.src[i:end]...), ": "...)
-		dropped := quotedIs(d.src[i:end], d.key)
-		i = skipSpace(d.src, d.value(skipSpace(d.src, skipSpace(d.src, end)+1)))
-		if dropped {
+		d.dst = append(append(d.dst, quoted...), ": "...)
+		i = d.next(d.value(at))
+		if quotedIs(quoted, d.name) {
 			d.dst = d.dst[:before]
-		}
-		if d.src[i] == ',' {
-			i = skipSpace(d.src, i+1)
 		}
 	}
 	d.dst = append(d.dst, '}')

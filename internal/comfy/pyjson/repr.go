@@ -8,7 +8,7 @@ func Repr(raw json.RawMessage) string {
 	if err != nil {
 		return ""
 	}
-	r := reprer{src: raw, dst: make([]byte, 0, len(raw))}
+	r := reprer{checked: checked{raw}, dst: make([]byte, 0, len(raw))}
 	r.look(start)
 	r.value(start)
 	return string(r.dst)
@@ -16,8 +16,9 @@ func Repr(raw json.RawMessage) string {
 
 // reprer prints a checked value. It reads each byte three times at most, however deep it lies.
 type reprer struct {
-	src, dst []byte
-	twice    map[int]member // members whose keys come twice in their object, by where their values begin
+	checked
+	dst   []byte
+	twice map[int]member // members whose keys come twice in their object, by where their values begin
 }
 
 // member is one of several of the same key: an object shows the last value in the first one's place.
@@ -37,8 +38,8 @@ func (r *reprer) look(i int) int {
 	case '{':
 		first := map[string]member{}
 		for i = skipSpace(r.src, i+1); r.src[i] != '}'; {
-			key, at := r.key(i)
-			end := r.look(at)
+			quoted, at := r.key(i)
+			key, end := unquote(quoted), r.look(at)
 			if f, again := first[key]; !again {
 				first[key] = member{at, end}
 			} else {
@@ -98,7 +99,7 @@ func (r *reprer) object(i int) int {
 	r.dst = append(r.dst, '{')
 	first := len(r.dst)
 	for i = skipSpace(r.src, i+1); r.src[i] != '}'; {
-		key, at := r.key(i)
+		quoted, at := r.key(i)
 		m, again := r.twice[at]
 		if again && m.shown < 0 {
 			i = r.next(m.end)
@@ -107,7 +108,7 @@ func (r *reprer) object(i int) int {
 		if len(r.dst) > first {
 			r.dst = append(r.dst, ", "...)
 		}
-		r.dst = append(AppendRepr(r.dst, key), ": "...)
+		r.dst = append(AppendRepr(r.dst, unquote(quoted)), ": "...)
 		if again {
 			r.value(m.shown)
 			i = r.next(m.end)
@@ -117,30 +118,4 @@ func (r *reprer) object(i int) int {
 	}
 	r.dst = append(r.dst, '}')
 	return i + 1
-}
-
-// key returns the key at i and where its value begins.
-func (r *reprer) key(i int) (key string, value int) {
-	end, err := scanString(r.src, i)
-	if err != nil { // the whole was checked before
-		end = len(r.src)
-	}
-	return unquote(r.src[i:end]), skipSpace(r.src, skipSpace(r.src, end)+1)
-}
-
-// scalar returns where the value at i ends, which is no list and no object.
-func (r *reprer) scalar(i int) int {
-	end, err := scanValue(r.src, i, 0)
-	if err != nil { // the whole was checked before
-		end = len(r.src)
-	}
-	return end
-}
-
-// next returns where what follows a value that ends at i begins: another one, or the end of what they are in.
-func (r *reprer) next(i int) int {
-	if i = skipSpace(r.src, i); r.src[i] == ',' {
-		i = skipSpace(r.src, i+1)
-	}
-	return i
 }
