@@ -164,21 +164,13 @@ func toFloat(value json.RawMessage) (json.RawMessage, string) {
 	}
 }
 
-// plainNumber readies a text for being read as a number: Python takes blanks around it and underscores between digits.
-// certain is false for digits of other scripts, which Python takes too.
+// plainNumber readies a text for being read as a number. certain is false for digits of other scripts, which Python
+// takes too.
 func plainNumber(text string) (plain string, certain bool) {
-	text = strings.TrimSpace(text)
 	if strings.ContainsFunc(text, func(r rune) bool { return r >= utf8.RuneSelf && unicode.IsDigit(r) }) {
 		return "", false
 	}
-	digit := func(i int) bool { return i >= 0 && i < len(text) && '0' <= text[i] && text[i] <= '9' }
-	b := make([]byte, 0, len(text))
-	for i := range len(text) {
-		if text[i] != '_' || !digit(i-1) || !digit(i+1) {
-			b = append(b, text[i])
-		}
-	}
-	return string(b), true
+	return pyjson.PlainNumber(text), true
 }
 
 // inRange checks min and max. Values that have no order pass: ComfyUI does not get that far with them.

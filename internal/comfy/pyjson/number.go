@@ -167,3 +167,17 @@ func floatRepr(f float64) string {
 	}
 	return s
 }
+
+// PlainNumber returns a text that is to be read as a number without what Python's int and float overlook in it: space
+// around it, and an underscore between two digits.
+func PlainNumber(text string) string {
+	text = strings.TrimSpace(text)
+	digit := func(i int) bool { return i >= 0 && i < len(text) && '0' <= text[i] && text[i] <= '9' }
+	b := make([]byte, 0, len(text))
+	for i := range len(text) {
+		if text[i] != '_' || !digit(i-1) || !digit(i+1) {
+			b = append(b, text[i])
+		}
+	}
+	return string(b)
+}

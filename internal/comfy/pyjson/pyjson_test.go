@@ -349,3 +349,14 @@ func TestHostileTextsAreReadInOnePass(t *testing.T) {
 		}
 	}
 }
+
+func TestPlainNumber(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		" 1_000\n": "1000", "1_2_3": "123", "-1_0.5_0": "-10.50", "1__0": "1__0", "_1": "_1", "1_": "1_", "1_.5": "1_.5", "": "", "a_1": "a_1",
+	} {
+		if got := pyjson.PlainNumber(text); got != want {
+			t.Errorf("%q is %q, want %q", text, got, want)
+		}
+	}
+}

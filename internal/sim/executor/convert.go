@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"math/big"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -92,16 +91,10 @@ func toNumber(raw json.RawMessage, typ string) (pyjson.Num, bool) {
 	return pyjson.Num{}, false
 }
 
-// underscored is an underscore between digits, which Python allows in numbers.
-var underscored = regexp.MustCompile(`(\d)_(\d)`)
-
 // parseText reads a number written in a text, as Python's int and float do: space around it, a sign, underscores
 // between digits, zeros in front; for float also inf and nan.
 func parseText(text, typ string) (pyjson.Num, bool) {
-	text = strings.TrimSpace(text)
-	for underscored.MatchString(text) { // twice for single digits: matches don't overlap
-		text = underscored.ReplaceAllString(text, "$1$2")
-	}
+	text = pyjson.PlainNumber(text)
 	if typ == "INT" {
 		n, ok := new(big.Int).SetString(text, 10)
 		if !ok {
