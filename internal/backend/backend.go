@@ -17,8 +17,8 @@ type Driver interface {
 	// Probe asks the back end who it is and what it can run. It is light when nothing changed.
 	// Errors are of the classes below.
 	Probe(ctx context.Context) (Snapshot, error)
-	// ClientID returns a fresh client id for the next run. The driver may hold a socket open under it, so that
-	// Prepare of a task with this id waits for nothing; other ids work as well.
+	// ClientID returns the client id for the next run. The driver may hold a socket open under it, so that Prepare of
+	// a task with this id waits for nothing; other ids work as well.
 	ClientID() string
 	// Prepare readies a run without starting it: uploads inputs, opens the run's own socket. The prompt has not
 	// been sent when it returns. Close of the returned Run undoes it.
@@ -66,6 +66,8 @@ type Task struct {
 	Prompt    json.RawMessage
 	ExtraData json.RawMessage // with credentials of paid nodes where allowed
 	Targets   []string
+	Outputs   []string // output nodes that are to give something; nil: not known
+	Core      bool     // all nodes ship with ComfyUI: none says anything after the run's end
 	Uploads   []Upload
 	Previews  bool // somebody watches: ask for previews
 }

@@ -48,6 +48,17 @@ func namesPath(name string) bool {
 		strings.HasSuffix(name, "_directory") || strings.HasSuffix(name, "_folder")
 }
 
+// Core reports whether all nodes of the graph are of classes that are known to ship with ComfyUI.
+func (c *Catalog) Core(g *comfy.Graph) bool {
+	m := c.merged.Load()
+	for _, n := range g.Nodes() {
+		if k := m.classes[n.ClassType]; k == nil || !k.core() {
+			return false
+		}
+	}
+	return true
+}
+
 // Paid lists the nodes of the graph that spend a person's own credits.
 func (c *Catalog) Paid(g *comfy.Graph) []comfy.Node {
 	m := c.merged.Load()

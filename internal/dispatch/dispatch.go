@@ -98,7 +98,7 @@ type Rewriter interface {
 // Translation is one attempt's two ways between a person's words and a back end's. It is used by one goroutine at
 // a time.
 type Translation interface {
-	// Task fills in Prompt, ExtraData, Targets and Uploads.
+	// Task fills in all but what the attempt is and whether somebody watches.
 	Task(t *backend.Task)
 	// Needs is what a back end must have for the graph: node classes, models.
 	Needs() []string

@@ -17,7 +17,9 @@ import (
 // time.
 type Translation struct {
 	promptID, runID, salt string
-	needs, targets        []string
+	needs                 []string
+	targets, outputs      []string
+	core                  bool
 	prompt, extra         json.RawMessage
 	uploads               []backend.Upload
 	names                 []rename
@@ -54,7 +56,8 @@ func (t *Translation) rename(theirs, mine string) {
 
 // Task fills in what a driver needs.
 func (t *Translation) Task(task *backend.Task) {
-	task.Prompt, task.ExtraData, task.Targets, task.Uploads = t.prompt, t.extra, t.targets, t.uploads
+	task.Prompt, task.ExtraData, task.Uploads = t.prompt, t.extra, t.uploads
+	task.Targets, task.Outputs, task.Core = t.targets, t.outputs, t.core
 }
 
 // Needs is what a back end must have for the graph.

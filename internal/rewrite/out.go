@@ -31,6 +31,8 @@ type Catalog interface {
 	OutputNodes(g *comfy.Graph) []string
 	// Needs lists what a back end must have for the graph.
 	Needs(g *comfy.Graph) []string
+	// Core reports whether all nodes ship with ComfyUI.
+	Core(g *comfy.Graph) bool
 }
 
 // Files are people's files.
@@ -77,7 +79,7 @@ func (r *Rewriter) Out(ctx context.Context, e job.Entry, credentials map[string]
 	}
 	t := &Translation{
 		promptID: e.Job.PromptID, runID: e.Job.Attempt.RunID, salt: r.salt(e.Job.User),
-		targets: e.Request.Targets,
+		targets: e.Request.Targets, outputs: e.Request.Outputs, core: r.catalog.Core(g),
 	}
 	t.needs = r.catalog.Needs(g)
 	runs := sync.OnceValue(func() map[string]bool { return ancestors(g, e.Request.Outputs) })

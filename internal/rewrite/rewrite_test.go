@@ -52,6 +52,8 @@ func (catalog) OutputNodes(g *comfy.Graph) []string {
 
 func (catalog) Needs(*comfy.Graph) []string { return nil }
 
+func (catalog) Core(*comfy.Graph) bool { return true }
+
 // files are the same for everybody but nobody.
 type files struct{}
 

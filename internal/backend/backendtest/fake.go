@@ -51,6 +51,7 @@ type Fake struct {
 	every      map[*fakeSocket]struct{}
 	release    chan struct{}
 	requests   map[string]int // by method and path
+	clients    []string       // of the prompts
 	closed     bool
 	mute       bool
 	lose       string
@@ -237,6 +238,7 @@ func (f *Fake) postPrompt(w http.ResponseWriter, r *http.Request) {
 	}
 	p.number = f.number
 	f.number++
+	f.clients = append(f.clients, p.ClientID)
 	f.pending = append(f.pending, p)
 	f.status()
 	start := f.running == nil && len(f.pending) == 1 && !f.closed
@@ -405,10 +407,29 @@ func (f *Fake) Queue() (running string, pending []string) {
 	return running, pending
 }
 
-// Requests tells how often a route, such as "POST /prompt", was asked for. An interrupt that names no run counts as
-// "POST /interrupt for whatever runs" as well.
-func (f *Fake) Requests(route string) int {
+// Requests tells how often a route, such as "POST /prompt", was asked for; one that ends with a slash stands for all
+// below it. An interrupt that names no run counts as "POST /interrupt for whatever runs" as well.
+func (f *Fake) Requests(route string) (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.requests[route]
+	for r, times := range f.requests {
+		if r == route || strings.HasSuffix(route, "/") && strings.HasPrefix(r, route) {
+			n += times
+		}
+	}
+	return n
+}
+
+// Clients returns the client ids of the prompts that were taken, in order.
+func (f *Fake) Clients() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.clients)
+}
+
+// Sockets counts the open sockets.
+func (f *Fake) Sockets() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.every)
 }

@@ -1,12 +1,13 @@
 // Package comfyui drives a plain ComfyUI server by its address. Nothing has to be installed on it.
 //
-// Every run has its own client id, and so its own socket: frames of two people's runs can never be mixed up, not
-// even those that carry no prompt id. One socket is kept open ahead, so that a run does not wait for the handshake;
-// it also tells at once when the server goes away or somebody else puts work into its queue.
+// One socket is open all the time, and runs follow one another on it: it tells at once when the server goes away or
+// somebody else puts work into its queue, and no run waits for a handshake. Frames name their run. Where nodes of
+// custom packs may say something that names none, even after their run, that run is the last one on its socket, so
+// that frames of two people's runs can never be mixed up.
 //
-// A run is over when its end frame came or, whatever the socket says, when the server's history has it: the socket
-// is quick, the history is the truth. What the server knows of a run is looked up in the order history, queue,
-// history, so that a run that ends meanwhile is not taken for lost.
+// A run is over when its end frame came or, whatever the socket says, when the server's history has it. The result
+// is what the frames told if they told all of it, and else what the history has. What the server knows of a run is
+// looked up in the order history, queue, history, so that a run that ends meanwhile is not taken for lost.
 package comfyui
 
 import (
@@ -23,8 +24,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/fault"
@@ -103,7 +102,7 @@ type Driver struct {
 
 	probe   prober
 	epochs  epochs
-	spares  spares
+	sockets sockets
 	tidy    tidier
 	own     atomic.Int64 // prompts of ours that the server has and that are not over
 	foreign atomic.Int64 // what the last status frame said beyond ours
@@ -144,7 +143,7 @@ func (d *Driver) Close() error {
 	d.wgMu.Lock()
 	d.end()
 	d.wgMu.Unlock()
-	d.spares.close()
+	d.sockets.close()
 	d.wg.Wait()
 	d.lastTidy()
 	d.wire.close()
@@ -162,13 +161,8 @@ func (d *Driver) background(f func()) bool {
 	return true
 }
 
-// ClientID returns the id of a socket that is open and free, or a fresh one.
-func (d *Driver) ClientID() string {
-	if id, ok := d.spares.reserve(); ok {
-		return id
-	}
-	return uuid.NewString()
-}
+// ClientID returns the id of the common socket, on which the next run will be.
+func (d *Driver) ClientID() string { return d.sockets.id() }
 
 // Free asks the server to give up memory once it is idle.
 func (d *Driver) Free(ctx context.Context, unloadModels, freeMemory bool) error {

@@ -198,10 +198,10 @@ func TestIdleSocketsDoNotHoldUpTheServer(t *testing.T) {
 func TestResumeTakesUpWhatRunsOrRan(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		over := b.task("Text ready")
-		running := b.task("Wait", "Text later")
-		unknown := b.task("Text never")
 		a := b.start(b.Context(), b.prepare(over))
 		<-a.done // not closed: the process dies before it can be
+		running := b.task("Wait", "Text later")
+		unknown := b.task("Text never")
 		ctx, die := context.WithCancel(b.Context())
 		c := b.start(ctx, b.prepare(running))
 		synctest.Wait()

@@ -277,26 +277,6 @@ func TestInputsAreUploadedOnceAndAgainWhenTheyAreGone(t *testing.T) {
 	})
 }
 
-func TestSpareSocketSavesTheHandshake(t *testing.T) {
-	inBubble(t, func(b *bench) {
-		if _, err := b.driver.Probe(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		before := b.fake.Requests("GET /ws")
-		run := b.prepare(b.task("Text a"))
-		if got := b.fake.Requests("GET /ws"); got != before {
-			b.Errorf("%d handshakes although a socket was open", got-before)
-		}
-		a := b.start(b.Context(), run)
-		<-a.done
-		b.wantState(a, job.Completed)
-		synctest.Wait()
-		if got := b.fake.Requests("GET /ws"); got != before+1 {
-			b.Errorf("%d handshakes for the next run, want 1", got-before)
-		}
-	})
-}
-
 func TestPreparedRunThatIsNotWantedCostsNothing(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		run := b.prepare(b.task("Text a"))

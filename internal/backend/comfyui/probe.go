@@ -43,7 +43,7 @@ func (d *Driver) Probe(ctx context.Context) (backend.Snapshot, error) {
 	if s.Epoch, err = d.epoch(ctx, true); err != nil {
 		return backend.Snapshot{}, err
 	}
-	if err := d.openSpare(ctx); err != nil {
+	if err := d.openSocket(ctx); err != nil {
 		return backend.Snapshot{}, err
 	}
 	if s.QueueOther, err = d.countForeign(ctx); err != nil {

@@ -2,6 +2,7 @@ package comfyui
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -89,7 +90,9 @@ type record struct {
 	nodes    []string // with outputs, in the order of their first
 	outputs  map[string]json.RawMessage
 	meta     map[string]json.RawMessage
-	size     int // of outputs
+	size     int      // of outputs
+	seen     []string // nodes that were run, or taken from the cache
+	partial  bool     // an output was left out
 }
 
 // maxRecord is from how many bytes of outputs on no more are kept: nobody takes a result of that size.
@@ -105,9 +108,16 @@ func (r *record) note(f frame) {
 			r.add(f.Type, f.Data)
 			r.end = f.Type
 		}
+	case "executing":
+		r.seen = append(r.seen, f.Node)
 	case "executed":
+		r.seen = append(r.seen, f.Node)
 		output, ok := pyjson.Get(f.Data, "output")
-		if !ok || pyjson.KindOf(output) != pyjson.Object || r.size > maxRecord {
+		if !ok || pyjson.KindOf(output) != pyjson.Object {
+			return
+		}
+		if r.size > maxRecord {
+			r.partial = true
 			return
 		}
 		r.size += len(output)
@@ -138,6 +148,26 @@ func (r *record) add(typ string, data json.RawMessage) {
 	}
 	r.messages = pyjson.AppendString(append(r.messages, '['), typ)
 	r.messages = append(append(append(r.messages, ", "...), data...), ']')
+}
+
+// whole reports whether the record has all that the history will have of a run that succeeded: of each of the outputs
+// it was told that it was run or was taken from the cache, and no node gave something that the graph does not have. Of
+// nodes that others brought in, the history says more than frames do.
+func (r *record) whole(prompt json.RawMessage, outputs []string) bool {
+	if r.partial || r.end != "execution_success" {
+		return false
+	}
+	for _, id := range outputs {
+		if !slices.Contains(r.seen, id) {
+			return false
+		}
+	}
+	for _, id := range r.nodes {
+		if _, ok := pyjson.Get(prompt, id); !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // result makes a result of what was kept.

@@ -21,7 +21,9 @@ type run struct {
 	t       backend.Task
 	id      string // prompt id on the server
 	epoch   string
-	sock    *socket // nil: cut
+	client  string  // client id under which it is posted
+	sock    *socket // held; nil: none
+	ear     *ear    // on sock, while Start listens
 	resumed bool
 	running bool            // resumed while the server was at it
 	result  *backend.Result // known already when resumed after its end
@@ -32,8 +34,8 @@ type run struct {
 
 	mu      sync.Mutex
 	state   runState
-	staged  bool // prepared, and neither started nor closed
-	started bool // Start was called: the socket has served
+	started bool // Start has the socket, and lets go of it
+	away    bool // over, and the server has put it away
 	closed  bool
 }
 
@@ -49,10 +51,10 @@ const (
 var _ backend.Run = (*run)(nil)
 
 func (d *Driver) newRun(t backend.Task) *run {
-	return &run{d: d, t: t, id: t.Attempt.RunID, wake: make(chan struct{}, 1)}
+	return &run{d: d, t: t, id: t.Attempt.RunID, client: t.Attempt.ClientID, wake: make(chan struct{}, 1)}
 }
 
-// Prepare uploads the inputs and sees to a socket under the attempt's client id.
+// Prepare uploads the inputs and sees to a socket.
 func (d *Driver) Prepare(ctx context.Context, t backend.Task) (backend.Run, error) {
 	r := d.newRun(t)
 	var err error
@@ -62,32 +64,11 @@ func (d *Driver) Prepare(ctx context.Context, t backend.Task) (backend.Run, erro
 	if err := d.ensureUploads(ctx, r.epoch, t.Uploads, false); err != nil {
 		return nil, err
 	}
-	if r.sock, err = d.socketFor(ctx, t.Attempt.ClientID); err != nil {
+	if r.sock, err = d.holdCommon(ctx); err != nil {
 		return nil, err
 	}
-	r.staged = true
-	d.spares.stage(1)
+	r.client = r.sock.id
 	return r, nil
-}
-
-// unstage notes that the run does not wait for its turn any more. The lock is held.
-func (r *run) unstage() {
-	if r.staged {
-		r.staged = false
-		r.d.spares.stage(-1)
-	}
-}
-
-// socketFor takes the socket that was opened ahead under a client id, or opens one.
-func (d *Driver) socketFor(ctx context.Context, clientID string) (*socket, error) {
-	s := d.spares.take(clientID)
-	if s == nil || s.gone.Load() {
-		var err error
-		if s, err = d.dial(ctx, clientID, false); err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
 }
 
 // Resume takes up a run that an earlier process may have posted.
@@ -108,7 +89,7 @@ func (d *Driver) Resume(ctx context.Context, t backend.Task) (backend.Run, error
 		if ok {
 			result := readEntry(entry)
 			r.result = &result
-			r.state = over
+			r.state, r.away = over, true
 			return r, nil
 		}
 		if look == 1 {
@@ -119,7 +100,7 @@ func (d *Driver) Resume(ctx context.Context, t backend.Task) (backend.Run, error
 			return nil, err
 		}
 		if at != absent {
-			if r.sock, err = d.socketFor(ctx, t.Attempt.ClientID); err != nil {
+			if r.sock, err = d.holdSocket(ctx, r.client); err != nil {
 				return nil, err
 			}
 			r.running = at == running
@@ -203,24 +184,28 @@ func (r *run) nudge() {
 	}
 }
 
-// Close gives the socket back or cuts it, and has the server forget the run.
+// Close lets go of the socket and has the server forget the run.
 func (r *run) Close() error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.closed {
+		r.mu.Unlock()
 		return nil
 	}
 	r.closed = true
-	r.unstage()
-	if r.sock != nil && (r.started || !r.d.spares.putBack(r.sock)) {
-		r.sock.close()
+	var sock *socket
+	if !r.started {
+		sock, r.sock = r.sock, nil
 	}
-	switch r.state {
-	case posted:
+	switch {
+	case r.state == posted:
 		r.d.own.Add(-1)
 		r.d.tidyLater(r.id, true)
-	case over:
+	case r.away:
 		r.d.tidyLater(r.id, false)
+	}
+	r.mu.Unlock()
+	if sock != nil {
+		r.d.sockets.drop(sock)
 	}
 	return nil
 }
@@ -238,14 +223,32 @@ func (r *run) become(s runState) {
 	} else if r.state == posted {
 		r.d.own.Add(-1)
 	}
-	r.state = s
+	r.state, r.away = s, s == over
+}
+
+// end makes the run over before the server has put it away. What it then returns is to be called when it has.
+func (r *run) end() (putAway func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state != posted || r.closed {
+		return nil
+	}
+	r.state = over
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.d.own.Add(-1)
+		if r.away = true; r.closed {
+			r.d.tidyLater(r.id, false)
+		}
+	}
 }
 
 // body returns the request that hands over the prompt.
 func (r *run) body() []byte {
 	b := make([]byte, 0, len(r.t.Prompt)+len(r.t.ExtraData)+256)
 	b = append(append(b, `{"prompt":`...), r.t.Prompt...)
-	b = append(append(b, `,"client_id":`...), pyjson.Quote(r.t.Attempt.ClientID)...)
+	b = append(append(b, `,"client_id":`...), pyjson.Quote(r.client)...)
 	b = append(append(b, `,"prompt_id":`...), pyjson.Quote(r.id)...)
 	if len(r.t.ExtraData) > 0 {
 		b = append(append(b, `,"extra_data":`...), r.t.ExtraData...)

@@ -33,7 +33,9 @@ type follower struct {
 	update func(backend.Update) error
 	tell   func() // posted, at most once
 
-	held     *backend.Result // found by asking; its last frames are still on their way
+	held     *backend.Result // what it gave; the last frames, or the answer to our POST, are still on their way
+	told     *backend.Result // the result as the frames told it
+	putAway  func()          // to be called when the server has put the run away; nil: it has, or nothing is known
 	reposted bool
 	gap      bool      // frames may have been missed
 	replied  bool      // the answer to our POST came, or was given up
@@ -53,17 +55,13 @@ type follower struct {
 // Start hands over the prompt and follows the run to its end.
 func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update) error) (backend.Result, error) {
 	r.mu.Lock()
-	r.unstage()
 	r.started = true
-	if r.sock != nil {
-		r.sock.claimed.Store(true)
-	}
 	r.mu.Unlock()
 	f := &follower{run: r, update: update, tell: tell, began: r.running, alive: time.Now(), looked: time.Now(), heard: time.Now()}
 	f.timer = time.NewTimer(r.d.options.PollAfter)
 	defer f.timer.Stop()
-	// What the server still sends would fill the connection and hold up its other clients.
-	defer f.setSocket(nil)
+	// What the server still sends must not hold up the runs that follow.
+	defer func() { f.leave(f.putAway) }()
 	if r.result != nil {
 		f.accept()
 		r.result.Gap = true
@@ -72,6 +70,9 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 	if r.resumed {
 		f.replied = true
 		f.accept()
+		if err := f.attend(ctx); err != nil {
+			return backend.Result{}, err
+		}
 		return f.follow(ctx, nil)
 	}
 	if r.stop.Load() {
@@ -87,6 +88,9 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 			return backend.Result{}, backend.ErrForeign
 		}
 	}
+	if err := f.attend(ctx); err != nil {
+		return backend.Result{}, err
+	}
 	r.become(posted)
 	replies := make(chan reply, 1)
 	handing, cancel := context.WithCancel(ctx)
@@ -101,8 +105,8 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 func (f *follower) follow(ctx context.Context, replies <-chan reply) (backend.Result, error) {
 	for {
 		var frames <-chan frame
-		if f.sock != nil {
-			frames = f.sock.frames
+		if f.ear != nil {
+			frames = f.ear.frames
 		}
 		var result *backend.Result
 		var err error
@@ -116,7 +120,7 @@ func (f *follower) follow(ctx context.Context, replies <-chan reply) (backend.Re
 				result, err = f.take(ctx, fr)
 			} else {
 				f.gap = true
-				f.setSocket(nil)
+				f.leave(nil)
 				f.pause = 0
 				f.timer.Reset(0)
 			}
@@ -137,6 +141,8 @@ func (f *follower) follow(ctx context.Context, replies <-chan reply) (backend.Re
 // over settles what the server has of the run.
 func (f *follower) over(result *backend.Result, err error) (backend.Result, error) {
 	switch {
+	case err == nil && result == f.told:
+		f.putAway = f.end()
 	case err == nil, errors.Is(err, errUnknown):
 		f.become(over)
 	case !f.accepted && f.postErr == nil && f.replied:
@@ -149,14 +155,63 @@ func (f *follower) over(result *backend.Result, err error) (backend.Result, erro
 	return *result, nil
 }
 
-// setSocket closes the socket and takes another, or none.
-func (f *follower) setSocket(s *socket) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.sock != nil {
-		f.sock.close()
+// attend listens on the socket. One that takes no more runs, or was cut while this one waited for its turn, is
+// replaced.
+func (f *follower) attend(ctx context.Context) error {
+	if f.ear = f.d.sockets.listen(f.sock, f.id); f.ear == nil {
+		f.leave(nil)
+		hold := f.d.holdCommon
+		if f.resumed {
+			hold = f.holdOwn
+		}
+		if err := f.connect(ctx, hold); err != nil {
+			return err
+		}
 	}
-	f.sock = s
+	if !f.t.Core {
+		f.d.sockets.retire(f.sock)
+	}
+	return nil
+}
+
+// holdOwn holds a socket under the client id with which the run was posted.
+func (f *follower) holdOwn(ctx context.Context) (*socket, error) {
+	return f.d.holdSocket(ctx, f.client)
+}
+
+// connect listens on the socket that hold gives.
+func (f *follower) connect(ctx context.Context, hold func(context.Context) (*socket, error)) error {
+	s, err := hold(ctx)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.sock, f.client = s, s.id
+	f.mu.Unlock()
+	if f.ear = f.d.sockets.listen(s, f.id); f.ear == nil {
+		f.leave(nil)
+		return fmt.Errorf("%w: the web socket was cut", backend.ErrUnreachable)
+	}
+	return nil
+}
+
+// leave listens no more. putAway, if any, is called when the server has put the run away.
+func (f *follower) leave(putAway func()) {
+	f.mu.Lock()
+	s := f.sock
+	f.sock = nil
+	f.mu.Unlock()
+	if s == nil {
+		if putAway != nil {
+			putAway()
+		}
+		return
+	}
+	if f.ear != nil {
+		f.d.sockets.unlisten(s, f.ear, putAway)
+		f.ear = nil
+	}
+	f.d.sockets.drop(s)
 }
 
 // accept tells that the server has the prompt.
@@ -166,7 +221,9 @@ func (f *follower) accept() {
 	}
 	f.accepted = true
 	f.tell()
-	f.d.spareLater() // the server is busy with the run: a good time for the next one's handshake
+	if !f.t.Core { // the next run needs another socket, and the server is busy now: a good time for the handshake
+		f.d.openLater()
+	}
 }
 
 // answered takes the answer to our POST.
@@ -176,7 +233,7 @@ func (f *follower) answered(ctx context.Context, rep reply) (*backend.Result, er
 	case rep.err == nil:
 		f.alive = time.Now()
 		f.accept()
-		return nil, f.interruptIfWanted(ctx)
+		return f.held, f.interruptIfWanted(ctx)
 	case f.accepted: // frames of the run came already
 		return nil, nil
 	case rep.unsent:
@@ -218,14 +275,14 @@ func (f *follower) take(ctx context.Context, fr frame) (*backend.Result, error) 
 	f.alive = time.Now()
 	f.heard = f.alive
 	mine := fr.runID == f.id
-	if fr.kind == frameStatus || (mine && fr.kind == frameNull) {
-		if f.ended.IsZero() && fr.kind == frameNull {
+	if mine && fr.kind == frameNull {
+		if f.ended.IsZero() {
 			f.ended = f.alive
 		}
-		if f.ended.IsZero() || f.held != nil {
+		if f.held != nil {
 			return f.held, nil
 		}
-		return f.read(ctx) // the history is written before either is sent
+		return f.read(ctx) // the history is written before it is sent
 	}
 	if f.ended.IsZero() {
 		f.pause = 0
@@ -262,10 +319,25 @@ func (f *follower) take(ctx context.Context, fr frame) (*backend.Result, error) 
 	if err := f.update(fr.Update); err != nil {
 		return nil, err
 	}
-	if !f.ended.IsZero() {
+	if f.ended.IsZero() || f.held != nil {
 		return f.held, nil
 	}
+	if f.told = f.tells(); f.told == nil || f.replied {
+		return f.told, nil
+	}
+	f.held = f.told // the answer to our POST is on its way
+	f.timer.Reset(lastFrames)
 	return nil, nil
+}
+
+// tells returns the result as the frames told it, nil when they may not have told all: what each output of the graph
+// gave, by nodes of the graph itself.
+func (f *follower) tells() *backend.Result {
+	if f.gap || f.resumed || len(f.t.Outputs) == 0 || !f.record.whole(f.t.Prompt, f.t.Outputs) {
+		return nil
+	}
+	result := f.record.result()
+	return &result
 }
 
 // read asks the history for the result of a run that has ended.
@@ -317,14 +389,12 @@ func (f *follower) check(ctx context.Context) (*backend.Result, error) {
 		// A server that gets a client's second socket before it notices the end of the first one forgets the
 		// second one then, and sends it nothing more.
 		f.sock.bye()
-		f.setSocket(nil)
+		f.leave(nil)
 	}
 	if f.sock == nil {
-		s, err := f.d.dial(ctx, f.t.Attempt.ClientID, true)
-		if err != nil {
+		if err := f.connect(ctx, f.holdOwn); err != nil {
 			return nil, f.unreachable(ctx, err)
 		}
-		f.setSocket(s)
 		f.heard = time.Now()
 		reconnected = true
 	}

@@ -1,0 +1,264 @@
+package comfyui
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+)
+
+// sockets knows the socket on which runs follow one another, and who listens on which.
+//
+// One is enough: a server works at one run at a time and its frames name it, so that a frame finds its run also
+// while the one before waits for its last word. Only nodes of custom packs may say something that names no run, even
+// after its end: a run with such nodes is the last one on its socket.
+type sockets struct {
+	mu      sync.Mutex
+	common  *socket       // nil: none is open
+	next    string        // client id of the next common one
+	opening chan struct{} // closed when the one who opens it is done; nil while nobody does
+	closed  bool
+}
+
+// id returns the client id of the common socket, open or not.
+func (p *sockets) id() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.idLocked()
+}
+
+func (p *sockets) idLocked() string {
+	if p.common != nil {
+		return p.common.id
+	}
+	if p.next == "" {
+		p.next = uuid.NewString()
+	}
+	return p.next
+}
+
+// hold gives the common socket if it is open. Otherwise the caller is to wait until opening is closed and ask again,
+// or if that is nil to open it under the id and to call opened then.
+func (p *sockets) hold() (s *socket, opening <-chan struct{}, id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.common != nil && !p.common.gone.Load():
+		p.common.holders++
+		return p.common, nil, ""
+	case p.opening == nil:
+		p.opening = make(chan struct{})
+		p.common = nil
+		return nil, nil, p.idLocked()
+	}
+	return nil, p.opening, ""
+}
+
+// opened says how opening the common socket ended; s is nil when it failed.
+func (p *sockets) opened(s *socket) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	close(p.opening)
+	p.opening = nil
+	if s != nil {
+		p.next = ""
+		p.adoptLocked(s)
+	}
+}
+
+// holdOf gives the common socket if it is that of a client id, or nil.
+func (p *sockets) holdOf(id string) *socket {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.common
+	if s == nil || s.id != id || s.gone.Load() {
+		return nil
+	}
+	s.holders++
+	return s
+}
+
+// adopt makes s the common socket, unless there is one.
+func (p *sockets) adopt(s *socket) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.adoptLocked(s)
+}
+
+func (p *sockets) adoptLocked(s *socket) {
+	if p.common == nil && !p.closed && !s.gone.Load() {
+		p.common = s
+	}
+}
+
+// drop lets go of a socket that was held.
+func (p *sockets) drop(s *socket) { p.change(s, func() { s.holders-- }) }
+
+// change runs fn under the lock, and closes the socket if nobody listens on it after that, or will.
+func (p *sockets) change(s *socket, fn func()) {
+	p.mu.Lock()
+	fn()
+	unused := p.common != s && s.holders == 0 && len(s.ears) == 0
+	p.mu.Unlock()
+	if unused {
+		s.close()
+	}
+}
+
+// retire sees to it that no other run begins on s.
+func (p *sockets) retire(s *socket) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.last = true
+	if p.common == s {
+		p.common = nil
+	}
+}
+
+// leave forgets a socket that was cut; it reports whether it was the common one.
+func (p *sockets) leave(s *socket) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.common != s {
+		return false
+	}
+	p.common = nil
+	return true
+}
+
+// listen gives a run its ear on s; nil when s takes no more runs.
+func (p *sockets) listen(s *socket, runID string) *ear {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s.gone.Load() || s.last {
+		return nil
+	}
+	e := &ear{runID: runID, frames: make(chan frame, 16), off: make(chan struct{})}
+	s.ears = append(s.ears, e)
+	return e
+}
+
+// listeners returns who is to hear a frame, and settles the runs that the server has put away by it. The reader of s
+// calls it, and is done with the list when it calls again.
+func (p *sockets) listeners(s *socket, f frame) []*ear {
+	s.hear, s.settled = s.hear[:0], s.settled[:0]
+	p.change(s, func() {
+		kept := s.ears[:0]
+		for _, e := range s.ears {
+			switch own := e.runID == f.runID; {
+			// It works at one run after the other: where the next one begins, those before it are put away.
+			case e.settled != nil && (own && f.kind == frameNull || !own && f.kind == frameStart):
+				s.settled = append(s.settled, e)
+				continue
+			case e.settled == nil && (own || f.runID == ""):
+				s.hear = append(s.hear, e)
+			}
+			kept = append(kept, e)
+		}
+		clear(s.ears[len(kept):])
+		s.ears = kept
+	})
+	for _, e := range s.settled {
+		e.settled()
+	}
+	return s.hear
+}
+
+// unlisten ends an ear; what is still to be heard is dropped. With settled that is called when the server has put the
+// run away, or the socket is over.
+func (p *sockets) unlisten(s *socket, e *ear, settled func()) {
+	close(e.off)
+	p.change(s, func() {
+		if settled != nil && !s.gone.Load() {
+			e.settled, settled = settled, nil
+			return
+		}
+		if i := slices.Index(s.ears, e); i >= 0 {
+			s.ears = slices.Delete(s.ears, i, i+1)
+		}
+	})
+	if settled != nil {
+		settled()
+	}
+}
+
+// silence tells everybody that a socket is over. Its reader calls it at its end.
+func (p *sockets) silence(s *socket) {
+	p.mu.Lock()
+	ears := s.ears
+	s.ears = nil
+	if p.common == s {
+		p.common = nil
+	}
+	p.mu.Unlock()
+	for _, e := range ears {
+		if e.settled != nil {
+			e.settled()
+		} else {
+			close(e.frames)
+		}
+	}
+}
+
+func (p *sockets) close() {
+	p.mu.Lock()
+	s := p.common
+	p.common, p.closed = nil, true
+	p.mu.Unlock()
+	if s != nil {
+		s.close()
+	}
+}
+
+// holdCommon gives a run the common socket, and opens it when it is not open.
+func (d *Driver) holdCommon(ctx context.Context) (*socket, error) {
+	for {
+		s, opening, id := d.sockets.hold()
+		if s != nil {
+			return s, nil
+		}
+		if opening == nil {
+			s, err := d.dial(ctx, id)
+			d.sockets.opened(s)
+			return s, err
+		}
+		select {
+		case <-opening:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// openSocket opens the common socket when it is not open.
+func (d *Driver) openSocket(ctx context.Context) error {
+	s, err := d.holdCommon(ctx)
+	if err == nil {
+		d.sockets.drop(s)
+	}
+	return err
+}
+
+// openLater opens the common socket in the background. One that can't be opened is no trouble yet: the run that needs
+// it tries again and says why it can't.
+func (d *Driver) openLater() {
+	d.background(func() {
+		if err := d.openSocket(d.closed); err != nil && d.closed.Err() == nil {
+			d.log.Debug("no socket ahead of the next run", "err", err)
+		}
+	})
+}
+
+// holdSocket gives a run the socket of a client id: the common one, or one that is opened for it.
+func (d *Driver) holdSocket(ctx context.Context, clientID string) (*socket, error) {
+	if s := d.sockets.holdOf(clientID); s != nil {
+		return s, nil
+	}
+	s, err := d.dial(ctx, clientID)
+	if err != nil {
+		return nil, err
+	}
+	d.sockets.adopt(s)
+	return s, nil
+}
