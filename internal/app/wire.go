@@ -137,7 +137,7 @@ func (s *Studio) newQueue(ctx context.Context, notify func(job.Changed)) error {
 	}
 	s.queue, err = queue.New(ctx, store, queue.Options{
 		Mode: s.cfg.Queue.Mode, MaxPending: s.cfg.Queue.MaxPending, MaxPendingPerUser: s.cfg.Queue.MaxPendingPerUser,
-		Sealer: sealer, Notify: notify, Log: s.log,
+		Sealer: sealer, Notify: notify, Place: s.place, Log: s.log,
 	})
 	return err
 }

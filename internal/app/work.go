@@ -65,6 +65,14 @@ func (s *Studio) changed(c job.Changed) {
 	s.bus.Publish(event.Event{User: c.Job.User, Body: event.JobChanged{Changed: c}})
 }
 
+// place lets the dispatcher choose a back end for a job that is about to be accepted.
+func (s *Studio) place(j job.Job) (job.ClaimParams, bool) {
+	if s.dispatch == nil { // while a command only looks at the queue
+		return job.ClaimParams{}, false
+	}
+	return s.dispatch.Place(j)
+}
+
 // newFiles opens the bytes and the names of people's files.
 func (s *Studio) newFiles(ctx context.Context) error {
 	blobs, err := disk.Open(s.blobFolder())

@@ -164,9 +164,7 @@ func (a *attempt) try() (job.Outcome, error) {
 
 // stage claims the job, readies its run and waits for its turn.
 func (a *attempt) stage() error {
-	lease := time.Now().Add(a.options.Lease)
-	params := job.ClaimParams{BackEnd: a.backEnd, RunID: a.newID(), ClientID: a.driver.ClientID(), LeaseUntil: lease}
-	entry, credentials, err := a.deps.Queue.Claim(a.ctx, a.id, params)
+	entry, credentials, err := a.claim()
 	if fault.Is(err, fault.Conflict) || fault.Is(err, fault.Missing) {
 		return errGone
 	}
@@ -198,6 +196,14 @@ func (a *attempt) stage() error {
 		return context.Cause(a.ctx)
 	}
 	return nil
+}
+
+// claim claims the job, unless that was done when it was accepted.
+func (a *attempt) claim() (job.Entry, map[string]string, error) {
+	if fence := a.fence.Load(); fence != 0 {
+		return a.deps.Queue.Load(a.ctx, a.id, fence)
+	}
+	return a.deps.Queue.Claim(a.ctx, a.id, a.params(a.backEnd, a.driver))
 }
 
 // own takes over a claimed job.

@@ -177,6 +177,7 @@ type Dispatcher struct {
 	options Options
 	log     *slog.Logger
 	inbox   inbox
+	offers  offers
 	wg      sync.WaitGroup // attempts and what they leave to others
 	newID   func() string
 }
@@ -203,7 +204,10 @@ func (d *Dispatcher) FleetChanged() { d.inbox.send(fleetChanged{}) }
 
 // Pause stops giving jobs to back ends, or lets it go on; what runs is not touched. The reason is a sentence for
 // people. It does not block.
-func (d *Dispatcher) Pause(on bool, reason string) { d.inbox.send(paused{on, reason}) }
+func (d *Dispatcher) Pause(on bool, reason string) {
+	d.offers.hold()
+	d.inbox.send(paused{on, reason})
+}
 
 // Why says why the job waits, as the schedule has it.
 func (d *Dispatcher) Why(ctx context.Context, id job.ID) (event.Place, sched.Reason, error) {

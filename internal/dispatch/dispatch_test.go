@@ -110,7 +110,7 @@ func (s *studio) start() {
 	s.queue, err = queue.New(ctx, s.store, queue.Options{Mode: queue.RoundRobin, Notify: func(c job.Changed) {
 		s.bus.Publish(event.Event{User: c.Job.User, Body: event.JobChanged{Changed: c}})
 		disp.JobChanged(c)
-	}})
+	}, Place: func(j job.Job) (job.ClaimParams, bool) { return disp.Place(j) }})
 	check(err)
 	var members []fleet.Member
 	var fl *fleet.Fleet

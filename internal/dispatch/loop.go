@@ -81,6 +81,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer d.wg.Wait()
 	defer stop(errShutdown)
+	defer d.offers.set(nil)
 	l := &loop{
 		Dispatcher: d, ctx: work,
 		machine:  sched.New(sched.Options{Order: d.options.Order, MaxRunningPerUser: d.options.MaxRunningPerUser}),
@@ -125,6 +126,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		if at := l.schedule(time.Now()); !at.IsZero() {
 			again.Reset(time.Until(at))
 		}
+		l.offer()
 		if l.stale && !before {
 			places.Reset(d.options.PlacesEvery)
 		}
@@ -166,6 +168,18 @@ func (l *loop) tidyUp(ctx context.Context) error {
 	return nil
 }
 
+// placed takes in a job that was claimed when it was accepted.
+func (l *loop) placed(j job.Job) {
+	l.offers.came(j.Attempt.BackEnd)
+	l.waiting[j.User] = true
+	l.stale = true
+	l.machine.Apply(sched.Resumed{Job: sched.Of(j, nil), BackEnd: j.Attempt.BackEnd})
+	a := l.attempt(j.ID, j.User, j.Attempt.BackEnd)
+	a.job = j
+	a.fence.Store(j.Attempt.Fence)
+	l.begin(a)
+}
+
 // add takes in a waiting job.
 func (l *loop) add(j job.Job) {
 	l.waiting[j.User] = true
@@ -186,6 +200,7 @@ func (l *loop) handle(m any) {
 	case paused:
 		l.operator = m
 		l.pause()
+		l.offers.release()
 	case why:
 		position, _ := l.machine.Place(m.id)
 		reason := l.machine.Why(m.id, time.Now())
@@ -230,7 +245,11 @@ func (l *loop) jobChanged(c changed) {
 	a := l.attempts[c.job.ID]
 	switch c.change {
 	case job.Submitted:
-		l.add(c.job)
+		if c.job.State == job.Pending {
+			l.add(c.job)
+		} else {
+			l.placed(c.job)
+		}
 	case job.Moved:
 		l.machine.Apply(sched.Added{Job: sched.Of(c.job, nil)})
 		l.stale = true

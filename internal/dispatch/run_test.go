@@ -17,7 +17,7 @@ func TestJobRunsAndIsTold(t *testing.T) {
 		j := s.submit("ann", "Step", "Text hello", "Save picture")
 		e := s.want(j, job.Completed)
 		want := []string{
-			"submitted", "claimed", "posted", "execution_start", "execution_cached", "executing 1", "progress 1", "binary 1",
+			"submitted", "posted", "execution_start", "execution_cached", "executing 1", "progress 1", "binary 1",
 			"executing 2", "executed 2", "progress_state", "executing 3", "executed 3", "finished",
 		}
 		if diff := cmp.Diff(want, s.events()); diff != "" {

@@ -226,7 +226,7 @@ func TestFullDatabaseIsNotAskedForEachJob(t *testing.T) {
 		if n := asked.Load(); n < 2 || n > 40 {
 			s.Errorf("%d claims in 21 s", n)
 		}
-		if _, reason, err := s.disp.Why(s.Context(), jobs[0].ID); err != nil || !strings.Contains(reason.Sentence, "is full") {
+		if _, reason, err := s.disp.Why(s.Context(), jobs[1].ID); err != nil || !strings.Contains(reason.Sentence, "is full") {
 			s.Errorf("Why: %+v, %v", reason, err)
 		}
 		full.Store(false)
@@ -269,6 +269,8 @@ func TestPauseStopsNewRuns(t *testing.T) {
 		s.want(j, job.Pending)
 		s.disp.Pause(false, "")
 		s.want(j, job.Completed)
+		s.disp.Pause(true, "") // and the back end is free, and offered
+		s.want(s.submit("ann", "Text b"), job.Pending)
 	})
 }
 

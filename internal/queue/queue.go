@@ -30,8 +30,13 @@ type Options struct {
 	MaxPendingPerUser int               // most pending jobs of one person; 0: no limit
 	Sealer            Sealer            // seals credentials of paid nodes; nil: jobs that carry some are refused
 	Notify            func(job.Changed) // see Service; nil: nobody listens
+	Place             Place             // nil: every job waits until it is claimed
 	Log               *slog.Logger      // nil: discarded
 }
+
+// Place may choose, for a job that is about to be accepted, a back end that can take it at once. The job is then
+// accepted and claimed in one commit, and announced as submitted with its first attempt. It must be quick.
+type Place func(job.Job) (p job.ClaimParams, ok bool)
 
 // Service is the queue. It is safe for concurrent use.
 //

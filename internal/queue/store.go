@@ -27,8 +27,9 @@ var ErrMissing = errors.New("no such job")
 // A store is safe for concurrent use.
 type Store interface {
 	// Insert adds a pending job. When the person has a visible job with that prompt id it changes nothing and
-	// returns that job; then done is not called. seq orders acceptance and is never reused.
-	Insert(ctx context.Context, in Insertion, done func(seq int64)) (clash *job.Job, err error)
+	// returns that job; then done is not called. seq orders acceptance and is never reused. With an attempt the job is
+	// claimed in the same step, with a fence as Claim gives it; fence is zero without.
+	Insert(ctx context.Context, in Insertion, done func(seq, fence int64)) (clash *job.Job, err error)
 	// Claim makes a pending job running with the attempt; the fence is the store's to give: greater than every
 	// fence before it in the whole store, also over restarts.
 	Claim(ctx context.Context, seq int64, a job.Attempt, done func(fence int64)) error
@@ -81,9 +82,10 @@ type Scope struct {
 type Insertion struct {
 	Job         job.Job
 	Request     job.Request
-	Credentials []byte // sealed; nil: none
-	NumberMark  int64  // above zero: no number of the person's counter up to here is given again, also after a restart
-	Replace     int64  // above zero: hide this final job, which has the same prompt id, in the same step
+	Credentials []byte       // sealed; nil: none
+	NumberMark  int64        // above zero: no number of the person's counter up to here is given again, also after a restart
+	Replace     int64        // above zero: hide this final job, which has the same prompt id, in the same step
+	Attempt     *job.Attempt // its first, when it is claimed at once; the fence is the store's to give
 }
 
 // Ref names an attempt of an open job.

@@ -28,13 +28,22 @@ func (s *Service) Submit(ctx context.Context, sub job.Submission) (j job.Job, ex
 		return job.Job{}, false, err
 	}
 	in.Job.Number, in.NumberMark = number, mark
+	if s.opts.Place != nil {
+		if p, ok := s.opts.Place(in.Job); ok {
+			in.Attempt = attempt(1, p)
+		}
+	}
 	accepted := false
 	defer func() { s.book.settle(sub.User, mark, accepted) }()
 	for {
-		clash, err := s.store.Insert(ctx, in, func(seq int64) {
+		clash, err := s.store.Insert(ctx, in, func(seq, fence int64) {
 			in.Job.Seq = seq
 			accepted = true
 			j = in.Job
+			if in.Attempt != nil {
+				j.State, j.Attempt = job.Running, *in.Attempt
+				j.Attempt.Fence = fence
+			}
 			if in.Credentials == nil {
 				s.recent.add(j, in.Request)
 			} else {

@@ -33,12 +33,12 @@ func (s *Service) Claim(ctx context.Context, id job.ID, p job.ClaimParams) (job.
 	if !ok || old.State != job.Pending {
 		return job.Entry{}, nil, notPending()
 	}
-	a := job.Attempt{N: old.Attempt.N + 1, BackEnd: p.BackEnd, RunID: p.RunID, ClientID: p.ClientID, LeaseUntil: millis(p.LeaseUntil)}
+	a := attempt(old.Attempt.N+1, p)
 	var claimed job.Job
-	err := s.store.Claim(ctx, old.Seq, a, func(fence int64) {
+	err := s.store.Claim(ctx, old.Seq, *a, func(fence int64) {
 		a.Fence = fence
 		s.replace(id, job.Claimed, func(j *job.Job) {
-			j.State, j.Attempt = job.Running, a
+			j.State, j.Attempt = job.Running, *a
 			claimed = *j
 		})
 	})
@@ -55,6 +55,11 @@ func (s *Service) Claim(ctx context.Context, id job.ID, p job.ClaimParams) (job.
 		return job.Entry{}, nil, errors.Join(err, back)
 	}
 	return entry, credentials, nil
+}
+
+// attempt makes the n-th attempt of a job; its fence is still to come.
+func attempt(n int, p job.ClaimParams) *job.Attempt {
+	return &job.Attempt{N: n, BackEnd: p.BackEnd, RunID: p.RunID, ClientID: p.ClientID, LeaseUntil: millis(p.LeaseUntil)}
 }
 
 // Load returns what Claim returned for an attempt that is still the job's newest: after a restart it is taken up

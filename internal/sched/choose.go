@@ -75,6 +75,28 @@ func (m *Machine) Recall(now time.Time) (job.ID, bool) {
 	return "", false
 }
 
+// Idle is a back end that has nothing to do.
+type Idle struct {
+	BackEnd string
+	User    string // for whom it worked last; empty: for nobody yet
+}
+
+// Idle returns the back ends that would run a job at once, if no job waits for one.
+func (m *Machine) Idle() []Idle {
+	if m.paused || len(m.rotation) > 0 {
+		return nil
+	}
+	var idle []Idle
+	for _, b := range m.free(true) {
+		last := ""
+		if b.lastUser != nil {
+			last = b.lastUser.name
+		}
+		idle = append(idle, Idle{b.Name, last})
+	}
+	return idle
+}
+
 // free returns the back ends that have nothing to do, or else those that can stage one more.
 func (m *Machine) free(idle bool) []*backEnd {
 	var out []*backEnd

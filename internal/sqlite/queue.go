@@ -75,7 +75,7 @@ const (
 )
 
 // Insert implements queue.Store.
-func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(int64)) (clash *job.Job, err error) {
+func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(seq, fence int64)) (clash *job.Job, err error) {
 	body := q.pack.request(in.Request)
 	err = q.db.Write(ctx, func(tx *Tx) error {
 		j := &in.Job
@@ -120,7 +120,13 @@ func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(int64)
 				return err
 			}
 		}
-		tx.AfterCommit(func() { done(seq) })
+		var fence int64
+		if in.Attempt != nil {
+			if fence, err = q.claim(tx, seq, *in.Attempt); err != nil {
+				return err
+			}
+		}
+		tx.AfterCommit(func() { done(seq, fence) })
 		return nil
 	})
 	if errors.Is(err, errClash) {
@@ -138,20 +144,23 @@ const sqlClaim = `update job set state = 'running', attempt = ?, fence = ?, back
 // Claim implements queue.Store.
 func (q *Queue) Claim(ctx context.Context, seq int64, a job.Attempt, done func(int64)) error {
 	return q.db.Write(ctx, func(tx *Tx) error {
-		fence, err := q.next(tx)
-		if err != nil {
-			return err
+		fence, err := q.claim(tx, seq, a)
+		if err == nil {
+			tx.AfterCommit(func() { done(fence) })
 		}
-		n, err := tx.Affect(sqlClaim, int64(a.N), fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), seq)
-		if err != nil {
-			return err
-		}
-		if n == 0 {
-			return queue.ErrStale
-		}
-		tx.AfterCommit(func() { done(fence) })
-		return nil
+		return err
 	})
+}
+
+func (q *Queue) claim(tx *Tx, seq int64, a job.Attempt) (fence int64, err error) {
+	if fence, err = q.next(tx); err != nil {
+		return 0, err
+	}
+	n, err := tx.Affect(sqlClaim, int64(a.N), fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), seq)
+	if err == nil && n == 0 {
+		err = queue.ErrStale
+	}
+	return fence, err
 }
 
 const sqlRenew = `update job set lease = ?, posted = ?, started = ? where seq = ? and fence = ? and state = 'running'`

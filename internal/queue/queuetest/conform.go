@@ -24,6 +24,7 @@ func Conform(t *testing.T, shelf Shelf) {
 		{"order of open jobs", testOpenOrder},
 		{"credentials", testCredentials},
 
+		{"a job is claimed as it is accepted", testPlaced},
 		{"one claim wins", testOneClaimWins},
 		{"fences only grow", testFencesGrow},
 		{"a stale fence changes nothing", testStaleFence},

@@ -21,7 +21,8 @@ import (
 func Model(t *testing.T, shelf Shelf) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) {
-		m := &model{bench: start(t, shelf(t), queue.Options{MaxPendingPerUser: 6}), jobs: map[job.ID]*subject{}}
+		m := &model{jobs: map[job.ID]*subject{}}
+		m.bench = start(t, shelf(t), queue.Options{MaxPendingPerUser: 6, Place: m.placed})
 		m.t = rt
 		defer func() {
 			m.t = t
@@ -30,6 +31,7 @@ func Model(t *testing.T, shelf Shelf) {
 		}()
 		rt.Repeat(map[string]func(*rapid.T){
 			"submit":         m.submitOne,
+			"place":          m.placeOne,
 			"repeat":         m.repeat,
 			"claim":          m.claimOne,
 			"post":           m.post,
@@ -56,6 +58,15 @@ type model struct {
 	fence   int64      // last one given
 	ended   int        // counts ends
 	since   job.Counts // ends since the start
+	place   bool       // the next submission finds a back end
+}
+
+// placed is the queue's Place.
+func (m *model) placed(job.Job) (p job.ClaimParams, ok bool) {
+	if !m.place {
+		return p, false
+	}
+	return Params(), true
 }
 
 type subject struct {
@@ -121,6 +132,13 @@ func (m *model) submitOne(t *rapid.T) {
 	m.offer(t, sub)
 }
 
+// placeOne submits while a back end would take the job at once.
+func (m *model) placeOne(t *rapid.T) {
+	m.place = true
+	defer func() { m.place = false }()
+	m.submitOne(t)
+}
+
 func (m *model) repeat(t *rapid.T) {
 	m.offer(t, m.pick(t, func(*subject) bool { return true }).sub)
 }
@@ -150,28 +168,36 @@ func (m *model) offer(t *rapid.T, sub job.Submission) {
 		if old != nil {
 			old.hidden = true
 		}
-		m.jobs[j.ID] = &subject{sub: sub, id: j.ID, seq: j.Seq, number: j.Number, state: job.Pending}
+		s := &subject{sub: sub, id: j.ID, seq: j.Seq, number: j.Number, state: job.Pending}
+		m.jobs[j.ID] = s
+		if m.place {
+			m.claimed(t, s, j)
+		}
 	}
 }
 
 func (m *model) claimOne(t *rapid.T) {
 	s := m.pick(t, func(*subject) bool { return true })
-	p := Params()
-	e, _, err := m.Claim(m.t.Context(), s.id, p)
+	e, _, err := m.Claim(m.t.Context(), s.id, Params())
 	if s.state != job.Pending {
 		refused(t, "claim", err, fault.Conflict, "not_pending")
 		return
 	}
 	m.must(err)
-	s.attempts++
-	if a := e.Job.Attempt; a.Fence <= m.fence || a.N != s.attempts {
-		t.Fatalf("attempt %d has fence %d after %d", a.N, a.Fence, m.fence)
-	}
 	if diff := gocmp.Diff(s.sub.Request, e.Request); diff != "" {
 		t.Fatalf("request: %s", diff)
 	}
-	m.fence = e.Job.Attempt.Fence
-	s.state, s.fence, s.posted, s.kept, s.lease = job.Running, m.fence, false, false, p.LeaseUntil
+	m.claimed(t, s, e.Job)
+}
+
+// claimed takes in that a job was claimed.
+func (m *model) claimed(t *rapid.T, s *subject, j job.Job) {
+	s.attempts++
+	if a := j.Attempt; j.State != job.Running || a.Fence <= m.fence || a.N != s.attempts {
+		t.Fatalf("%s: attempt %d has fence %d after %d", j.State, a.N, a.Fence, m.fence)
+	}
+	m.fence = j.Attempt.Fence
+	s.state, s.fence, s.posted, s.kept, s.lease = job.Running, m.fence, false, false, j.Attempt.LeaseUntil
 	m.tickets = append(m.tickets, job.Fence{Job: s.id, N: m.fence})
 }
 

@@ -223,7 +223,7 @@ func testReplaceConditions(t *testing.T, shelf Shelf) {
 	for promptID, old := range map[string]job.Job{"p1": bobs, "p9": others, "p3": waits} {
 		in := queue.Insertion{Replace: old.Seq, Request: Submission("ann", 9).Request}
 		in.Job = job.Job{ID: job.ID("new-" + promptID), User: "ann", PromptID: promptID, State: job.Pending, Created: old.Created}
-		clash, err := b.store.Insert(t.Context(), in, func(int64) {})
+		clash, err := b.store.Insert(t.Context(), in, func(_, _ int64) {})
 		b.must(err)
 		if wanted := old.ID == waits.ID; (clash != nil) != wanted {
 			t.Errorf("%s: clash %v", promptID, clash)

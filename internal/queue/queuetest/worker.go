@@ -14,6 +14,36 @@ import (
 	"github.com/ahelme/comfyume/internal/queue"
 )
 
+func testPlaced(t *testing.T, shelf Shelf) {
+	places := true
+	b := start(t, shelf(t), queue.Options{Place: func(j job.Job) (job.ClaimParams, bool) {
+		equal(t, "asked for", j.User, "ann")
+		return Params(), places
+	}})
+	j := b.submit("ann")
+	p, a := Params(), j.Attempt
+	if a.Fence == 0 || a.LeaseUntil.Before(time.Now()) {
+		t.Errorf("attempt %+v", a)
+	}
+	equal(t, "attempt", a, job.Attempt{N: 1, Fence: a.Fence, BackEnd: p.BackEnd, RunID: p.RunID, ClientID: p.ClientID, LeaseUntil: a.LeaseUntil})
+	equal(t, "announced", b.changes(), []job.Change{job.Submitted})
+	equal(t, "counts", b.Counts(), job.Counts{Running: 1})
+	_, _, err := b.Claim(t.Context(), j.ID, Params())
+	refused(t, "claim", err, fault.Conflict, "not_pending")
+
+	b.restart()
+	e, _, err := b.Load(t.Context(), j.ID, a.Fence)
+	b.must(err)
+	equal(t, "after a restart", e, job.Entry{Job: j, Request: Submission("ann", 3).Request})
+	b.must(b.Release(t.Context(), j.ID, a.Fence, "test"))
+	next := b.claim(j.ID).Job.Attempt
+	if next.N != 2 || next.Fence <= a.Fence {
+		t.Errorf("attempt %d has fence %d after %d", next.N, next.Fence, a.Fence)
+	}
+	places = false
+	equal(t, "without a place", b.submit("ann").State, job.Pending)
+}
+
 func testOneClaimWins(t *testing.T, shelf Shelf) {
 	b := start(t, shelf(t), queue.Options{})
 	j := b.submit("ann")
