@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"sync/atomic"
 
 	"github.com/ahelme/comfyume/internal/fault"
 )
@@ -23,8 +24,10 @@ type request struct {
 // Write runs fn inside the writer's transaction and returns after the commit: nil means durable. When fn returns
 // an error its changes, and only its, are undone, and Write returns that error.
 //
-// fn runs on the writer's goroutine while others wait: it must be quick and must not call Write. A context that
-// ends before the request is taken up gives its error; one that ends later undoes nothing.
+// fn runs on the writer's goroutine while others wait: it must be quick and must not call Write. It may be run a
+// second time after what it did in the database has been undone, because somebody else's request failed: what it
+// leaves in variables must be the same then. A context that ends before the request is taken up gives its error; one
+// that ends later undoes nothing.
 func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	r, ok := db.spare.Get().(*request)
 	if !ok {
@@ -94,7 +97,7 @@ func newWriter(conn *sql.Conn, log *slog.Logger) (*writer, error) {
 }
 
 // run commits until the queue is closed and empty, then gives the connection back.
-func (w *writer) run(queue <-chan *request, most int) {
+func (w *writer) run(queue <-chan *request, most int, batches *atomic.Int64) {
 	batch := make([]*request, 0, most)
 	for r := range queue {
 		batch = append(batch[:0], r)
@@ -118,6 +121,7 @@ func (w *writer) run(queue <-chan *request, most int) {
 			}
 		}
 		w.commit(batch)
+		batches.Add(1)
 		for i, r := range batch {
 			batch[i] = nil
 			r.done <- struct{}{}
@@ -126,44 +130,58 @@ func (w *writer) run(queue <-chan *request, most int) {
 	w.close()
 }
 
-// commit runs the requests of batch in one transaction and leaves each with its result.
+// commit runs the requests of batch in one transaction and leaves each with its result. Nearly always all succeed.
+// Where one does not, the batch is run again from its beginning, then each request in a savepoint, so that only what
+// failed is undone: savepoints for everybody would cost every request two statements and copies of pages.
 func (w *writer) commit(batch []*request) {
-	defer func() {
-		clear(w.after)
-		w.after = w.after[:0]
-	}()
-	if _, err := w.tx.Exec(sqlBegin); err != nil {
-		fail(batch, fmt.Errorf("begin: %w", err))
-		return
-	}
-	for _, r := range batch {
-		if err := w.one(r, len(batch) > 1); err != nil {
-			// The transaction as a whole is gone (disk full, I/O error): nothing of the batch is durable.
-			w.rollback()
-			fail(batch, err)
+	err := w.attempt(batch, false)
+	if errors.Is(err, errOneFailed) {
+		if len(batch) == 1 {
 			return
 		}
+		err = w.attempt(batch, true)
 	}
-	if len(batch) == 1 && batch[0].failed() {
-		w.rollback()
-		return
-	}
-	if _, err := w.tx.Exec(sqlCommit); err != nil {
-		w.rollback()
-		fail(batch, fmt.Errorf("commit: %w", err))
+	if err != nil {
+		fail(batch, err)
 		return
 	}
 	for _, fn := range w.after {
 		w.call(fn)
 	}
+	w.forget()
+}
+
+// errOneFailed undoes a transaction because of the request that has the error.
+var errOneFailed = errors.New("a request failed")
+
+// attempt runs the requests of batch in one transaction. When it returns an error nothing of the batch has happened.
+func (w *writer) attempt(batch []*request, savepoints bool) error {
+	if _, err := w.tx.Exec(sqlBegin); err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	for _, r := range batch {
+		err := w.one(r, savepoints)
+		if err == nil && r.failed() && !savepoints {
+			err = errOneFailed
+		}
+		if err != nil {
+			w.rollback()
+			return err
+		}
+	}
+	if _, err := w.tx.Exec(sqlCommit); err != nil {
+		w.rollback()
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
 }
 
 func (r *request) failed() bool { return r.err != nil || r.panicked != nil }
 
-// one runs a request, with neighbours in a savepoint of its own. The error it returns is the transaction's, not the
-// request's.
-func (w *writer) one(r *request, neighbours bool) error {
-	if neighbours {
+// one runs a request, if wanted in a savepoint of its own. The error it returns is the transaction's (disk full, I/O
+// error), not the request's.
+func (w *writer) one(r *request, savepoint bool) error {
+	if savepoint {
 		if _, err := w.tx.Exec(sqlSave); err != nil {
 			return fmt.Errorf("savepoint: %w", err)
 		}
@@ -175,7 +193,7 @@ func (w *writer) one(r *request, neighbours bool) error {
 	if err := w.tx.end(); err != nil && !r.failed() {
 		return fmt.Errorf("close rows: %w", err)
 	}
-	if !neighbours {
+	if !savepoint {
 		return nil
 	}
 	if r.failed() {
@@ -196,6 +214,7 @@ func (w *writer) protect(r *request) {
 			r.panicked = fmt.Sprintf("%v\n\nin the database's writer:\n%s", p, debug.Stack())
 		}
 	}()
+	r.err, r.panicked = nil, nil // of an earlier attempt
 	r.err = classify(r.fn(&w.tx))
 }
 
@@ -210,11 +229,18 @@ func (w *writer) call(fn func()) {
 	fn()
 }
 
+// rollback undoes the transaction, and with it what was to be called after it.
 func (w *writer) rollback() {
+	w.forget()
 	if _, err := w.tx.Exec(sqlRollback); err != nil {
 		// SQLite has rolled back by itself after the worst errors; there is nothing left to undo then.
 		w.log.Debug("roll back", "err", err)
 	}
+}
+
+func (w *writer) forget() {
+	clear(w.after)
+	w.after = w.after[:0]
 }
 
 func (w *writer) close() {

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"modernc.org/sqlite" // registers the driver
 )
@@ -38,6 +39,8 @@ type DB struct {
 	writer sync.WaitGroup
 	batch  int
 	spare  sync.Pool // of *request
+
+	batches atomic.Int64 // that the writer has taken up: what benchmarks divide by
 
 	stmts sync.Map // query text → *sql.Stmt of the reader pool
 	files sync.Map // user → *atomic.Uint64, the versions of Files: here, so that several stores of one database agree
@@ -116,7 +119,7 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}
-	db.writer.Go(func() { w.run(db.queue, db.batch) })
+	db.writer.Go(func() { w.run(db.queue, db.batch, &db.batches) })
 	return nil
 }
 

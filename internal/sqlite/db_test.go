@@ -98,6 +98,43 @@ func TestWriteKeepsNeighboursOfAFailure(t *testing.T) {
 	}
 }
 
+// TestBatchIsRunAgain: neighbours of a failure run twice, count once, and are told of one commit.
+func TestBatchIsRunAgain(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	release := block(t, db)
+	boom := errors.New("boom")
+	var runs, after [3]int // on the writer's goroutine
+	var errs [3]error
+	var wg sync.WaitGroup
+	for i := range runs {
+		wg.Go(func() {
+			errs[i] = db.Write(t.Context(), func(tx *sqlite.Tx) error {
+				runs[i]++
+				tx.AfterCommit(func() { after[i]++ })
+				if err := insert(strconv.Itoa(i))(tx); err != nil || i < 2 {
+					return err
+				}
+				return boom
+			})
+		})
+		for db.Waiting() <= i { // in this order
+			runtime.Gosched()
+		}
+	}
+	release()
+	wg.Wait()
+	if errs[0] != nil || errs[1] != nil || !errors.Is(errs[2], boom) {
+		t.Errorf("answers: %v", errs)
+	}
+	if runs != [3]int{2, 2, 2} || after != [3]int{1, 1, 0} {
+		t.Errorf("ran %v times, called %v times after the commit", runs, after)
+	}
+	if n := count(t, db); n != 2 {
+		t.Errorf("%d rows, want 2", n)
+	}
+}
+
 func TestOneFailureAloneIsUndone(t *testing.T) {
 	t.Parallel()
 	db := scratch(t)
@@ -173,7 +210,7 @@ func TestAfterCommitIsInOrder(t *testing.T) {
 	t.Parallel()
 	db := scratch(t)
 	release := block(t, db)
-	var order, calls []int // both on the writer's goroutine
+	var calls []int // on the writer's goroutine
 	var wg sync.WaitGroup
 	for i := range 50 {
 		wg.Go(func() {
@@ -181,7 +218,6 @@ func TestAfterCommitIsInOrder(t *testing.T) {
 				if i%7 == 0 {
 					return errors.New("no")
 				}
-				order = append(order, i)
 				tx.AfterCommit(func() {
 					if n := count(t, db); n < 0 {
 						t.Error("can't read")
@@ -197,6 +233,16 @@ func TestAfterCommitIsInOrder(t *testing.T) {
 	}
 	release()
 	wg.Wait()
+	rows, err := db.Query(t.Context(), `select cast(v as integer) from scratch order by id`)
+	must(t, err)
+	defer rows.Close()
+	var order []int
+	for rows.Next() {
+		var i int
+		must(t, rows.Scan(&i))
+		order = append(order, i)
+	}
+	must(t, rows.Err())
 	if !slices.Equal(order, calls) || len(calls) != 42 {
 		t.Errorf("ran as %v, called as %v", order, calls)
 	}

@@ -77,6 +77,9 @@ func ListQueries() map[[3]bool]string { return maps.Clone(listQueries) }
 // Waiting counts requests that the writer has not taken up.
 func (db *DB) Waiting() int { return len(db.queue) }
 
+// Batches counts what the writer has taken up to commit together.
+func (db *DB) Batches() int64 { return db.batches.Load() }
+
 // Unsynced returns options with which commits do not wait for the disk.
 func Unsynced(o Options) Options {
 	o.unsynced = true
