@@ -21,7 +21,8 @@ type Queue struct {
 	pack *packer
 
 	// These belong to the writer's goroutine.
-	tick, marked int64 // last number given; numbers up to marked are reserved durably
+	tick, marked int64          // last number given; numbers up to marked are reserved durably
+	sealed       map[int64]bool // jobs with credentials: few, so that hardly an end has a row to look for
 }
 
 var _ queue.Store = (*Queue)(nil)
@@ -32,12 +33,19 @@ func NewQueue(ctx context.Context, db *DB) (*Queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &Queue{db: db, pack: pack}
+	q := &Queue{db: db, pack: pack, sealed: map[int64]bool{}}
 	err = db.QueryRow(ctx, sqlMark).Scan(&q.marked)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return nil, errors.Join(fmt.Errorf("read the queue's counter: %w", err), pack.close())
 	}
 	q.tick = q.marked
+	sealed, err := numbers(db.Query(ctx, sqlSealed))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read which jobs have credentials: %w", err), pack.close())
+	}
+	for _, seq := range sealed {
+		q.sealed[seq] = true
+	}
 	return q, nil
 }
 
@@ -45,6 +53,7 @@ func NewQueue(ctx context.Context, db *DB) (*Queue, error) {
 func (q *Queue) Close() error { return q.pack.close() }
 
 const (
+	sqlSealed    = `select seq from job_credential`
 	sqlMark      = `select mark from counter where name = 'queue'`
 	sqlRaiseMark = `insert into counter(name, mark) values('queue', ?) on conflict(name) do update set mark = excluded.mark`
 )
@@ -114,6 +123,7 @@ func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(seq, f
 			if _, err := tx.Exec(sqlInsertCredential, seq, in.Credentials); err != nil {
 				return err
 			}
+			tx.AfterCommit(func() { q.sealed[seq] = true })
 		}
 		if in.NumberMark > 0 {
 			if _, err := tx.Exec(sqlRaiseNumber, j.User, in.NumberMark); err != nil {
@@ -217,10 +227,15 @@ func (q *Queue) Stop(ctx context.Context, jobs []queue.Ref, done func([]bool)) e
 }
 
 const (
-	sqlFinishRunning = `update job set state = ?, started = ?, finished = ?, ended = ?, hidden = ?, error = ?, summary = ?, lease = null, posted = 0
-		where seq = ? and fence = ? and state = 'running'`
-	sqlFinishPending = `update job set state = ?, started = ?, finished = ?, ended = ?, hidden = ?, error = ?, summary = ?, lease = null, posted = 0
-		where seq = ? and fence >= ? and state = 'pending'`
+	// An open job is never hidden. Where it ends in view the column is left alone: setting it, even to what it is,
+	// would move the job's entry in every index with a condition on it.
+	sqlFinishSet        = `state = ?, started = ?, finished = ?, ended = ?, error = ?, summary = ?, lease = null, posted = 0`
+	sqlIfRunning        = ` where seq = ? and fence = ? and state = 'running'`
+	sqlIfPending        = ` where seq = ? and fence >= ? and state = 'pending'`
+	sqlFinishRunning    = `update job set ` + sqlFinishSet + sqlIfRunning
+	sqlFinishPending    = `update job set ` + sqlFinishSet + sqlIfPending
+	sqlHideRunning      = `update job set hidden = 1, ` + sqlFinishSet + sqlIfRunning
+	sqlHidePending      = `update job set hidden = 1, ` + sqlFinishSet + sqlIfPending
 	sqlInsertOutcome    = `insert into job_outcome(seq, body) values(?, ?)`
 	sqlDeleteCredential = `delete from job_credential where seq = ?`
 	sqlDeleteRequest    = `delete from job_request where seq = ?`
@@ -259,17 +274,16 @@ func (q *Queue) finish(tx *Tx, e *queue.Ending, body []byte) (int64, error) {
 	if e.Outcome != nil {
 		message, summary = e.Outcome.Error, e.Outcome.Summary
 	}
-	query := sqlFinishRunning
-	if e.Fence == 0 {
-		query = sqlFinishPending
-	}
-	n, err := tx.Affect(query, string(e.State), jobMillis(e.Started), jobMillis(e.Finished), end, e.Hidden, message,
+	n, err := tx.Affect(finishQuery(e), string(e.State), jobMillis(e.Started), jobMillis(e.Finished), end, message,
 		[]byte(summary), e.Seq, e.Fence)
 	if err != nil || n == 0 {
 		return 0, err
 	}
-	if _, err := tx.Exec(sqlDeleteCredential, e.Seq); err != nil {
-		return 0, err
+	if q.sealed[e.Seq] {
+		if _, err := tx.Exec(sqlDeleteCredential, e.Seq); err != nil {
+			return 0, err
+		}
+		tx.AfterCommit(func() { delete(q.sealed, e.Seq) })
 	}
 	if e.Hidden {
 		_, err = tx.Exec(sqlDeleteRequest, e.Seq)
@@ -277,6 +291,18 @@ func (q *Queue) finish(tx *Tx, e *queue.Ending, body []byte) (int64, error) {
 		_, err = tx.Exec(sqlInsertOutcome, e.Seq, body)
 	}
 	return end, err
+}
+
+func finishQuery(e *queue.Ending) string {
+	switch {
+	case e.Fence == 0 && e.Hidden:
+		return sqlHidePending
+	case e.Fence == 0:
+		return sqlFinishPending
+	case e.Hidden:
+		return sqlHideRunning
+	}
+	return sqlFinishRunning
 }
 
 // forget drops what a final job asked for and gave.
