@@ -66,7 +66,7 @@ func chain(b *testing.B, q *sqlite.Queue, user string) {
 		Request: job.Request{Prompt: prompt, ExtraData: json.RawMessage(`{"client_id":"9f0c0a3b1d5e4c7f8a6b2d4e6f801234"}`)},
 	}
 	var seq, fence int64
-	if _, err := q.Insert(b.Context(), in, func(n int64) { seq = n }); err != nil {
+	if _, err := q.Insert(b.Context(), in, func(n, _ int64) { seq = n }); err != nil {
 		b.Error(err)
 		return
 	}

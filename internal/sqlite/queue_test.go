@@ -75,7 +75,7 @@ func TestCredentialsGoAfterARestart(t *testing.T) {
 		Credentials: []byte("sealed"),
 	}
 	var seq int64
-	_, err := q.Insert(t.Context(), in, func(n int64) { seq = n })
+	_, err := q.Insert(t.Context(), in, func(n, _ int64) { seq = n })
 	must(t, err)
 	must(t, errors.Join(q.Close(), db.Close()))
 
