@@ -37,6 +37,8 @@ type Fake struct {
 	Version string
 	// LateHistory is how many looks at the history of an ended run find nothing.
 	LateHistory int
+	// LateAnswer has the answer to a prompt come after its run.
+	LateAnswer bool
 
 	mu         sync.Mutex
 	wg         sync.WaitGroup
@@ -69,6 +71,7 @@ type play struct {
 	raw       json.RawMessage
 	extra     json.RawMessage
 	interrupt chan struct{}
+	over      chan struct{} // closed when its last frame is out
 	once      sync.Once
 	gone      bool // the server was restarted meanwhile
 }
@@ -208,7 +211,7 @@ func (f *Fake) postPrompt(w http.ResponseWriter, r *http.Request) {
 		ClientID  string          `json:"client_id"`
 		ExtraData json.RawMessage `json:"extra_data"`
 	}
-	p := &play{interrupt: make(chan struct{})}
+	p := &play{interrupt: make(chan struct{}), over: make(chan struct{})}
 	raw, err := io.ReadAll(r.Body)
 	if err == nil {
 		err = json.Unmarshal(raw, &body)
@@ -245,6 +248,9 @@ func (f *Fake) postPrompt(w http.ResponseWriter, r *http.Request) {
 	f.mu.Unlock()
 	if start {
 		f.wg.Go(f.work)
+	}
+	if f.LateAnswer {
+		<-p.over
 	}
 	answer(w, http.StatusOK, fmt.Sprintf(`{"prompt_id":%q,"number":%d,"node_errors":{}}`, p.ID, p.number))
 }

@@ -175,6 +175,7 @@ func (f *Fake) work() {
 			return
 		}
 		f.tell(p, "executing", `{"node": null, "prompt_id": %q}`, p.ID)
+		close(p.over)
 	}
 }
 

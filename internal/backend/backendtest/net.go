@@ -14,6 +14,7 @@ type Net struct {
 	accept chan net.Conn
 	down   bool
 	conns  map[*conn]struct{}
+	dials  int
 	closed chan struct{}
 	once   sync.Once
 }
@@ -50,6 +51,7 @@ func (n *Net) Dial(ctx context.Context, network, address string) (net.Conn, erro
 		return nil, refused
 	}
 	n.conns[c] = struct{}{}
+	n.dials++
 	n.mu.Unlock()
 	select {
 	case n.accept <- c:
@@ -61,6 +63,13 @@ func (n *Net) Dial(ctx context.Context, network, address string) (net.Conn, erro
 		c.Close()
 		return nil, context.Cause(ctx)
 	}
+}
+
+// Dials counts the connections that were opened.
+func (n *Net) Dials() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.dials
 }
 
 // SetDown refuses new connections, or takes them again, and cuts those there are when it goes down.

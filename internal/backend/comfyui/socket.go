@@ -46,6 +46,7 @@ type ear struct {
 	runID  string
 	frames chan frame    // closed when the connection is over
 	off    chan struct{} // closed when nobody listens any more
+	away   bool          // the server has put the run away
 	// settled is set once nobody listens any more, and called when the server has put the run away: its entry is in
 	// the history, and it counts no more in the queue. Nil while somebody listens.
 	settled func()

@@ -146,9 +146,11 @@ func (p *sockets) listeners(s *socket, f frame) []*ear {
 	p.change(s, func() {
 		kept := s.ears[:0]
 		for _, e := range s.ears {
-			switch own := e.runID == f.runID; {
+			own := e.runID == f.runID
 			// It works at one run after the other: where the next one begins, those before it are put away.
-			case e.settled != nil && (own && f.kind == frameNull || !own && f.kind == frameStart):
+			e.away = e.away || own && f.kind == frameNull || !own && f.kind == frameStart
+			switch {
+			case e.settled != nil && e.away:
 				s.settled = append(s.settled, e)
 				continue
 			case e.settled == nil && (own || f.runID == ""):
@@ -170,7 +172,7 @@ func (p *sockets) listeners(s *socket, f frame) []*ear {
 func (p *sockets) unlisten(s *socket, e *ear, settled func()) {
 	close(e.off)
 	p.change(s, func() {
-		if settled != nil && !s.gone.Load() {
+		if settled != nil && !e.away && !s.gone.Load() {
 			e.settled, settled = settled, nil
 			return
 		}

@@ -62,6 +62,26 @@ func TestCoreRunsFollowOneAnotherOnOneSocket(t *testing.T) {
 	})
 }
 
+func TestAnswerThatComesAfterTheRunIsWaitedFor(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		b.fake.LateAnswer = true
+		if _, err := b.driver.Probe(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		dials := b.net.Dials()
+		for range 3 {
+			b.wantState(b.run(b.core("Text a")), job.Completed)
+		}
+		if n := b.net.Dials() - dials; n > 0 {
+			b.Errorf("%d connections were opened for three runs: an answer was not read", n)
+		}
+		time.Sleep(2 * time.Second)
+		if left := b.fake.History(); len(left) != 0 {
+			b.Errorf("history entries stay on the server: %v", left)
+		}
+	})
+}
+
 // TestFramesTellWhatTheHistoryHas compares a result that frames told with the one that the history has.
 func TestFramesTellWhatTheHistoryHas(t *testing.T) {
 	inBubble(t, func(b *bench) {

@@ -279,10 +279,13 @@ func (f *follower) take(ctx context.Context, fr frame) (*backend.Result, error) 
 		if f.ended.IsZero() {
 			f.ended = f.alive
 		}
-		if f.held != nil {
-			return f.held, nil
+		switch {
+		case f.held == nil:
+			return f.read(ctx) // the history is written before it is sent
+		case f.held == f.told && !f.replied:
+			return nil, nil
 		}
-		return f.read(ctx) // the history is written before it is sent
+		return f.held, nil
 	}
 	if f.ended.IsZero() {
 		f.pause = 0
