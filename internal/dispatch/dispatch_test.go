@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"runtime"
 	"strings"
 	"sync"
@@ -199,6 +200,7 @@ func (nothing) Update(string, backend.Snapshot) (bool, error) { return false, ni
 func (s *studio) submit(user string, nodes ...string) job.Job {
 	s.Helper()
 	graph := map[string]any{}
+	var outputs []string
 	for i, n := range nodes {
 		class, text, _ := strings.Cut(n, " ")
 		inputs := map[string]any{"text": text}
@@ -206,6 +208,9 @@ func (s *studio) submit(user string, nodes ...string) job.Job {
 			inputs = map[string]any{"file": text}
 		}
 		graph[fmt.Sprint(i+1)] = map[string]any{"class_type": class, "inputs": inputs}
+		if slices.Contains([]string{"Text", "Save", "Preview"}, class) {
+			outputs = append(outputs, fmt.Sprint(i+1))
+		}
 	}
 	raw, err := json.Marshal(graph)
 	if err != nil {
@@ -213,7 +218,7 @@ func (s *studio) submit(user string, nodes ...string) job.Job {
 	}
 	j, _, err := s.queue.Submit(s.Context(), job.Submission{
 		ID: job.ID(uuid.Must(uuid.NewV7()).String()), User: user, ClientID: "sid", Created: time.Now(),
-		Request: job.Request{Prompt: raw, ExtraData: json.RawMessage(`{}`), Outputs: []string{"1"}},
+		Request: job.Request{Prompt: raw, ExtraData: json.RawMessage(`{}`), Outputs: outputs},
 	})
 	if err != nil {
 		s.Fatal(err)
@@ -288,6 +293,7 @@ type translation struct {
 
 func (t *translation) Task(task *backend.Task) {
 	task.Prompt, task.ExtraData = t.e.Request.Prompt, t.e.Request.ExtraData
+	task.Outputs, task.Core = t.e.Request.Outputs, true
 }
 func (t *translation) Needs() []string { return t.classes }
 

@@ -88,8 +88,7 @@ func fakeProcess(b *testing.B) (addresses []string) {
 	return addresses
 }
 
-// BenchmarkTextRun is text runs over loopback on several servers side by side: handshake of the next socket, post,
-// frames, history, deletion. cpu-µs/op is this process's share, kernel time included.
+// BenchmarkTextRun is text runs over loopback on several servers side by side: post, frames, deletion of the history. cpu-µs/op is this process's share, kernel time included.
 func BenchmarkTextRun(b *testing.B) {
 	for _, side := range []int{1, fakes} {
 		b.Run(fmt.Sprintf("servers=%d", side), func(b *testing.B) {
@@ -121,6 +120,7 @@ func textRuns(b *testing.B, address string, n int) {
 	for range n {
 		run, err := d.Prepare(b.Context(), backend.Task{
 			Job: "j", Prompt: []byte(`{"1":{"class_type":"Text","inputs":{"text":"hello"}}}`), ExtraData: []byte(`{}`),
+			Outputs: []string{"1"}, Core: true,
 			Attempt: job.Attempt{RunID: uuid.NewString(), ClientID: d.ClientID()},
 		})
 		if err != nil {
