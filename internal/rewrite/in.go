@@ -16,19 +16,19 @@ import (
 // Translation is one attempt's two ways between a person's words and a back end's. It is for one goroutine at a
 // time.
 type Translation struct {
-	promptID, runID, salt string
-	needs                 []string
-	targets, outputs      []string
-	core                  bool
-	prompt, extra         json.RawMessage
-	uploads               []backend.Upload
-	names                 []rename
-	secrets               []string // credentials of the run
-	marked                map[string]bool
+	runID, salt      string
+	needs            []string
+	targets, outputs []string
+	core             bool
+	prompt, extra    json.RawMessage
+	uploads          []backend.Upload
+	names            []rename
+	secrets          []string // credentials of the run
+	marked           map[string]bool
 }
 
-// rename is a name of ours on the back end and what the person calls it.
-type rename struct{ theirs, mine string }
+// rename is a name of ours on the back end, or the run's id, and what the person calls it, quoted for JSON strings.
+type rename struct{ theirs, mine []byte }
 
 // Found is a file that a report names: the Index-th below outputs[Node][Key].
 type Found struct {
@@ -49,8 +49,9 @@ func (t *Translation) upload(u backend.Upload) {
 }
 
 func (t *Translation) rename(theirs, mine string) {
-	if !slices.ContainsFunc(t.names, func(r rename) bool { return r.theirs == theirs }) {
-		t.names = append(t.names, rename{theirs, mine})
+	if theirs != "" && !slices.ContainsFunc(t.names, func(r rename) bool { return string(r.theirs) == theirs }) {
+		quoted := pyjson.Quote(mine)
+		t.names = append(t.names, rename{[]byte(theirs), quoted[1 : len(quoted)-1]})
 	}
 }
 
@@ -173,11 +174,8 @@ func (t *Translation) text(raw json.RawMessage) json.RawMessage {
 	if bytes.Contains(raw, []byte(t.salt)) || bytes.Contains(raw, []byte(SaltInput)) {
 		raw = t.unsalt(raw)
 	}
-	if t.runID != t.promptID {
-		raw = replace(raw, t.runID, t.promptID)
-	}
 	for _, n := range t.names {
-		raw = replace(raw, n.theirs, n.mine)
+		raw = n.in(raw)
 	}
 	for _, secret := range t.secrets {
 		raw = hide(raw, secret)
@@ -202,13 +200,18 @@ func hide(raw json.RawMessage, secret string) json.RawMessage {
 	return out
 }
 
-// replace replaces a word inside JSON strings by another text.
-func replace(raw []byte, word, by string) []byte {
-	if !bytes.Contains(raw, []byte(word)) {
+// in returns raw with the person's word in place of theirs.
+func (n rename) in(raw []byte) []byte {
+	at := bytes.Index(raw, n.theirs)
+	if at < 0 {
 		return raw
 	}
-	quoted := pyjson.Quote(by)
-	return bytes.ReplaceAll(raw, []byte(word), quoted[1:len(quoted)-1])
+	out := make([]byte, 0, len(raw)+max(0, 2*(len(n.mine)-len(n.theirs))))
+	for ; at >= 0; at = bytes.Index(raw, n.theirs) {
+		out = append(append(out, raw[:at]...), n.mine...)
+		raw = raw[at+len(n.theirs):]
+	}
+	return append(out, raw...)
 }
 
 // unsalt drops the salt wherever inputs are listed, as JSON or as Python prints them, and blanks it in other text.

@@ -78,9 +78,10 @@ func (r *Rewriter) Out(ctx context.Context, e job.Entry, credentials map[string]
 		}
 	}
 	t := &Translation{
-		promptID: e.Job.PromptID, runID: e.Job.Attempt.RunID, salt: r.salt(e.Job.User),
+		runID: e.Job.Attempt.RunID, salt: r.salt(e.Job.User),
 		targets: e.Request.Targets, outputs: e.Request.Outputs, core: r.catalog.Core(g),
 	}
+	t.rename(t.runID, e.Job.PromptID)
 	t.needs = r.catalog.Needs(g)
 	runs := sync.OnceValue(func() map[string]bool { return ancestors(g, e.Request.Outputs) })
 	for _, in := range r.catalog.FileInputs(g) {
