@@ -289,6 +289,7 @@ func (g *Gateway) workspace(v *visit, r *http.Request, raw string) {
 		return
 	}
 	protectContent(h, path, v)
+	v.submits = strings.TrimPrefix(path, "/api") == "/prompt"
 	g.serve(v, r, g.faces.Comfy, raw)
 }
 

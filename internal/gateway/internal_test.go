@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"log/slog"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestRedact(t *testing.T) {
@@ -20,6 +22,31 @@ func TestRedact(t *testing.T) {
 	} {
 		if got := redact(path); got != want {
 			t.Errorf("%q becomes %q, want %q", path, got, want)
+		}
+	}
+}
+
+// TestLevel: a job that is taken at once leaves no line in the log; refusals and what takes long do.
+func TestLevel(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		v      visit
+		method string
+		took   time.Duration
+		want   slog.Level
+	}{
+		{visit{status: 200, submits: true}, "POST", time.Millisecond, slog.LevelDebug},
+		{visit{status: 200, submits: true}, "POST", 2 * time.Second, slog.LevelInfo},
+		{visit{status: 400, submits: true}, "POST", time.Millisecond, slog.LevelInfo},
+		{visit{status: 500, submits: true}, "POST", time.Millisecond, slog.LevelError},
+		{visit{status: 200}, "POST", time.Millisecond, slog.LevelInfo},
+		{visit{status: 200}, "DELETE", time.Millisecond, slog.LevelInfo},
+		{visit{status: 200}, "GET", 2 * time.Second, slog.LevelDebug},
+		{visit{status: 404}, "GET", time.Millisecond, slog.LevelDebug},
+		{visit{status: 403}, "GET", time.Millisecond, slog.LevelInfo},
+	} {
+		if got := c.v.level(c.method, c.took); got != c.want {
+			t.Errorf("%s, %d, %v: %v, want %v", c.method, c.v.status, c.took, got, c.want)
 		}
 	}
 }

@@ -35,6 +35,7 @@ type visit struct {
 
 	queryToken bool // the token came in the query
 	signedIn   bool
+	submits    bool // it sends a job
 	cred       account.Credential
 
 	status   int
@@ -140,19 +141,14 @@ func (g *Gateway) finish(v *visit, r *http.Request) {
 				WithRemedy("Tell the operator the request's number: %s.", v.id))
 		}
 	}
-	level := slog.LevelDebug // editors ask for files that a person may have, so that 404 is no news
-	switch {
-	case v.status >= 500 && v.status != http.StatusInsufficientStorage && v.status != http.StatusServiceUnavailable:
-		level = slog.LevelError
-	case v.status >= 400 && v.status != http.StatusNotFound || r.Method != http.MethodGet && r.Method != http.MethodHead:
-		level = slog.LevelInfo
-	}
+	took := time.Since(v.started)
+	level := v.level(r.Method, took)
 	if !g.log.Enabled(r.Context(), level) {
 		return
 	}
 	attrs := []slog.Attr{
 		slog.String("req", v.id), slog.String("method", r.Method), slog.String("path", redact(r.URL.Path)),
-		slog.Int("status", v.status), slog.Int64("bytes", v.bytes), slog.Duration("dur", time.Since(v.started)),
+		slog.Int("status", v.status), slog.Int64("bytes", v.bytes), slog.Duration("dur", took),
 		slog.String("remote", v.address),
 	}
 	if v.signedIn {
@@ -167,6 +163,23 @@ func (g *Gateway) finish(v *visit, r *http.Request) {
 		attrs = append(attrs, slog.String("why", codeOf(v.cause)))
 	}
 	g.log.LogAttrs(r.Context(), level, "request", attrs...)
+}
+
+// slow is how long a job's submission may take without a line in the log.
+const slow = time.Second
+
+// level is how much a request is worth knowing. A job that was taken needs no line beside its place in the history.
+func (v *visit) level(method string, took time.Duration) slog.Level {
+	switch {
+	case v.status >= 500 && v.status != http.StatusInsufficientStorage && v.status != http.StatusServiceUnavailable:
+		return slog.LevelError
+	case v.status >= 400 && v.status != http.StatusNotFound: // editors ask for files that a person may have
+		return slog.LevelInfo
+	case method == http.MethodGet, method == http.MethodHead, v.submits && took < slow:
+		return slog.LevelDebug
+	default:
+		return slog.LevelInfo
+	}
 }
 
 // secrets are parts of a path that let somebody in. The query is never logged.
