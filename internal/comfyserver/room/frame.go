@@ -16,22 +16,21 @@ const (
 	kindStatus               // only the latest of several in a row counts
 	kindProgress             // progress, progress_state, previews: the latest of its key counts
 	kindResult               // a picture that exists nowhere else: never dropped at all
-	kindPing                 // a ping of the WebSocket protocol
 )
 
 // frame is one message as it goes out. Its bytes are shared by all sockets and never changed.
 type frame struct {
-	kind   kind
-	binary bool
-	key    string // kindProgress: what it replaces
-	data   []byte
-	run    *run   // whose it is; nil for frames of no run
-	after  func() // called once when the frame has been written, or never will be
+	kind  kind
+	first byte   // its first byte on the wire: text, binary or ping
+	key   string // kindProgress: what it replaces
+	data  []byte
+	run   *run   // whose it is; nil for frames of no run
+	after func() // called once when the frame has been written, or never will be
 }
 
 // text returns a JSON frame.
 func text(k kind, typ string, data json.RawMessage) frame {
-	return frame{kind: k, data: comfy.EncodeFrame(typ, data)}
+	return frame{kind: k, first: textFrame, data: comfy.EncodeFrame(typ, data)}
 }
 
 // statusFrame tells how many of the person's jobs are left. sid is set on the first frame of a socket alone.

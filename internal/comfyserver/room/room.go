@@ -26,6 +26,7 @@ type room struct {
 	sockets  []*socket
 	reserved int    // upgrades on their way
 	runs     []*run // open ones, and finished ones until they are surely seen; in order of submission
+	open     int    // how many of them are open
 	holds    map[job.ID]*Hold
 	places   map[job.ID]event.Place
 	proven   map[string]int64     // by session: until when its closed sockets surely got what was sent, ns
@@ -88,7 +89,9 @@ func (r *room) settle() {
 			r.refresh(s)
 		}
 	}
-	r.reap(time.Now())
+	if len(r.runs) > r.open+2*keepRuns { // else the next tick forgets
+		r.reap(time.Now())
+	}
 }
 
 // empty reports whether nobody needs the room. The lock is held.
@@ -153,7 +156,7 @@ func (r *room) jobChanged(c job.Changed) {
 		r.of(c.Job)
 		r.status, r.studio = true, true
 	case job.Removed:
-		r.runs = slices.DeleteFunc(r.runs, func(n *run) bool { return n.job.ID == c.Job.ID })
+		r.remove(c.Job.ID)
 		delete(r.places, c.Job.ID)
 		r.status, r.studio = true, true
 	case job.Finished:
@@ -167,9 +170,22 @@ func (r *room) of(j *job.Job) *run {
 	if n == nil {
 		n = &run{}
 		r.runs = append(r.runs, n)
+		r.open++
 	}
 	n.job = j
 	return n
+}
+
+// remove forgets a run. The lock is held.
+func (r *room) remove(id job.ID) {
+	i := slices.IndexFunc(r.runs, func(n *run) bool { return n.job.ID == id })
+	if i < 0 {
+		return
+	}
+	if r.runs[i].ended.IsZero() {
+		r.open--
+	}
+	r.runs = slices.Delete(r.runs, i, i+1)
 }
 
 func (r *room) find(id job.ID) *run {
@@ -212,18 +228,7 @@ func (r *room) tellStatus() {
 
 // remaining is how many of the person's jobs are open, for a frame that goes out now. A job counts until its own end has
 // been told: a client that sees 0 before that takes its run as over and looks no further.
-func (r *room) remaining() int { return max(r.hub.queue.Remaining(r.user), r.open()) }
-
-// open is how many jobs the room believes open.
-func (r *room) open() int {
-	n := 0
-	for _, run := range r.runs {
-		if run.ended.IsZero() {
-			n++
-		}
-	}
-	return n
-}
+func (r *room) remaining() int { return max(r.hub.queue.Remaining(r.user), r.open) }
 
 // waits reports whether a session has an open job. The lock is held.
 func (r *room) waits(sid string) bool {
@@ -289,7 +294,7 @@ func (r *room) tick(now time.Time, second int) {
 				r.hub.spawn(s.cut)
 				continue
 			}
-			s.push(pingFrame(now))
+			s.push(ping(now))
 		}
 		if s.talks.Load() || now.Sub(time.Unix(0, s.lastOut.Load())) < r.hub.options.Idle || !r.waits(s.sid) {
 			continue
@@ -300,7 +305,7 @@ func (r *room) tick(now time.Time, second int) {
 		s.push(statusFrame(remaining, ""))
 	}
 	r.reap(now)
-	if r.open() > 0 && r.hub.queue.Remaining(r.user) == 0 {
+	if r.open > 0 && r.hub.queue.Remaining(r.user) == 0 {
 		// An end is about to be told, or was lost: then this finds it.
 		r.hub.spawn(r.resync)
 	}

@@ -279,6 +279,35 @@ func TestRun(t *testing.T) {
 	bob.silent()
 }
 
+// TestFramesOfEverySize: headers have three forms, and long frames are sent apart from the short ones around them.
+func TestFramesOfEverySize(t *testing.T) {
+	t.Parallel()
+	s := newStudio(t, room.Options{})
+	tab := s.dial("ann", "tab")
+	tab.expect("status 0 sid")
+	j := s.start(annsJob())
+	tab.expectRuns("execution_start", "execution_cached", "executing 1")
+	const around = `{"type": "note", "data": {"text": ""}}`
+	var want, got []int
+	for _, size := range []int{125, 126, 127, 1<<16 - 1, 1 << 16, 1<<16 + 1, 60, 300_000, 60, 60_000, 60_000, 60} {
+		s.frame(j, "note", "1", `{"text": "`+strings.Repeat("x", size-len(around))+`"}`)
+		want = append(want, size)
+	}
+	for range want {
+		_, b, err := tab.conn.Read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(string(b), around[:len(around)-3]+"x") || !strings.HasSuffix(string(b), `x"}}`) {
+			t.Fatalf("a frame of %d bytes is damaged: %.60s", len(b), b)
+		}
+		got = append(got, len(b))
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("sizes, -want +got:\n%s", diff)
+	}
+}
+
 func TestReconnect(t *testing.T) {
 	t.Parallel()
 	s := newStudio(t, room.Options{})

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ahelme/comfyume/internal/comfy"
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/job"
@@ -84,7 +83,8 @@ func (r *room) runFrame(b event.RunFrame) {
 	case "progress", "progress_state":
 		k = kindProgress
 	}
-	f := frame{kind: k, key: b.Type, data: comfy.EncodeFrame(b.Type, b.Data), run: n}
+	f := text(k, b.Type, b.Data)
+	f.key, f.run = b.Type, n
 	n.keep(keptFrame{key: frameKey(b.Type, b.Node), frame: f})
 	r.tellStatus()
 	for s := range r.session(n.job.ClientID) {
@@ -103,7 +103,7 @@ func (r *room) runBinary(b event.RunBinary) {
 		return
 	}
 	r.tellStatus()
-	k := keptFrame{key: previewKey, frame: frame{kind: kindProgress, binary: true, key: previewKey, data: b.Frame, run: n}}
+	k := keptFrame{key: previewKey, frame: frame{kind: kindProgress, first: binaryFrame, key: previewKey, data: b.Frame, run: n}}
 	if plain, ok := plainPreview(b.Frame); ok {
 		k.plain = plain
 	}
@@ -159,6 +159,7 @@ func (r *room) finish(c job.Changed) {
 		}
 	}
 	n.posted, n.ended = false, time.Now()
+	r.open--
 	n.drop("progress", previewKey)
 	delete(r.places, n.job.ID)
 	r.studio = true
@@ -176,7 +177,7 @@ func (r *room) finish(c job.Changed) {
 		mine.after = written
 		s.push(mine, over)
 		s.push(r.goingOn(s)...)
-		s.push(pingFrame(n.ended.Add(1))) // once it is answered, nothing of this run is told again
+		s.push(ping(n.ended.Add(1))) // once it is answered, nothing of this run is told again
 	}
 	line := "finished "
 	if c.Job.State != job.Completed {
@@ -271,10 +272,10 @@ func lastMessage(messages json.RawMessage) (typ string, data json.RawMessage) {
 		return "", nil
 	}
 	pair, err := pyjson.Elements(all[len(all)-1])
-	if err != nil || len(pair) != 2 || json.Unmarshal(pair[0], &typ) != nil {
+	if err != nil || len(pair) != 2 {
 		return "", nil
 	}
-	switch typ {
+	switch typ = pyjson.TextOf(pair[0]); typ {
 	case "execution_success", "execution_error", "execution_interrupted":
 		return typ, pair[1]
 	}

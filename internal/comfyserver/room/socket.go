@@ -30,7 +30,7 @@ type socket struct {
 	room  *room
 	sid   string
 	conn  *websocket.Conn
-	nc    *gatherConn
+	nc    *frameConn
 	slot  int       // second of the ping period at which it is pinged
 	since time.Time // when it was opened
 
@@ -151,7 +151,7 @@ func (s *socket) write() {
 			return
 		}
 		s.mu.Unlock()
-		err := s.send(batch)
+		err := s.nc.frames(batch)
 		s.lastOut.Store(time.Now().UnixNano())
 		runAfters(batch)
 		if err != nil {
@@ -160,12 +160,11 @@ func (s *socket) write() {
 	}
 }
 
-// pingFrame is a whole ping frame of the WebSocket protocol that carries its time: its pong proves that what was sent
-// before has arrived. The library's Ping waits for the pong; a goroutine per socket and ping is what we save. Data frames
-// are written by one goroutine and control frames fit one write call, so that it can't land inside another frame.
-func pingFrame(now time.Time) frame {
-	b := append(make([]byte, 0, 10), 0x89, 8)
-	return frame{kind: kindPing, data: binary.BigEndian.AppendUint64(b, uint64(now.UnixNano()))} //nolint:gosec // after 1970
+// ping is a ping of the WebSocket protocol that carries its time: its pong proves that what was sent before has arrived.
+// The library's Ping waits for the pong; a goroutine per socket and ping is what we save.
+func ping(now time.Time) frame {
+	at := binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(now.UnixNano())) //nolint:gosec // after 1970
+	return frame{first: pingFrame, data: at}
 }
 
 // heardPing notes the pong of a ping.
@@ -174,27 +173,6 @@ func (s *socket) heardPing(payload []byte) {
 		at := int64(binary.BigEndian.Uint64(payload)) //nolint:gosec // ours, or a lie that harms the client alone
 		s.proven.Store(max(s.proven.Load(), at))
 	}
-}
-
-func (s *socket) send(batch []frame) error {
-	s.nc.gather()
-	var err error
-	for i := range batch {
-		f := &batch[i]
-		switch {
-		case err != nil:
-		case f.kind == kindPing:
-			_, err = s.nc.Write(f.data)
-		case f.binary:
-			err = s.conn.Write(context.Background(), websocket.MessageBinary, f.data)
-		default:
-			err = s.conn.Write(context.Background(), websocket.MessageText, f.data)
-		}
-	}
-	if ferr := s.nc.flush(); err == nil {
-		err = ferr
-	}
-	return err
 }
 
 func runAfters(frames []frame) {
