@@ -59,6 +59,7 @@ type loop struct {
 	attempts map[job.ID]*attempt
 	lines    map[string]*line // by back end
 	drivers  map[string]backend.Driver
+	hands    chan *attempt      // to goroutines whose attempt is over
 	losses   map[job.ID]int     // runs lost after they were posted
 	again    map[job.ID]job.Job // released, and its attempt has not said so yet
 	waiting  map[string]bool    // people who may have waiting jobs
@@ -84,6 +85,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	defer d.offers.set(nil)
 	l := &loop{
 		Dispatcher: d, ctx: work,
+		hands:    make(chan *attempt),
 		machine:  sched.New(sched.Options{Order: d.options.Order, MaxRunningPerUser: d.options.MaxRunningPerUser}),
 		attempts: make(map[job.ID]*attempt), lines: make(map[string]*line), drivers: make(map[string]backend.Driver), losses: make(map[job.ID]int), again: make(map[job.ID]job.Job),
 		waiting: make(map[string]bool), told: make(map[string]map[job.ID]event.Place),
@@ -408,7 +410,25 @@ func (l *loop) begin(a *attempt) {
 	if ln.queue[0] == a {
 		close(a.turn)
 	}
-	l.wg.Go(a.work)
+	l.work(a)
+}
+
+// work lets an attempt work: on the goroutine of one that is over, which has grown the stack for it, or on a new one.
+func (l *loop) work(a *attempt) {
+	select {
+	case l.hands <- a:
+	default:
+		l.wg.Go(func() {
+			for a != nil {
+				a.work()
+				select {
+				case a = <-l.hands:
+				case <-l.ctx.Done():
+					a = nil
+				}
+			}
+		})
+	}
 }
 
 // free takes an attempt whose run is over out of its back end's line: the next one may be posted. The schedule
