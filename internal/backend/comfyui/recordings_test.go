@@ -50,7 +50,7 @@ type told struct {
 }
 
 // TestRecordedRuns plays what a real server sent and wants every frame of the run to come through unchanged and in
-// order, and the result to be the recorded history entry.
+// order, and the result to be the recorded history entry, whether it is asked for or told by the frames.
 func TestRecordedRuns(t *testing.T) {
 	t.Parallel()
 	dir := recordings(t)
@@ -71,36 +71,70 @@ func TestRecordedRuns(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			player := backendtest.NewPlayer(lines)
-			srv := httptest.NewServer(player.Handler())
-			defer srv.Close()
-			defer player.Close()
-			d, err := comfyui.New(srv.URL, comfyui.Options{HistoryGrace: 100 * time.Millisecond, PollAfter: time.Second})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer d.Close()
-			runs := 0
-			for i, l := range lines {
-				if l.Post("/prompt") {
-					runs++
-					playOne(t, d, lines, i, strings.HasPrefix(name, "interrupt"))
-				}
-			}
-			if runs == 0 {
-				t.Error("no prompt in the recording")
+			for _, told := range []bool{false, true} {
+				playAll(t, lines, told, strings.HasPrefix(name, "interrupt"))
 			}
 		})
 	}
 }
 
-func playOne(t *testing.T, d backend.Driver, lines []backendtest.Line, at int, interrupt bool) {
+// playAll plays the runs of a recording. With told the driver knows what the outputs are.
+func playAll(t *testing.T, lines []backendtest.Line, told, interrupt bool) {
+	t.Helper()
+	player := backendtest.NewPlayer(lines)
+	srv := httptest.NewServer(player.Handler())
+	defer srv.Close()
+	defer player.Close()
+	d, err := comfyui.New(srv.URL, comfyui.Options{HistoryGrace: 100 * time.Millisecond, PollAfter: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	runs := 0
+	for i, l := range lines {
+		if l.Post("/prompt") {
+			runs++
+			playOne(t, d, lines, i, told, interrupt)
+		}
+	}
+	if runs == 0 {
+		t.Error("no prompt in the recording")
+	}
+}
+
+// outputsOf returns the outputs that the server meant to give, from the recorded history: [number, id, graph, extra, outputs].
+func outputsOf(t *testing.T, lines []backendtest.Line, id string) (outputs []string) {
+	t.Helper()
+	for _, l := range lines {
+		var entries map[string]struct{ Prompt []json.RawMessage }
+		if l.Kind != "http" || l.Request.Path != "/history/"+id || json.Unmarshal(l.Response.JSON, &entries) != nil || len(entries[id].Prompt) < 5 {
+			continue
+		}
+		if err := json.Unmarshal(entries[id].Prompt[4], &outputs); err != nil {
+			t.Fatal(err)
+		}
+		break
+	}
+	return outputs
+}
+
+func playOne(t *testing.T, d backend.Driver, lines []backendtest.Line, at int, tell, interrupt bool) {
 	t.Helper()
 	var posted struct{ Prompt json.RawMessage }
 	if err := json.Unmarshal(lines[at].Request.JSON, &posted); err != nil {
 		t.Fatal(err)
 	}
-	a := backendtest.Begin(t.Context(), t, d, backendtest.NewTask(d, posted.Prompt))
+	var recorded struct {
+		PromptID string `json:"prompt_id"`
+	}
+	if err := json.Unmarshal(lines[at].Response.JSON, &recorded); err != nil {
+		t.Fatal(err)
+	}
+	task := backendtest.NewTask(d, posted.Prompt)
+	if tell {
+		task.Core, task.Outputs = true, outputsOf(t, lines, recorded.PromptID)
+	}
+	a := backendtest.Begin(t.Context(), t, d, task)
 	if lines[at].Response.Status != 200 {
 		a.Wait(t)
 		var want, got any
@@ -127,12 +161,6 @@ func playOne(t *testing.T, d backend.Driver, lines []backendtest.Line, at int, i
 		}
 	}
 	a.Wait(t)
-	var recorded struct {
-		PromptID string `json:"prompt_id"`
-	}
-	if err := json.Unmarshal(lines[at].Response.JSON, &recorded); err != nil {
-		t.Fatal(err)
-	}
 	want, state := expected(t, lines[at+1:], recorded.PromptID)
 	var got []told
 	for _, u := range a.Updates {
