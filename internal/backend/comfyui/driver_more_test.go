@@ -244,6 +244,32 @@ func TestResumeTakesUpWhatRunsOrRan(t *testing.T) {
 	})
 }
 
+// TestTakenUpRunOutlastsAServerThatIsAway: between taking a run up and following it the server goes away for a while.
+func TestTakenUpRunOutlastsAServerThatIsAway(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		task := b.task("Wait", "Text later")
+		ctx, die := context.WithCancel(b.Context())
+		a := b.start(ctx, b.prepare(task))
+		synctest.Wait()
+		die()
+		<-a.done
+		b.driver.Close()
+		b.driver = b.open()
+		run, err := b.driver.Resume(b.Context(), task)
+		if err != nil {
+			b.Fatal("Resume:", err)
+		}
+		b.net.SetDown(true)
+		synctest.Wait()
+		again := b.start(b.Context(), run)
+		time.Sleep(10 * time.Second)
+		b.net.SetDown(false)
+		b.fake.Release()
+		<-again.done
+		b.wantState(again, job.Completed)
+	})
+}
+
 func TestCancelTakesARunOffTheServerOnceItAnswers(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		task := b.task("Wait")

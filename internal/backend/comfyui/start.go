@@ -70,8 +70,9 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 	if r.resumed {
 		f.replied = true
 		f.accept()
-		if err := f.attend(ctx); err != nil {
-			return backend.Result{}, err
+		if f.attend(ctx) != nil { // it is tried again while the run goes on
+			f.gap = true
+			f.timer.Reset(0)
 		}
 		return f.follow(ctx, nil)
 	}
