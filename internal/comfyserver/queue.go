@@ -244,7 +244,8 @@ func (s *Server) historyOne(w http.ResponseWriter, c *call) error {
 	case e.Outcome == nil || e.Job.Hidden:
 		return done(w)
 	}
-	return writeJSON(w, http.StatusOK, append(appendHistory([]byte("{"), e), '}'))
+	size := 512 + len(e.Request.Prompt) + len(e.Request.ExtraData) + len(e.Outcome.Outputs) + len(e.Outcome.Messages) + len(e.Outcome.Meta)
+	return writeJSON(w, http.StatusOK, append(appendHistory(append(make([]byte, 0, size), '{'), e), '}'))
 }
 
 // historyPost deletes entries of the person's history.

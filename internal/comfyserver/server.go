@@ -144,9 +144,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, person.Name, fault.New(fault.Invalid, "%s takes %s.", clip(path, 200), allowed).WithCode(codeNoMethod))
 		return
 	}
-	h := w.Header()
-	h.Set("Vary", "Cookie, Authorization")
-	h.Set("Cache-Control", "no-cache")
+	w.Header().Set("Cache-Control", "no-cache")
 	c := &call{Request: r, person: person, params: found.params}
 	defer func() { s.memory.give(c.user(), c.held) }()
 	err := handle(w, c)

@@ -3,6 +3,7 @@ package pyjson
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 )
 
 // Member is one key of an object with its value.
@@ -37,6 +38,9 @@ func Members(raw json.RawMessage) ([]Member, error) {
 		if at >= 0 {
 			out[at].Value = value
 			return nil
+		}
+		if out == nil {
+			out = make([]Member, 0, 4) // nodes and frames have as many
 		}
 		out = append(out, Member{key, value})
 		switch {
@@ -79,6 +83,9 @@ func EachMember(raw json.RawMessage, f func(key string, value json.RawMessage, a
 func Elements(raw json.RawMessage) ([]json.RawMessage, error) {
 	var out []json.RawMessage
 	err := EachElement(raw, func(value json.RawMessage, _ int) error {
+		if out == nil {
+			out = make([]json.RawMessage, 0, 4)
+		}
 		out = append(out, value)
 		return nil
 	})
@@ -131,7 +138,11 @@ func Get(raw json.RawMessage, path ...string) (value json.RawMessage, ok bool) {
 
 // AppendObject appends members as an object in Python's spacing.
 func AppendObject(dst []byte, members []Member) []byte {
-	dst = append(dst, '{')
+	size := 2
+	for i := range members {
+		size += len(members[i].Key) + len(members[i].Value) + len(`"": , `)
+	}
+	dst = append(slices.Grow(dst, size), '{')
 	for i := range members {
 		if i > 0 {
 			dst = append(dst, ", "...)

@@ -55,7 +55,8 @@ func executingFrame(node string) frame {
 
 // overFrame is the classic sign that a run is over, however it ended.
 func overFrame(promptID string) frame {
-	b := append([]byte(`{"node": null, "prompt_id": `), pyjson.AppendString(nil, promptID)...)
+	b := append(make([]byte, 0, 96), `{"node": null, "prompt_id": `...)
+	b = pyjson.AppendString(b, promptID)
 	return text(kindState, "executing", append(b, '}'))
 }
 

@@ -31,14 +31,27 @@ func (l logged) entry() LogEntry {
 // logRing holds the last lines of a person's own runs.
 type logRing struct {
 	entries []logged
+	oldest  int // where the oldest is, once the ring is full
 }
 
 func (l *logRing) add(e logged) {
-	if len(l.entries) >= logEntries {
-		n := copy(l.entries, l.entries[len(l.entries)-logEntries+1:])
-		l.entries = l.entries[:n]
+	if len(l.entries) < logEntries {
+		l.entries = append(l.entries, e)
+		return
 	}
-	l.entries = append(l.entries, e)
+	l.entries[l.oldest] = e
+	l.oldest = (l.oldest + 1) % logEntries
+}
+
+// last returns the last n lines, oldest first.
+func (l *logRing) last(n int) []LogEntry {
+	held := len(l.entries)
+	n = min(n, held)
+	list := make([]LogEntry, 0, n)
+	for i := held - n; i < held; i++ {
+		list = append(list, l.entries[(l.oldest+i)%held].entry())
+	}
+	return list
 }
 
 // logLines keeps lines and sends them to the sockets that subscribed. The lock is held.
@@ -53,18 +66,13 @@ func (r *room) logLines(lines ...string) {
 		}
 		r.log.add(logged{now, l})
 	}
-	fresh := r.log.entries[max(0, len(r.log.entries)-len(lines)):]
 	var f frame
 	for _, s := range r.sockets {
 		if !s.logs {
 			continue
 		}
 		if f.data == nil {
-			entries := make([]LogEntry, 0, len(fresh))
-			for _, l := range fresh {
-				entries = append(entries, l.entry())
-			}
-			data, err := json.Marshal(map[string]any{"entries": entries, "size": nil})
+			data, err := json.Marshal(map[string]any{"entries": r.log.last(len(lines)), "size": nil})
 			if err != nil { // strings can always be encoded
 				return
 			}
@@ -85,11 +93,7 @@ func (h *Hub) Logs(user string) []LogEntry {
 	if r.log == nil {
 		return nil
 	}
-	list := make([]LogEntry, 0, len(r.log.entries))
-	for _, l := range r.log.entries {
-		list = append(list, l.entry())
-	}
-	return list
+	return r.log.last(logEntries)
 }
 
 // SubscribeLogs turns log frames on or off for the sockets of a session of user.

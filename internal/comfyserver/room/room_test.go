@@ -356,6 +356,38 @@ func TestNextRunGoesOnBesideTheEnd(t *testing.T) {
 	}
 }
 
+// TestLogsKeepTheLast: of many lines the last ones are kept, in their order.
+func TestLogsKeepTheLast(t *testing.T) {
+	t.Parallel()
+	s := newStudio(t, room.Options{})
+	tab := s.dial("ann", "tab")
+	tab.expect("status 0 sid")
+	s.hub.SubscribeLogs("ann", "tab", true)
+	said := 0
+	say := func(n int) {
+		lines := make([]string, n)
+		for i := range lines {
+			lines[i] = fmt.Sprint(said)
+			said++
+		}
+		s.bus.Publish(event.Event{User: "ann", Body: event.LogLines{Job: "01-ann", Lines: lines}})
+		tab.expect("logs")
+	}
+	for _, n := range []int{2, 297, 3, 1, 450} {
+		say(n)
+		var want, got []string
+		for i := max(0, said-300); i < said; i++ {
+			want = append(want, fmt.Sprintln(i))
+		}
+		for _, e := range s.hub.Logs("ann") {
+			got = append(got, e.M)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("after %d lines, -want +got:\n%s", said, diff)
+		}
+	}
+}
+
 // TestLogsFollowTheSession: a page asks for log lines once, and not again when its socket was cut.
 func TestLogsFollowTheSession(t *testing.T) {
 	t.Parallel()

@@ -43,6 +43,9 @@ type keptFrame struct {
 // keep remembers f in place of the earlier one of its key.
 func (n *run) keep(k keptFrame) {
 	n.drop(k.key)
+	if n.kept == nil {
+		n.kept = make([]keptFrame, 0, 8) // as many as a short run has
+	}
 	if len(n.kept) < 4096 { // a graph of 10,000 nodes that all show something is not worth more
 		n.kept = append(n.kept, k)
 	}
