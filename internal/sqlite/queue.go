@@ -73,8 +73,9 @@ func (q *Queue) next(tx *Tx) (int64, error) {
 	return q.tick, nil
 }
 
-const sqlInsertJob = `insert into job(seq, id, user, grp, prompt_id, client_id, number, class, state, workflow_id, digest, created)
-	values(?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?, ?)`
+const sqlInsertJob = `insert into job(seq, id, user, grp, prompt_id, client_id, number, class, state, workflow_id, digest, created,
+		attempt, fence, back_end, run_id, run_client, lease)
+	values(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 const (
 	sqlInsertRequest    = `insert into job_request(seq, body) values(?, ?)`
@@ -103,8 +104,16 @@ func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(seq, f
 		if err != nil {
 			return err
 		}
+		state, a, fence := job.Pending, job.Attempt{}, int64(0)
+		if in.Attempt != nil {
+			state, a = job.Running, *in.Attempt
+			if fence, err = q.next(tx); err != nil {
+				return err
+			}
+		}
 		_, err = tx.Exec(sqlInsertJob, seq, string(j.ID), j.User, j.Group, j.PromptID, j.ClientID, j.Number,
-			int64(j.Class), j.WorkflowID, digest(j.Digest), j.Created.UnixMilli())
+			int64(j.Class), string(state), j.WorkflowID, digest(j.Digest), j.Created.UnixMilli(),
+			int64(a.N), fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil))
 		if isConstraint(err) {
 			found, ferr := scanJob(tx.QueryRow(sqlFind, j.User, j.PromptID))
 			if ferr != nil { // another constraint, such as a job id used twice
@@ -130,12 +139,6 @@ func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(seq, f
 				return err
 			}
 		}
-		var fence int64
-		if in.Attempt != nil {
-			if fence, err = q.claim(tx, seq, *in.Attempt); err != nil {
-				return err
-			}
-		}
 		tx.AfterCommit(func() { done(seq, fence) })
 		return nil
 	})
@@ -154,23 +157,20 @@ const sqlClaim = `update job set state = 'running', attempt = ?, fence = ?, back
 // Claim implements queue.Store.
 func (q *Queue) Claim(ctx context.Context, seq int64, a job.Attempt, done func(int64)) error {
 	return q.db.Write(ctx, func(tx *Tx) error {
-		fence, err := q.claim(tx, seq, a)
-		if err == nil {
-			tx.AfterCommit(func() { done(fence) })
+		fence, err := q.next(tx)
+		if err != nil {
+			return err
 		}
-		return err
+		n, err := tx.Affect(sqlClaim, int64(a.N), fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), seq)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return queue.ErrStale
+		}
+		tx.AfterCommit(func() { done(fence) })
+		return nil
 	})
-}
-
-func (q *Queue) claim(tx *Tx, seq int64, a job.Attempt) (fence int64, err error) {
-	if fence, err = q.next(tx); err != nil {
-		return 0, err
-	}
-	n, err := tx.Affect(sqlClaim, int64(a.N), fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), seq)
-	if err == nil && n == 0 {
-		err = queue.ErrStale
-	}
-	return fence, err
 }
 
 const sqlRenew = `update job set lease = ?, posted = ?, started = ? where seq = ? and fence = ? and state = 'running'`
