@@ -289,12 +289,15 @@ func (r *room) tick(now time.Time, second int) {
 	period := max(1, int(r.hub.options.Ping/time.Second))
 	remaining := -1
 	for _, s := range r.sockets {
-		if second%period == s.slot%period {
+		due := second%period == s.slot%period
+		if due {
 			if silent := now.Sub(s.since); silent > r.hub.options.Ping*5/2 && now.Sub(time.Unix(0, s.lastIn.Load())) > r.hub.options.Ping*5/2 {
 				r.hub.spawn(s.cut)
 				continue
 			}
-			s.push(ping(now))
+		}
+		if due || s.owed {
+			s.ping(time.Now())
 		}
 		if s.talks.Load() || now.Sub(time.Unix(0, s.lastOut.Load())) < r.hub.options.Idle || !r.waits(s.sid) {
 			continue

@@ -180,7 +180,7 @@ func (r *room) finish(c job.Changed) {
 		mine.after = written
 		s.push(mine, over)
 		s.push(r.goingOn(s)...)
-		s.push(ping(n.ended.Add(1))) // once it is answered, nothing of this run is told again
+		s.prove(n.ended) // once it is answered, nothing of this run is told again
 	}
 	line := "finished "
 	if c.Job.State != job.Completed {

@@ -325,7 +325,8 @@ func TestReloadIsToldAgain(t *testing.T) {
 	})
 }
 
-// TestWhatWasHeardIsNotToldAgain: a socket that is cut some time after a run ended had all of it.
+// TestWhatWasHeardIsNotToldAgain: a socket that is cut some time after runs ended had all of them, also of those that
+// ended too soon after another for a ping of their own.
 func TestWhatWasHeardIsNotToldAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -334,9 +335,12 @@ func TestWhatWasHeardIsNotToldAgain(t *testing.T) {
 		first := b.dial("ann", "tab")
 		frames := first.listen() // reading answers pings
 		count(frames, "")        // it is in
-		b.finish(b.start(annsJob()))
-		if n := count(frames, "execution_success"); n != 1 {
-			t.Fatalf("the end came %d times", n)
+		for _, id := range []job.ID{"01-ann", "02-ann", "03-ann"} {
+			b.finish(b.start(job.Job{ID: id, User: "ann", PromptID: string(id), ClientID: "tab"}))
+			if n := count(frames, "execution_success"); n != 1 {
+				t.Fatalf("the end of %s came %d times", id, n)
+			}
+			time.Sleep(300 * time.Millisecond)
 		}
 		time.Sleep(time.Second)
 		_ = first.conn.CloseNow()
