@@ -79,6 +79,35 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestStringsEndWhereTheyEnd: strings are read eight bytes at a time, and what counts may be any of them.
+func TestStringsEndWhereTheyEnd(t *testing.T) {
+	t.Parallel()
+	pieces := []string{"\x00", "\x1f", " ", "!", `"`, "#", "[", `\`, `\\`, `\"`, `\u00e9`, "]", "a", "\x7f", "é", "字", "😀"}
+	for before := range 18 {
+		for _, one := range pieces {
+			for _, two := range pieces {
+				for _, after := range []int{0, 3, 9} {
+					raw := []byte(`"` + strings.Repeat("x", before) + one + two + strings.Repeat("y", after) + `"`)
+					if got, want := pyjson.Valid(raw), json.Valid(raw); got != want {
+						t.Fatalf("%q: valid is %v, want %v", raw, got, want)
+					}
+				}
+			}
+		}
+	}
+}
+
+// BenchmarkMembers reads the objects of a graph's size: short keys and words, and a longer text.
+func BenchmarkMembers(b *testing.B) {
+	raw := []byte(`{"inputs": {"value": "` + strings.Repeat("a lighthouse, ", 40) + `", "seed": 18446744073709551615, "clip": ["4", 1]}, "class_type": "CLIPTextEncode", "_meta": {"title": "CLIP Text Encode (Prompt)"}}`)
+	b.SetBytes(int64(len(raw)))
+	for b.Loop() {
+		if _, err := pyjson.Members(raw); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func TestMembersAreThoseOfADict(t *testing.T) {
 	t.Parallel()
 	many := `{"k0": 0`

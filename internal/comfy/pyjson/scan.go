@@ -5,8 +5,10 @@
 package pyjson
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -207,7 +209,7 @@ func scanArray(b []byte, i, depth int, each func(start, end int) error) (int, er
 
 func scanString(b []byte, i int) (int, error) {
 	start := i
-	for i++; i < len(b); i++ {
+	for i = plainEnd(b, i+1); i < len(b); i = plainEnd(b, i+1) {
 		switch c := b[i]; {
 		case c == '"':
 			return i + 1, nil
@@ -231,6 +233,27 @@ func scanString(b []byte, i int) (int, error) {
 		}
 	}
 	return 0, &SyntaxError{start, "a string without an end"}
+}
+
+// plainEnd returns where the next byte of a string at or after i is that is not just a part of it: its end, an escape or
+// a control character. It looks at eight bytes at a time: most of what is read are strings.
+func plainEnd(b []byte, i int) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for ; len(b)-i >= 8; i += 8 {
+		w := binary.LittleEndian.Uint64(b[i:])
+		quote, escape := w^ones*'"', w^ones*'\\'
+		// The top bit of a byte tells that it is zero, or less than a space; bits above the lowest one may be wrong.
+		found := (quote-ones)&^quote | (escape-ones)&^escape | (w-ones*' ')&^w
+		if found &= tops; found != 0 {
+			return i + bits.TrailingZeros64(found)/8
+		}
+	}
+	for ; i < len(b); i++ {
+		if c := b[i]; c == '"' || c == '\\' || c < ' ' {
+			break
+		}
+	}
+	return i
 }
 
 func isHex(c byte) bool {

@@ -89,7 +89,7 @@ func (r *room) settle() {
 			r.refresh(s)
 		}
 	}
-	if len(r.runs) > r.open+2*keepRuns { // else the next tick forgets
+	if len(r.runs) > r.open+keepRuns+16 { // else the next tick forgets
 		r.reap(time.Now())
 	}
 }
