@@ -67,7 +67,6 @@ func withoutSecrets(extra json.RawMessage) json.RawMessage {
 type finished struct {
 	item    *item
 	outcome executor.Outcome
-	entry   json.RawMessage
 }
 
 // queue holds prompts until the worker takes them, and what became of them. Lower numbers go first, then lower
@@ -167,7 +166,7 @@ func (q *queue) close() {
 
 // finish moves the running prompt into the history.
 func (q *queue) finish(it *item, o executor.Outcome) {
-	f := &finished{item: it, outcome: o, entry: historyEntry(it, o)}
+	f := &finished{item: it, outcome: o}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.running = nil
@@ -182,12 +181,13 @@ func (q *queue) finish(it *item, o executor.Outcome) {
 	q.tell()
 }
 
-func historyEntry(it *item, o executor.Outcome) json.RawMessage {
-	status := "error"
+// appendEntry appends the run as the history shows it. Most runs are never asked for.
+func (f *finished) appendEntry(dst []byte) []byte {
+	o, status := f.outcome, "error"
 	if o.Success {
 		status = "success"
 	}
-	out := it.appendTuple([]byte(`{"prompt": `), true)
+	out := f.item.appendTuple(append(dst, `{"prompt": `...), true)
 	out = append(append(out, `, "outputs": `...), o.Outputs...)
 	out = append(append(append(out, `, "status": {"status_str": "`...), status...), `", "completed": `...)
 	out = strconv.AppendBool(out, o.Success)

@@ -223,7 +223,7 @@ func (s *ComfyUI) handleHistory(w http.ResponseWriter, r *http.Request, l *life,
 		if i > 0 {
 			out = append(out, ", "...)
 		}
-		out = append(append(pyjson.AppendString(out, f.item.id), ": "...), f.entry...)
+		out = f.appendEntry(append(pyjson.AppendString(out, f.item.id), ": "...))
 	}
 	reply(w, http.StatusOK, append(out, '}'))
 }
@@ -235,5 +235,5 @@ func (s *ComfyUI) handleHistoryOf(w http.ResponseWriter, _ *http.Request, l *lif
 		return
 	}
 	out := append(pyjson.AppendString([]byte{'{'}, f.item.id), ": "...)
-	reply(w, http.StatusOK, append(append(out, f.entry...), '}'))
+	reply(w, http.StatusOK, append(f.appendEntry(out), '}'))
 }
