@@ -5,6 +5,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 
 	"github.com/coder/websocket"
@@ -63,6 +64,7 @@ func (s *socket) write(ctx context.Context) {
 			return
 		case <-s.wake:
 		}
+		runtime.Gosched() // a quick run goes on and adds its other frames
 		clear(batch)
 		batch = s.take(batch)
 		if s.server.breathe(ctx) != nil || s.server.pause(ctx, s.server.opts.Latency) != nil {
@@ -70,7 +72,8 @@ func (s *socket) write(ctx context.Context) {
 		}
 		s.raw.cork()
 		for _, m := range batch {
-			if s.conn.Write(ctx, m.kind, m.body) != nil {
+			// Who ends ctx ends the reader, and that one closes the connection: no need to watch it for each frame.
+			if s.conn.Write(context.WithoutCancel(ctx), m.kind, m.body) != nil {
 				return
 			}
 		}
