@@ -5,7 +5,6 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"runtime"
 	"sync"
 
 	"github.com/coder/websocket"
@@ -64,7 +63,6 @@ func (s *socket) write(ctx context.Context) {
 			return
 		case <-s.wake:
 		}
-		runtime.Gosched() // a quick run goes on and adds its other frames
 		clear(batch)
 		batch = s.take(batch)
 		if s.server.breathe(ctx) != nil || s.server.pause(ctx, s.server.opts.Latency) != nil {
