@@ -10,7 +10,8 @@
 //   - No frame of a run leaves before the answer to its POST has been flushed (Hold).
 //   - History is readable before the end frames: they are made from the announcement that follows the commit. The order
 //     is the run's end, then status, then executing with node null.
-//   - A status frame goes out only when the person's own numbers may have changed, and only the latest of several.
+//   - A status frame goes out only when the person's own numbers may have changed, and only the latest of several; of many
+//     jobs that come one after another a moment later.
 //   - Per run the latest frame of each kind is remembered until the run is over and seen. A socket that comes back
 //     is given them again (replay.go says when).
 //   - A just finished job stays in the shown queue until its status frame has been written (Lingering).

@@ -34,8 +34,11 @@ type room struct {
 	log      *logRing
 	batch    []event.Event
 	lagged   bool
-	status   bool // the numbers may have changed since the last status frame
-	studio   bool // what our extension shows may have changed
+	status   bool      // the numbers may have changed since the last status frame
+	soon     bool      // they have, in a way that can wait a moment
+	later    bool      // a timer tells them
+	told     time.Time // when they were told last
+	studio   bool      // what our extension shows may have changed
 }
 
 // wake sees to it that waiting events are handled. It is called by publishers and does not block.
@@ -82,7 +85,11 @@ func (r *room) drain() bool {
 // settle sends what several events have in common: one status frame, one state of our extension. It then gives slow
 // sockets the truth in place of what waits for them.
 func (r *room) settle() {
-	r.tellStatus()
+	if r.status {
+		r.tellStatus()
+	} else {
+		r.tellStatusSoon()
+	}
 	r.tellStudio()
 	for _, s := range r.sockets {
 		if s.crowded() {
@@ -138,13 +145,13 @@ func (r *room) jobChanged(c job.Changed) {
 	switch c.Change {
 	case job.Submitted:
 		r.of(c.Job)
-		r.status, r.studio = true, true
+		r.soon, r.studio = true, true
 		r.logLines("accepted " + c.Job.PromptID)
 	case job.Claimed, job.StopRequested:
 		r.of(c.Job)
 	case job.Posted:
 		r.of(c.Job).posted = true
-		r.status, r.studio = true, true
+		r.soon, r.studio = true, true
 		r.logLines("running " + c.Job.PromptID + " on " + c.Job.Attempt.BackEnd)
 	case job.Released:
 		n := r.of(c.Job)
@@ -210,25 +217,6 @@ func (r *room) session(sid string) func(yield func(*socket) bool) {
 		}
 	}
 }
-
-// tellStatus sends the person's own numbers to all their sockets, if they may have changed. The lock is held.
-func (r *room) tellStatus() {
-	if !r.status {
-		return
-	}
-	r.status = false
-	if len(r.sockets) == 0 {
-		return
-	}
-	f := statusFrame(r.remaining(), "")
-	for _, s := range r.sockets {
-		s.push(f)
-	}
-}
-
-// remaining is how many of the person's jobs are open, for a frame that goes out now. A job counts until its own end has
-// been told: a client that sees 0 before that takes its run as over and looks no further.
-func (r *room) remaining() int { return max(r.hub.queue.Remaining(r.user), r.open) }
 
 // waits reports whether a session has an open job. The lock is held.
 func (r *room) waits(sid string) bool {

@@ -155,7 +155,7 @@ func (r *room) finish(c job.Changed) {
 	if !n.ended.IsZero() {
 		return
 	}
-	r.status = false // the frame below has the numbers
+	r.status, r.soon = false, false // the frame below has the numbers
 	for _, f := range n.end(c.Outcome) {
 		for s := range r.session(n.job.ClientID) {
 			s.push(f)

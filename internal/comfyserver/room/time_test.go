@@ -225,6 +225,45 @@ func TestProgramsThatWaitHearASignOfLife(t *testing.T) {
 	})
 }
 
+// TestNumbersOfManyJobsComeTogether: of one job that comes its person hears at once, of many a moment later.
+func TestNumbersOfManyJobsComeTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, room.Options{})
+		defer b.stop()
+		frames := b.dial("ann", "tab").listen()
+		count(frames, "") // it is in
+		submit := func(id job.ID) job.Job {
+			j := job.Job{ID: id, User: "ann", PromptID: string(id), ClientID: "tab", State: job.Pending, Created: time.Now()}
+			b.change(job.Submitted, j, nil)
+			return j
+		}
+		first := submit("00")
+		if n := count(frames, `queue_remaining": 1}`); n != 1 {
+			t.Fatalf("the number 1 came %d times", n)
+		}
+		for i := range 20 {
+			submit(job.ID(fmt.Sprint(i + 10)))
+		}
+		if n := count(frames, "status"); n != 0 {
+			t.Errorf("%d numbers came one by one", n)
+		}
+		time.Sleep(50 * time.Millisecond)
+		if n := count(frames, `queue_remaining": 21}`); n != 1 {
+			t.Errorf("the number 21 came %d times", n)
+		}
+		submit("40")
+		b.frame(first, "execution_start", "", `{}`)
+		if n := count(frames, `queue_remaining": 22}`); n != 1 {
+			t.Errorf("the number 22 came %d times with a run's frame", n)
+		}
+		time.Sleep(time.Second)
+		if n := count(frames, "status"); n != 0 {
+			t.Errorf("%d numbers came again", n)
+		}
+	})
+}
+
 func TestDeadSocketsAreCut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
