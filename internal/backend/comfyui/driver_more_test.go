@@ -162,14 +162,15 @@ func TestForeignRunsCountAsBusyAndAreLeftAlone(t *testing.T) {
 func TestFramesOfOthersDoNotPass(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		a := b.start(b.Context(), b.prepare(b.task("Wait")))
+		time.Sleep(10 * time.Millisecond) // frames that tell how far the run is may come together
 		synctest.Wait()
-		n := len(a.types)
+		n := len(a.seen())
 		b.fake.Broadcast(`{"type": "progress", "data": {"value": 1, "max": 2, "prompt_id": "else", "node": "1"}}`)
 		b.fake.Broadcast(`{"type": "executing", "data": {"node": null, "prompt_id": "else"}}`)
 		b.fake.Broadcast(`not json`)
 		b.fake.Broadcast(`{"type": "monitor", "data": [1, NaN]}`)
 		synctest.Wait()
-		if got := a.types[n:]; len(got) != 1 || got[0] != "monitor" {
+		if got := a.seen()[n:]; len(got) != 1 || got[0] != "monitor" {
 			b.Errorf("passed: %v; want only the custom node's, which names nobody", got)
 		}
 		b.fake.Release()

@@ -110,7 +110,8 @@ func (b *bench) task(nodes ...string) backend.Task {
 type attempt struct {
 	run    backend.Run
 	posted int
-	types  []string
+	mu     sync.Mutex
+	types  []string // seen tells them while the run goes on
 	binary int
 	result backend.Result
 	err    error
@@ -131,6 +132,8 @@ func (b *bench) start(ctx context.Context, run backend.Run) *attempt {
 	go func() {
 		defer close(a.done)
 		a.result, a.err = run.Start(ctx, func() { a.posted++ }, func(u backend.Update) error {
+			a.mu.Lock()
+			defer a.mu.Unlock()
 			if u.Binary != nil {
 				a.binary++
 			} else {
@@ -140,6 +143,13 @@ func (b *bench) start(ctx context.Context, run backend.Run) *attempt {
 		})
 	}()
 	return a
+}
+
+// seen returns the types of the frames so far.
+func (a *attempt) seen() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.types)
 }
 
 // run starts a task and waits for its end.

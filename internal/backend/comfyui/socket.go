@@ -41,17 +41,6 @@ type socket struct {
 	hear, settled []*ear // of the reader, between two frames
 }
 
-// ear is where a run hears what its socket says.
-type ear struct {
-	runID  string
-	frames chan frame    // closed when the connection is over
-	off    chan struct{} // closed when nobody listens any more
-	away   bool          // the server has put the run away
-	// settled is set once nobody listens any more, and called when the server has put the run away: its entry is in
-	// the history, and it counts no more in the queue. Nil while somebody listens.
-	settled func()
-}
-
 // dial opens a socket under a client id. Its reader runs until the socket is closed or cut, or the driver closed.
 func (d *Driver) dial(ctx context.Context, clientID string) (*socket, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.options.RequestTimeout)
@@ -156,10 +145,7 @@ func (d *Driver) read(s *socket) {
 // when the socket was closed meanwhile.
 func (d *Driver) pass(s *socket, f frame) bool {
 	for _, e := range d.sockets.listeners(s, f) {
-		select {
-		case e.frames <- f:
-		case <-e.off:
-		case <-s.done:
+		if !e.give(f) {
 			return false
 		}
 	}

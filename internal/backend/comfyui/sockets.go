@@ -134,7 +134,7 @@ func (p *sockets) listen(s *socket, runID string) *ear {
 	if s.gone.Load() || s.last {
 		return nil
 	}
-	e := &ear{runID: runID, frames: make(chan frame, 16), off: make(chan struct{})}
+	e := newEar(runID, s.done)
 	s.ears = append(s.ears, e)
 	return e
 }
@@ -198,7 +198,7 @@ func (p *sockets) silence(s *socket) {
 		if e.settled != nil {
 			e.settled()
 		} else {
-			close(e.frames)
+			e.close()
 		}
 	}
 }

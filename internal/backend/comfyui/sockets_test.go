@@ -82,6 +82,46 @@ func TestAnswerThatComesAfterTheRunIsWaitedFor(t *testing.T) {
 	})
 }
 
+// TestFramesThatTellHowFarItIsComeTogether: they wait a moment for one another, and for nothing else; what a node gave and
+// the end do not wait.
+func TestFramesThatTellHowFarItIsComeTogether(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		began := time.Now()
+		a := b.start(b.Context(), b.prepare(b.core("Text a", "Wait")))
+		synctest.Wait()
+		if got := strings.Join(a.seen(), " "); !strings.HasSuffix(got, "executed") {
+			b.Errorf("what a node gave waits: %s", got)
+		}
+		n := len(a.seen())
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		if got := strings.Join(a.seen()[n:], " "); got != "progress_state executing" {
+			b.Errorf("after a moment: %q", got)
+		}
+		b.fake.Release()
+		<-a.done
+		b.wantState(a, job.Completed)
+		if took := time.Since(began); took != 2*time.Millisecond {
+			b.Errorf("the run took %v longer", took-2*time.Millisecond)
+		}
+	})
+}
+
+func TestFramesBeforeACutAreTold(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		a := b.start(b.Context(), b.prepare(b.core("Wait")))
+		synctest.Wait()
+		b.fake.CutSockets()
+		synctest.Wait()
+		if got := strings.Join(a.seen(), " "); got != "execution_start execution_cached progress_state executing" {
+			b.Errorf("told: %q", got)
+		}
+		b.fake.Release()
+		<-a.done
+		b.wantState(a, job.Completed)
+	})
+}
+
 // TestFramesTellWhatTheHistoryHas compares a result that frames told with the one that the history has.
 func TestFramesTellWhatTheHistoryHas(t *testing.T) {
 	inBubble(t, func(b *bench) {

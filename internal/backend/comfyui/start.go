@@ -105,7 +105,7 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 // follow takes frames, answers and silence until the run is over.
 func (f *follower) follow(ctx context.Context, replies <-chan reply) (backend.Result, error) {
 	for {
-		var frames <-chan frame
+		var frames <-chan []frame
 		if f.ear != nil {
 			frames = f.ear.frames
 		}
@@ -116,10 +116,11 @@ func (f *follower) follow(ctx context.Context, replies <-chan reply) (backend.Re
 			return backend.Result{}, context.Cause(ctx)
 		case <-f.d.closed.Done():
 			return backend.Result{}, fmt.Errorf("%w: %w", backend.ErrUnreachable, errClosed)
-		case fr, ok := <-frames:
-			if ok {
-				result, err = f.take(ctx, fr)
-			} else {
+		case batch, ok := <-frames:
+			for i := 0; i < len(batch) && result == nil && err == nil; i++ {
+				result, err = f.take(ctx, batch[i])
+			}
+			if !ok {
 				f.gap = true
 				f.leave(nil)
 				f.pause = 0
