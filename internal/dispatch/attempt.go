@@ -22,6 +22,7 @@ var (
 	errRemoved   = errors.New("its owner took the job out of the queue")
 	errStopped   = errors.New("its owner stopped the job before it began")
 	errRecalled  = errors.New("another back end is free for it")
+	errTakenBack = errors.New("the run before it takes longer than expected")
 	errLeaseLost = errors.New("the lease of the attempt was lost")
 	errDone      = errors.New("the attempt is over")
 )
@@ -73,8 +74,9 @@ type attempt struct {
 	names  names
 
 	// Of the loop alone.
-	freed      bool // the schedule takes it for over
-	delivering bool // it counts among those brought home
+	called     time.Time // when it got its turn
+	freed      bool      // the schedule takes it for over
+	delivering bool      // it counts among those brought home
 }
 
 // attempt makes an attempt; begin lets it work.
@@ -384,7 +386,7 @@ func ofBackEnd(err error) bool {
 
 // giveBack lets the job wait again, for another try, unless it was tried often enough.
 func (a *attempt) giveBack(cause error) {
-	lost, misfit, recalled := false, errors.Is(cause, errMisfit), errors.Is(cause, errRecalled)
+	lost, misfit, recalled := false, errors.Is(cause, errMisfit), errors.Is(cause, errRecalled) || errors.Is(cause, errTakenBack)
 	unknown := a.resumed != nil && errors.Is(cause, backend.ErrUnknownRun) // most likely it was never posted
 	noRoom, full := errors.AsType[hindrance](cause)
 	if !misfit && !recalled && !unknown && !full {

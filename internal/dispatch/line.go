@@ -2,15 +2,29 @@ package dispatch
 
 import (
 	"slices"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/sched"
 )
 
-// line is the attempts of one back end: the first runs or may run, the others are staged.
+// line is the attempts of one back end: the first runs or may run, the others are staged. Behind quick runs some more
+// are handed over ahead, so that the back end need not wait for us between two of them.
 type line struct {
 	queue      []*attempt
 	delivering int
+	backEnd    sched.BackEnd // as the schedule knows it
+	quick      int           // runs since the last one that was not quick
+	ended      time.Time     // when the last one ended
 }
+
+const (
+	quickRun  = 50 * time.Millisecond // what takes less is quick
+	quickRuns = 8                     // so many in a row, and the next are expected to be
+	handAhead = 2                     // runs handed over ahead then
+	// waitAhead is how long such a run waits behind one that turns out not to be quick. Then it is taken back: it may
+	// run elsewhere, and its owner is not told any longer that it runs.
+	waitAhead = 250 * time.Millisecond
+)
 
 // begin puts an attempt into its back end's line and lets it work.
 func (l *loop) begin(a *attempt) {
@@ -21,9 +35,7 @@ func (l *loop) begin(a *attempt) {
 		l.lines[a.backEnd] = ln
 	}
 	ln.queue = append(ln.queue, a)
-	if ln.queue[0] == a {
-		close(a.turn)
-	}
+	ln.call(time.Now())
 	l.work(a)
 }
 
@@ -49,6 +61,12 @@ func (l *loop) work(a *attempt) {
 // takes it for over, too, unless too many results are being brought home from there already.
 func (l *loop) free(a *attempt) {
 	ln := l.lines[a.backEnd]
+	now := time.Now()
+	if ln.quick++; now.Sub(ln.began(a)) > quickRun {
+		ln.quick = 0
+	}
+	ln.ended = now
+	l.pace(ln)
 	ln.remove(a)
 	if a.freed || l.attempts[a.id] != a || ln.delivering >= l.options.MaxDelivering {
 		return
@@ -71,14 +89,74 @@ func (l *loop) leave(a *attempt) {
 	}
 }
 
-// remove takes an attempt out; when it was the first one the next gets its turn.
+// began is when an attempt could begin on the back end: when it had its turn, and the one before it was over.
+func (ln *line) began(a *attempt) time.Time {
+	if a.called.After(ln.ended) {
+		return a.called
+	}
+	return ln.ended
+}
+
+// ahead is how many runs are handed over before the one that goes on is over.
+func (ln *line) ahead() int {
+	if ln.quick >= quickRuns {
+		return handAhead
+	}
+	return 0
+}
+
+// pace lets the schedule keep as many jobs ready for the back end as its runs are quick.
+func (l *loop) pace(ln *line) {
+	slots := 0 // as many as it keeps anyway
+	if n := ln.ahead(); n > 0 {
+		slots = n + 2 // those, the one that goes on, and one that is staged
+	}
+	if ln.backEnd.Name != "" && ln.backEnd.Slots != slots {
+		ln.backEnd.Slots = slots
+		l.machine.Apply(ln.backEnd)
+	}
+}
+
+// takeBack recalls what was handed over ahead to a back end that is not quick any more. It returns when to look again;
+// zero: when something happens.
+func (l *loop) takeBack(now time.Time) (next time.Time) {
+	for _, ln := range l.lines {
+		if len(ln.queue) < 2 || ln.queue[1].called.IsZero() {
+			continue
+		}
+		if at := ln.began(ln.queue[0]).Add(waitAhead); now.Before(at) {
+			if next.IsZero() || at.Before(next) {
+				next = at
+			}
+			continue
+		}
+		ln.quick = 0
+		l.pace(ln)
+		for _, a := range ln.queue[1:] {
+			if !a.called.IsZero() && !a.recall() {
+				a.cancel(errTakenBack)
+			}
+		}
+	}
+	return next
+}
+
+// call gives those their turn that may be handed over now.
+func (ln *line) call(now time.Time) {
+	for _, a := range ln.queue[:min(1+ln.ahead(), len(ln.queue))] {
+		if a.called.IsZero() {
+			a.called = now
+			close(a.turn)
+		}
+	}
+}
+
+// remove takes an attempt out; the next get their turn.
 func (ln *line) remove(a *attempt) {
 	i := slices.Index(ln.queue, a)
 	if i < 0 {
 		return
 	}
 	ln.queue = slices.Delete(ln.queue, i, i+1)
-	if i == 0 && len(ln.queue) > 0 {
-		close(ln.queue[0].turn)
-	}
+	ln.call(time.Now())
 }

@@ -209,6 +209,9 @@ func (l *loop) handle(m any) {
 		l.leave(m.a)
 		if m.lost {
 			l.losses[m.a.id]++
+			ln := l.lines[m.a.backEnd]
+			ln.quick = 0
+			l.pace(ln)
 		}
 		l.back(m.a, m.avoid, m.notBefore, m.reason)
 	case needs:
@@ -296,10 +299,14 @@ func (l *loop) fleetChanged() {
 		if l.deps.Missing != nil {
 			b.Missing = func(classes []string) []string { return l.deps.Missing(s.Name, classes) }
 		}
-		l.machine.Apply(b)
-		if l.lines[s.Name] == nil {
-			l.lines[s.Name] = &line{}
+		ln := l.lines[s.Name]
+		if ln == nil {
+			ln = &line{}
+			l.lines[s.Name] = ln
 		}
+		b.Slots = ln.backEnd.Slots
+		ln.backEnd = b
+		l.machine.Apply(b)
 	}
 	for name := range l.lines {
 		if !known[name] {
@@ -317,6 +324,7 @@ func (l *loop) schedule(now time.Time) time.Time {
 		return time.Time{}
 	}
 	l.look(now)
+	back := l.takeBack(now)
 	for id, ok := l.machine.Recall(now); ok; id, ok = l.machine.Recall(now) {
 		// One that has started is told as posted, so that the question is not asked again.
 		if a := l.attempts[id]; a == nil || !a.recall() {
@@ -334,6 +342,9 @@ func (l *loop) schedule(now time.Time) time.Time {
 		l.begin(l.attempt(decision.Job, "", decision.BackEnd))
 	}
 	at, _ := l.machine.NextTime(now)
+	if at.IsZero() || !back.IsZero() && back.Before(at) {
+		at = back
+	}
 	if l.full != nil {
 		if next := l.looked.Add(l.options.RoomEvery); at.IsZero() || next.Before(at) {
 			at = next

@@ -99,6 +99,8 @@ func (a *attempt) sentence(cause error) string {
 	switch {
 	case errors.Is(cause, errMisfit):
 		return fmt.Sprintf("%s lacks nodes of the graph.", a.backEnd)
+	case errors.Is(cause, errTakenBack):
+		return "The run before it takes longer than expected."
 	case errors.Is(cause, errRecalled):
 		return "Another GPU is free for it."
 	case errors.Is(cause, backend.ErrForeign):

@@ -15,9 +15,10 @@ import (
 // after its end: a run with such nodes is the last one on its socket.
 type sockets struct {
 	mu      sync.Mutex
-	common  *socket       // nil: none is open
-	next    string        // client id of the next common one
-	opening chan struct{} // closed when the one who opens it is done; nil while nobody does
+	common  *socket            // nil: none is open
+	open    map[string]*socket // by client id
+	next    string             // client id of the next common one
+	opening chan struct{}      // closed when the one who opens it is done; nil while nobody does
 	closed  bool
 }
 
@@ -38,56 +39,45 @@ func (p *sockets) idLocked() string {
 	return p.next
 }
 
-// hold gives the common socket if it is open. Otherwise the caller is to wait until opening is closed and ask again,
-// or if that is nil to open it under the id and to call opened then.
-func (p *sockets) hold() (s *socket, opening <-chan struct{}, id string) {
+// hold gives the socket of a client id if it is open; without an id, the common one. Otherwise the caller is to wait
+// until opening is closed and ask again, or if that is nil to open it under the id and to call opened then.
+func (p *sockets) hold(clientID string) (s *socket, opening <-chan struct{}, id string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch {
-	case p.common != nil && !p.common.gone.Load():
-		p.common.holders++
-		return p.common, nil, ""
-	case p.opening == nil:
-		p.opening = make(chan struct{})
-		p.common = nil
-		return nil, nil, p.idLocked()
+	if s = p.common; clientID != "" {
+		s = p.open[clientID]
 	}
-	return nil, p.opening, ""
+	switch {
+	case s != nil && !s.gone.Load():
+		s.holders++
+		return s, nil, ""
+	case p.opening != nil: // two sockets under one id would take each other's frames
+		return nil, p.opening, ""
+	case clientID == "":
+		p.common = nil
+		clientID = p.idLocked()
+	}
+	p.opening = make(chan struct{})
+	return nil, nil, clientID
 }
 
-// opened says how opening the common socket ended; s is nil when it failed.
+// opened says how opening a socket ended; s is nil when it failed. It is the common one from now on, unless there is one.
 func (p *sockets) opened(s *socket) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	close(p.opening)
 	p.opening = nil
-	if s != nil {
+	if s == nil || s.gone.Load() {
+		return
+	}
+	if s.id == p.next {
 		p.next = ""
-		p.adoptLocked(s)
 	}
-}
-
-// holdOf gives the common socket if it is that of a client id, or nil.
-func (p *sockets) holdOf(id string) *socket {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	s := p.common
-	if s == nil || s.id != id || s.gone.Load() {
-		return nil
+	if p.open == nil {
+		p.open = make(map[string]*socket)
 	}
-	s.holders++
-	return s
-}
-
-// adopt makes s the common socket, unless there is one.
-func (p *sockets) adopt(s *socket) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.adoptLocked(s)
-}
-
-func (p *sockets) adoptLocked(s *socket) {
-	if p.common == nil && !p.closed && !s.gone.Load() {
+	p.open[s.id] = s
+	if p.common == nil && !p.closed {
 		p.common = s
 	}
 }
@@ -127,11 +117,11 @@ func (p *sockets) leave(s *socket) bool {
 	return true
 }
 
-// listen gives a run its ear on s; nil when s takes no more runs.
-func (p *sockets) listen(s *socket, runID string) *ear {
+// listen gives a run its ear on s; nil when s takes no more runs. One that began under its client id is none more.
+func (p *sockets) listen(s *socket, runID string, began bool) *ear {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s.gone.Load() || s.last {
+	if s.gone.Load() || s.last && !began {
 		return nil
 	}
 	e := newEar(runID, s.done)
@@ -193,6 +183,9 @@ func (p *sockets) silence(s *socket) {
 	if p.common == s {
 		p.common = nil
 	}
+	if p.open[s.id] == s {
+		delete(p.open, s.id)
+	}
 	p.mu.Unlock()
 	for _, e := range ears {
 		if e.settled != nil {
@@ -214,9 +207,12 @@ func (p *sockets) close() {
 }
 
 // holdCommon gives a run the common socket, and opens it when it is not open.
-func (d *Driver) holdCommon(ctx context.Context) (*socket, error) {
+func (d *Driver) holdCommon(ctx context.Context) (*socket, error) { return d.holdSocket(ctx, "") }
+
+// holdSocket gives a run the socket of a client id, and opens it when it is not open.
+func (d *Driver) holdSocket(ctx context.Context, clientID string) (*socket, error) {
 	for {
-		s, opening, id := d.sockets.hold()
+		s, opening, id := d.sockets.hold(clientID)
 		if s != nil {
 			return s, nil
 		}
@@ -250,17 +246,4 @@ func (d *Driver) openLater() {
 			d.log.Debug("no socket ahead of the next run", "err", err)
 		}
 	})
-}
-
-// holdSocket gives a run the socket of a client id: the common one, or one that is opened for it.
-func (d *Driver) holdSocket(ctx context.Context, clientID string) (*socket, error) {
-	if s := d.sockets.holdOf(clientID); s != nil {
-		return s, nil
-	}
-	s, err := d.dial(ctx, clientID)
-	if err != nil {
-		return nil, err
-	}
-	d.sockets.adopt(s)
-	return s, nil
 }

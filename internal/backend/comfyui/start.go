@@ -160,7 +160,7 @@ func (f *follower) over(result *backend.Result, err error) (backend.Result, erro
 // attend listens on the socket. One that takes no more runs, or was cut while this one waited for its turn, is
 // replaced.
 func (f *follower) attend(ctx context.Context) error {
-	if f.ear = f.d.sockets.listen(f.sock, f.id); f.ear == nil {
+	if f.ear = f.d.sockets.listen(f.sock, f.id, f.resumed); f.ear == nil {
 		f.leave(nil)
 		hold := f.d.holdCommon
 		if f.resumed {
@@ -190,7 +190,7 @@ func (f *follower) connect(ctx context.Context, hold func(context.Context) (*soc
 	f.mu.Lock()
 	f.sock, f.client = s, s.id
 	f.mu.Unlock()
-	if f.ear = f.d.sockets.listen(s, f.id); f.ear == nil {
+	if f.ear = f.d.sockets.listen(s, f.id, f.resumed || f.accepted); f.ear == nil {
 		f.leave(nil)
 		return fmt.Errorf("%w: the web socket was cut", backend.ErrUnreachable)
 	}
