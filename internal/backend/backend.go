@@ -20,8 +20,9 @@ type Driver interface {
 	// ClientID returns the client id for the next run. The driver may hold a socket open under it, so that Prepare of
 	// a task with this id waits for nothing; other ids work as well.
 	ClientID() string
-	// Prepare readies a run without starting it: uploads inputs, opens the run's own socket. The prompt has not
-	// been sent when it returns. Close of the returned Run undoes it.
+	// Prepare readies a run without starting it: uploads inputs, sees to a socket. The prompt has not been sent when
+	// it returns. Close of the returned Run undoes it. Should the socket of the task's client id not be free for it any
+	// more, the run goes under another one: it is found again by its run id alone.
 	Prepare(ctx context.Context, t Task) (Run, error)
 	// Resume takes up a run that may have been posted before a restart of ours. ErrUnknownRun: the back end was
 	// reached and knows nothing of it.

@@ -96,7 +96,7 @@ type Attempt struct {
 	Fence      int64  // grows over the whole store, never reused
 	BackEnd    string // name of the back end
 	RunID      string // prompt id on the back end, a fresh UUID
-	ClientID   string // client id on the back end, a fresh UUID
+	ClientID   string // client id on the back end, under which it is expected to run
 	LeaseUntil time.Time
 	Posted     bool // the back end was given the prompt; before that the attempt is staged and the person sees "pending"
 }
@@ -181,7 +181,7 @@ type Changed struct {
 type ClaimParams struct {
 	BackEnd    string
 	RunID      string // prompt id on the back end, a fresh UUID
-	ClientID   string // client id on the back end, a fresh UUID
+	ClientID   string // client id on the back end, under which it is expected to run
 	LeaseUntil time.Time
 }
 
