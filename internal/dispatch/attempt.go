@@ -64,6 +64,7 @@ type attempt struct {
 	user    string
 	job     job.Job
 	resumed *job.Job // the job as it was found at our start
+	tells   bool     // set before its turn: others wait for it to be posted
 	losses  int      // runs of it that were lost before
 
 	// Of work alone.
@@ -75,6 +76,7 @@ type attempt struct {
 
 	// Of the loop alone.
 	called     time.Time // when it got its turn
+	there      bool      // the back end has it
 	freed      bool      // the schedule takes it for over
 	delivering bool      // it counts among those brought home
 }
@@ -323,7 +325,11 @@ func (a *attempt) hasPosted() {
 		return
 	}
 	a.line("Run %s is on %s.", a.job.PromptID, a.backEnd)
-	a.inbox.leave(posted{a})
+	if a.tells {
+		a.inbox.send(posted{a})
+	} else {
+		a.inbox.leave(posted{a})
+	}
 }
 
 // free tells the loop that the back end can take the next run.

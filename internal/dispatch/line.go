@@ -141,11 +141,16 @@ func (l *loop) takeBack(now time.Time) (next time.Time) {
 	return next
 }
 
-// call gives those their turn that may be handed over now.
+// call gives those their turn that may be handed over now: each when the one before it is on the back end, so that they
+// keep their order.
 func (ln *line) call(now time.Time) {
-	for _, a := range ln.queue[:min(1+ln.ahead(), len(ln.queue))] {
+	ahead := ln.ahead()
+	for i, a := range ln.queue[:min(1+ahead, len(ln.queue))] {
+		if i > 0 && !ln.queue[i-1].there {
+			return
+		}
 		if a.called.IsZero() {
-			a.called = now
+			a.called, a.tells = now, ahead > 0
 			close(a.turn)
 		}
 	}

@@ -202,6 +202,8 @@ func (l *loop) handle(m any) {
 		m.answer <- whyAnswer{event.Place{Position: position, Reason: reason.Sentence}, reason}
 	case posted:
 		l.machine.Apply(sched.Posted{Job: m.a.id})
+		m.a.there = true
+		l.lines[m.a.backEnd].call(time.Now())
 		l.stale = true
 	case ended:
 		l.free(m.a)

@@ -217,6 +217,8 @@ func TestFullDatabaseIsNotAskedForEachJob(t *testing.T) {
 			return fault.New(fault.Unavailable, "The disk with the studio's database is full.").WithCode("disk_full")
 		}
 		s.start()
+		busy := s.submit("ann", "Wait") // else a job could be claimed as it is accepted
+		s.want(busy, job.Running)
 		full.Store(true)
 		var jobs []job.Job
 		for i := range 50 {
@@ -226,12 +228,13 @@ func TestFullDatabaseIsNotAskedForEachJob(t *testing.T) {
 		if n := asked.Load(); n < 2 || n > 40 {
 			s.Errorf("%d claims in 21 s", n)
 		}
-		if _, reason, err := s.disp.Why(s.Context(), jobs[1].ID); err != nil || !strings.Contains(reason.Sentence, "is full") {
+		if _, reason, err := s.disp.Why(s.Context(), jobs[0].ID); err != nil || !strings.Contains(reason.Sentence, "is full") {
 			s.Errorf("Why: %+v, %v", reason, err)
 		}
 		full.Store(false)
+		s.gpus[0].Release()
 		time.Sleep(time.Minute)
-		for _, j := range jobs {
+		for _, j := range append(jobs, busy) {
 			s.want(j, job.Completed)
 		}
 	})

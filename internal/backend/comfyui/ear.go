@@ -13,7 +13,8 @@ type ear struct {
 	gone   <-chan struct{} // closed when the connection is over
 
 	// Of sockets, under its lock.
-	away bool // the server has put the run away
+	began bool // the server is at it, or was
+	away  bool // the server has put the run away
 	// settled is set once nobody listens any more, and called when the server has put the run away: its entry is in
 	// the history, and it counts no more in the queue. Nil while somebody listens.
 	settled func()

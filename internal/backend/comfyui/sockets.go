@@ -138,7 +138,8 @@ func (p *sockets) listeners(s *socket, f frame) []*ear {
 		for _, e := range s.ears {
 			own := e.runID == f.runID
 			// It works at one run after the other: where the next one begins, those before it are put away.
-			e.away = e.away || own && f.kind == frameNull || !own && f.kind == frameStart
+			e.began = e.began || own && f.kind == frameStart
+			e.away = e.away || own && f.kind == frameNull || !own && f.kind == frameStart && e.began
 			switch {
 			case e.settled != nil && e.away:
 				s.settled = append(s.settled, e)
