@@ -100,7 +100,7 @@ func (d *Driver) Resume(ctx context.Context, t backend.Task) (backend.Run, error
 			return nil, err
 		}
 		if at != absent {
-			if r.sock, err = d.holdSocket(ctx, r.client); err != nil {
+			if r.sock, err = d.holdSocket(ctx, r.client, nil); err != nil {
 				return nil, err
 			}
 			r.running = at == running

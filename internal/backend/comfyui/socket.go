@@ -42,13 +42,18 @@ type socket struct {
 }
 
 // dial opens a socket under a client id. Its reader runs until the socket is closed or cut, or the driver closed.
-func (d *Driver) dial(ctx context.Context, clientID string) (*socket, error) {
+// With an ear nothing is missed: the server may speak right after its greeting.
+func (d *Driver) dial(ctx context.Context, clientID string, e *ear) (*socket, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.options.RequestTimeout)
 	defer cancel()
 	ready := make(chan struct{})
 	s, err := d.connect(ctx, clientID, func() { close(ready) })
 	if err != nil {
 		return nil, err
+	}
+	if e != nil {
+		e.gone = s.done
+		s.ears = append(s.ears, e)
 	}
 	if !d.background(func() { d.read(s) }) {
 		s.close()

@@ -124,6 +124,11 @@ func (p *sockets) listen(s *socket, runID string, began bool) *ear {
 	if s.gone.Load() || s.last && !began {
 		return nil
 	}
+	for _, e := range s.ears {
+		if e.runID == runID && e.settled == nil { // it was there when the socket was opened
+			return e
+		}
+	}
 	e := newEar(runID, s.done)
 	s.ears = append(s.ears, e)
 	return e
@@ -208,17 +213,20 @@ func (p *sockets) close() {
 }
 
 // holdCommon gives a run the common socket, and opens it when it is not open.
-func (d *Driver) holdCommon(ctx context.Context) (*socket, error) { return d.holdSocket(ctx, "") }
+func (d *Driver) holdCommon(ctx context.Context) (*socket, error) {
+	return d.holdSocket(ctx, "", nil)
+}
 
-// holdSocket gives a run the socket of a client id, and opens it when it is not open.
-func (d *Driver) holdSocket(ctx context.Context, clientID string) (*socket, error) {
+// holdSocket gives a run the socket of a client id, and opens it when it is not open: then the ear hears from its first
+// frame on.
+func (d *Driver) holdSocket(ctx context.Context, clientID string, e *ear) (*socket, error) {
 	for {
 		s, opening, id := d.sockets.hold(clientID)
 		if s != nil {
 			return s, nil
 		}
 		if opening == nil {
-			s, err := d.dial(ctx, id)
+			s, err := d.dial(ctx, id, e)
 			d.sockets.opened(s)
 			return s, err
 		}

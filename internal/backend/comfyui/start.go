@@ -178,7 +178,7 @@ func (f *follower) attend(ctx context.Context) error {
 
 // holdOwn holds a socket under the client id with which the run was posted.
 func (f *follower) holdOwn(ctx context.Context) (*socket, error) {
-	return f.d.holdSocket(ctx, f.client)
+	return f.d.holdSocket(ctx, f.client, newEar(f.id, nil))
 }
 
 // connect listens on the socket that hold gives.
