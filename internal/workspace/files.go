@@ -131,7 +131,7 @@ func (f *Files) roomFor(ctx context.Context, user string, ref file.Ref, overwrit
 // Open opens a file of user. Its reader is an *os.File where the bytes are on a disk. Missing: user has no such
 // file. Invalid, code file.CodeOutside or file.CodeBadType: the reference can't mean one.
 func (f *Files) Open(ctx context.Context, user string, ref file.Ref) (file.Info, io.ReadSeekCloser, error) {
-	for again := false; ; again = true {
+	for missing := ""; ; {
 		stored, err := f.find(ctx, user, ref)
 		if err != nil {
 			return file.Info{}, nil, err
@@ -140,10 +140,11 @@ func (f *Files) Open(ctx context.Context, user string, ref file.Ref) (file.Info,
 		if err == nil {
 			return stored.Info, r, nil
 		}
-		// Between the look-up and here the name may have got other bytes: it is looked up once more.
-		if !fault.Is(err, fault.Missing) || again {
+		// Between the look-up and here the name may have got other bytes: it is looked up again until it stays the same.
+		if !fault.Is(err, fault.Missing) || stored.Key == missing {
 			return file.Info{}, nil, fmt.Errorf("open %s: %w", stored.Key, err)
 		}
+		missing = stored.Key
 	}
 }
 
