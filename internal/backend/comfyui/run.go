@@ -22,8 +22,7 @@ type run struct {
 	id      string // prompt id on the server
 	epoch   string
 	client  string  // client id under which it is posted
-	sock    *socket // held; nil: none
-	ear     *ear    // on sock, while Start listens
+	sock    *socket // held; nil: none; Start's alone once it has begun
 	resumed bool
 	running bool            // resumed while the server was at it
 	result  *backend.Result // known already when resumed after its end
@@ -34,7 +33,7 @@ type run struct {
 
 	mu      sync.Mutex
 	state   runState
-	started bool // Start has the socket, and lets go of it
+	started bool // Start has the socket, and lets go of it itself
 	away    bool // over, and the server has put it away
 	closed  bool
 }

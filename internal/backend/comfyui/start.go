@@ -33,6 +33,7 @@ type follower struct {
 	update func(backend.Update) error
 	tell   func() // posted, at most once
 
+	ear      *ear            // on sock; nil: it does not listen
 	held     *backend.Result // what it gave; the last frames, or the answer to our POST, are still on their way
 	told     *backend.Result // the result as the frames told it
 	putAway  func()          // to be called when the server has put the run away; nil: it has, or nothing is known
@@ -187,9 +188,7 @@ func (f *follower) connect(ctx context.Context, hold func(context.Context) (*soc
 	if err != nil {
 		return err
 	}
-	f.mu.Lock()
 	f.sock, f.client = s, s.id
-	f.mu.Unlock()
 	if f.ear = f.d.sockets.listen(s, f.id, f.resumed || f.accepted); f.ear == nil {
 		f.leave(nil)
 		return fmt.Errorf("%w: the web socket was cut", backend.ErrUnreachable)
@@ -199,21 +198,17 @@ func (f *follower) connect(ctx context.Context, hold func(context.Context) (*soc
 
 // leave listens no more. putAway, if any, is called when the server has put the run away.
 func (f *follower) leave(putAway func()) {
-	f.mu.Lock()
-	s := f.sock
-	f.sock = nil
-	f.mu.Unlock()
-	if s == nil {
+	if f.sock == nil {
 		if putAway != nil {
 			putAway()
 		}
 		return
 	}
 	if f.ear != nil {
-		f.d.sockets.unlisten(s, f.ear, putAway)
-		f.ear = nil
+		f.d.sockets.unlisten(f.sock, f.ear, putAway)
 	}
-	f.d.sockets.drop(s)
+	f.d.sockets.drop(f.sock)
+	f.sock, f.ear = nil, nil
 }
 
 // accept tells that the server has the prompt.
