@@ -26,14 +26,20 @@ const (
 	waitAhead = 250 * time.Millisecond
 )
 
+// line returns the line before a back end, made when it is new.
+func (l *loop) line(backEnd string) *line {
+	ln := l.lines[backEnd]
+	if ln == nil {
+		ln = &line{}
+		l.lines[backEnd] = ln
+	}
+	return ln
+}
+
 // begin puts an attempt into its back end's line and lets it work.
 func (l *loop) begin(a *attempt) {
 	l.attempts[a.id] = a
-	ln := l.lines[a.backEnd]
-	if ln == nil {
-		ln = &line{}
-		l.lines[a.backEnd] = ln
-	}
+	ln := l.line(a.backEnd)
 	ln.queue = append(ln.queue, a)
 	ln.call(time.Now())
 	l.work(a)

@@ -134,11 +134,8 @@ func (l *loop) found(j job.Job) error {
 		l.add(j)
 		return nil
 	}
-	l.waiting[j.User] = true
-	l.machine.Apply(sched.Resumed{Job: sched.Of(j, nil), BackEnd: j.Attempt.BackEnd, Posted: true})
-	a := l.attempt(j.ID, j.User, j.Attempt.BackEnd)
+	a := l.claimed(j, true)
 	a.resumed = &j
-	a.fence.Store(j.Attempt.Fence)
 	a.stopped.Store(j.Stop) // its back end may not have heard of it
 	l.begin(a)
 	return nil
@@ -166,13 +163,19 @@ func (l *loop) tidyUp(ctx context.Context) error {
 // placed takes in a job that was claimed when it was accepted.
 func (l *loop) placed(j job.Job) {
 	l.offers.came(j.Attempt.BackEnd)
-	l.waiting[j.User] = true
 	l.stale = true
-	l.machine.Apply(sched.Resumed{Job: sched.Of(j, nil), BackEnd: j.Attempt.BackEnd})
-	a := l.attempt(j.ID, j.User, j.Attempt.BackEnd)
+	a := l.claimed(j, false)
 	a.job = j
-	a.fence.Store(j.Attempt.Fence)
 	l.begin(a)
+}
+
+// claimed makes the attempt of a job that is claimed already.
+func (l *loop) claimed(j job.Job, posted bool) *attempt {
+	l.waiting[j.User] = true
+	l.machine.Apply(sched.Resumed{Job: sched.Of(j, nil), BackEnd: j.Attempt.BackEnd, Posted: posted})
+	a := l.attempt(j.ID, j.User, j.Attempt.BackEnd)
+	a.fence.Store(j.Attempt.Fence)
+	return a
 }
 
 // add takes in a waiting job.
@@ -301,11 +304,7 @@ func (l *loop) fleetChanged() {
 		if l.deps.Missing != nil {
 			b.Missing = func(classes []string) []string { return l.deps.Missing(s.Name, classes) }
 		}
-		ln := l.lines[s.Name]
-		if ln == nil {
-			ln = &line{}
-			l.lines[s.Name] = ln
-		}
+		ln := l.line(s.Name)
 		b.Slots = ln.backEnd.Slots
 		ln.backEnd = b
 		l.machine.Apply(b)
