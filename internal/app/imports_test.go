@@ -68,6 +68,7 @@ var layers = map[string]struct {
 	"config":              {nil, "settings are plain data; app translates them into each part's options"},
 	"client":              {[]string{"api", "fault", "identity", "job"}, "a client sees the interface only"},
 	"cli":                 {[]string{"app", "api", "client", "config", "fault", "frontend", "identity", "job", "sim", "telemetry"}, "commands are clients of the interface"},
+	"benchtest":           {nil, "benchmarks of every package measure with it"},
 	"app":                 {nil, ""}, // sees everything; see TestImports
 	"../cmd/comfyume":     {[]string{"cli"}, "main only calls cli"},
 	"../e2e":              {[]string{"client", "api", "sim"}, "end-to-end tests see the built binary from outside"},

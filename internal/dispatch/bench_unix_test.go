@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,6 +23,7 @@ import (
 
 	"github.com/ahelme/comfyume/internal/backend/backendtest"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
+	"github.com/ahelme/comfyume/internal/benchtest"
 	"github.com/ahelme/comfyume/internal/dispatch"
 	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/file"
@@ -198,7 +198,7 @@ func loadJobs(b *testing.B, bus *event.Bus, q submitter) {
 	left.Store(int64(b.N))
 	var group sync.WaitGroup
 	b.ResetTimer()
-	before := used(b)
+	before := benchtest.Processor(b)
 	for i := range people {
 		user := fmt.Sprint("user", i)
 		sub := bus.Subscribe(user, event.Options{})
@@ -240,7 +240,7 @@ func loadJobs(b *testing.B, bus *event.Bus, q submitter) {
 		})
 	}
 	group.Wait()
-	b.ReportMetric(float64((used(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
+	b.ReportMetric(float64((benchtest.Processor(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
 }
 
 func durable(b *testing.B, notify func(job.Changed)) submitter {
@@ -266,14 +266,4 @@ func durable(b *testing.B, notify func(job.Changed)) submitter {
 		b.Fatal(err)
 	}
 	return q
-}
-
-// used returns the processor time of this process.
-func used(b *testing.B) time.Duration {
-	b.Helper()
-	var r syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }

@@ -8,10 +8,9 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"syscall"
 	"testing"
-	"time"
 
+	"github.com/ahelme/comfyume/internal/benchtest"
 	"github.com/ahelme/comfyume/internal/sim"
 )
 
@@ -21,7 +20,7 @@ func BenchmarkTextJob(b *testing.B) {
 	_, base := start(b, sim.Options{})
 	c := dial(b, base, "bench")
 	c.next(b)
-	begin := processorTime(b)
+	begin := benchtest.Processor(b)
 	n := 0
 	for b.Loop() {
 		n++
@@ -38,7 +37,7 @@ func BenchmarkTextJob(b *testing.B) {
 		for !bytes.Contains(c.next(b).body, []byte(`{"type": "executing", "data": {"node": null`)) {
 		}
 	}
-	b.ReportMetric(float64((processorTime(b)-begin).Microseconds())/float64(n), "cpu-µs/op")
+	b.ReportMetric(float64((benchtest.Processor(b)-begin).Microseconds())/float64(n), "cpu-µs/op")
 }
 
 // BenchmarkPictureJob is one EmptyImage → SaveImage job of 64 × 64 pixels.
@@ -52,13 +51,4 @@ func BenchmarkPictureJob(b *testing.B) {
 		run(b, base, c, `{"1":{"class_type":"EmptyImage","inputs":{"width":64,"height":64,"batch_size":1,"color":`+
 			strconv.Itoa(n)+`}},"2":{"class_type":"SaveImage","inputs":{"images":["1",0],"filename_prefix":"b"}}}`)
 	}
-}
-
-func processorTime(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -9,12 +9,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/ahelme/comfyume/internal/benchtest"
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/queue"
 	"github.com/ahelme/comfyume/internal/sqlite"
@@ -36,7 +36,7 @@ func BenchmarkChains(b *testing.B) {
 			})
 			var left atomic.Int64
 			left.Store(int64(b.N))
-			commits, before := db.Batches(), processor(b)
+			commits, before := db.Batches(), benchtest.Processor(b)
 			b.ResetTimer()
 			var wg sync.WaitGroup
 			for c := range chains {
@@ -48,7 +48,7 @@ func BenchmarkChains(b *testing.B) {
 			}
 			wg.Wait()
 			b.StopTimer()
-			b.ReportMetric(float64((processor(b)-before).Microseconds())/float64(b.N), "cpu-µs/job")
+			b.ReportMetric(float64((benchtest.Processor(b)-before).Microseconds())/float64(b.N), "cpu-µs/job")
 			b.ReportMetric(float64(db.Batches()-commits)/float64(b.N), "commits/job")
 		})
 	}
@@ -90,11 +90,3 @@ func chain(b *testing.B, q *sqlite.Queue, user string) {
 
 // prompt is as long as that of a small workflow.
 var prompt = json.RawMessage(`{"1":{"class_type":"Text","inputs":{"text":"` + strings.Repeat("a house by the sea, ", 40) + `"}}}`)
-
-// processor returns what processor time this process has taken.
-func processor(b *testing.B) time.Duration {
-	b.Helper()
-	var u syscall.Rusage
-	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}

@@ -11,9 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
@@ -21,6 +19,7 @@ import (
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/backend/backendtest"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
+	"github.com/ahelme/comfyume/internal/benchtest"
 	"github.com/ahelme/comfyume/internal/job"
 )
 
@@ -93,7 +92,7 @@ func BenchmarkTextRun(b *testing.B) {
 	for _, side := range []int{1, fakes} {
 		b.Run(fmt.Sprintf("servers=%d", side), func(b *testing.B) {
 			addresses := fakeProcess(b)
-			before := processor(b)
+			before := benchtest.Processor(b)
 			b.ReportAllocs()
 			b.ResetTimer()
 			var group sync.WaitGroup
@@ -101,7 +100,7 @@ func BenchmarkTextRun(b *testing.B) {
 				group.Go(func() { textRuns(b, addresses[i], (b.N+side-1)/side) })
 			}
 			group.Wait()
-			b.ReportMetric(float64((processor(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
+			b.ReportMetric(float64((benchtest.Processor(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
 		})
 	}
 }
@@ -136,14 +135,4 @@ func textRuns(b *testing.B, address string, n int) {
 			b.Error(err)
 		}
 	}
-}
-
-// processor returns the processor time this process has used.
-func processor(b *testing.B) time.Duration {
-	b.Helper()
-	var r syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }

@@ -1,0 +1,2 @@
+// Package benchtest has what benchmarks of several packages measure with.
+package benchtest
