@@ -149,9 +149,7 @@ func TestForeignRunsCountAsBusyAndAreLeftAlone(t *testing.T) {
 		if running, _ := b.fake.Queue(); running != task.Attempt.RunID {
 			b.Error("the foreign run was touched")
 		}
-		b.fake.Release()
-		<-foreign.done
-		b.wantState(foreign, job.Completed)
+		b.release(foreign)
 		b.wantState(b.run(b.task("Text a")), job.Completed)
 		if s, err := b.driver.Probe(b.Context()); err != nil || s.QueueOther != 0 {
 			b.Errorf("QueueOther = %d, %v; want 0", s.QueueOther, err)
@@ -173,9 +171,7 @@ func TestFramesOfOthersDoNotPass(t *testing.T) {
 		if got := a.seen()[n:]; len(got) != 1 || got[0] != "monitor" {
 			b.Errorf("passed: %v; want only the custom node's, which names nobody", got)
 		}
-		b.fake.Release()
-		<-a.done
-		b.wantState(a, job.Completed)
+		b.release(a)
 	})
 }
 
@@ -229,9 +225,7 @@ func TestResumeTakesUpWhatRunsOrRan(t *testing.T) {
 		}
 		again = resume(running)
 		synctest.Wait()
-		b.fake.Release()
-		<-again.done
-		b.wantState(again, job.Completed)
+		b.release(again)
 		if !strings.Contains(strings.Join(again.types, " "), "executed") {
 			b.Errorf("frames after taking up: %v", again.types)
 		}
@@ -265,9 +259,7 @@ func TestTakenUpRunOutlastsAServerThatIsAway(t *testing.T) {
 		again := b.start(b.Context(), run)
 		time.Sleep(10 * time.Second)
 		b.net.SetDown(false)
-		b.fake.Release()
-		<-again.done
-		b.wantState(again, job.Completed)
+		b.release(again)
 	})
 }
 

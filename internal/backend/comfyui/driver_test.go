@@ -173,6 +173,14 @@ func (b *bench) wantState(a *attempt, want job.State) {
 	}
 }
 
+// release lets a run that waits go on to its end.
+func (b *bench) release(a *attempt) {
+	b.Helper()
+	b.fake.Release()
+	<-a.done
+	b.wantState(a, job.Completed)
+}
+
 func TestRunFromPostToResult(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		task := b.task("Step", "Text hello", "Save picture")
@@ -349,9 +357,7 @@ func TestCutSocketIsOpenedAgain(t *testing.T) {
 		synctest.Wait()
 		b.fake.CutSockets()
 		time.Sleep(time.Second)
-		b.fake.Release()
-		<-a.done
-		b.wantState(a, job.Completed)
+		b.release(a)
 		if !slices.Contains(a.types, "executed") {
 			b.Errorf("frames after the cut are missing: %v", a.types)
 		}
@@ -363,9 +369,7 @@ func TestEndIsFoundByPollWhenTheSocketSaysNothing(t *testing.T) {
 		a := b.start(b.Context(), b.prepare(b.task("Wait", "Text after")))
 		synctest.Wait()
 		b.fake.Mute(true)
-		b.fake.Release()
-		<-a.done
-		b.wantState(a, job.Completed)
+		b.release(a)
 		if !strings.Contains(string(a.result.Outputs), "after") {
 			b.Errorf("outputs: %s", a.result.Outputs)
 		}
@@ -450,8 +454,6 @@ func TestQueueClearedByOthersLosesTheRun(t *testing.T) {
 			b.Errorf("err = %v, want ErrLost", second.err)
 		}
 		second.run.Close()
-		b.fake.Release()
-		<-first.done
-		b.wantState(first, job.Completed)
+		b.release(first)
 	})
 }

@@ -98,9 +98,7 @@ func TestFramesThatTellHowFarItIsComeTogether(t *testing.T) {
 		if got := strings.Join(a.seen()[n:], " "); got != "progress_state executing" {
 			b.Errorf("after a moment: %q", got)
 		}
-		b.fake.Release()
-		<-a.done
-		b.wantState(a, job.Completed)
+		b.release(a)
 		if took := time.Since(began); took != 2*time.Millisecond {
 			b.Errorf("the run took %v longer", took-2*time.Millisecond)
 		}
@@ -116,9 +114,7 @@ func TestFramesBeforeACutAreTold(t *testing.T) {
 		if got := strings.Join(a.seen(), " "); got != "execution_start execution_cached progress_state executing" {
 			b.Errorf("told: %q", got)
 		}
-		b.fake.Release()
-		<-a.done
-		b.wantState(a, job.Completed)
+		b.release(a)
 	})
 }
 
@@ -177,9 +173,7 @@ func TestNodesOfPacksAreTheLastOnTheirSocket(t *testing.T) {
 			b.Errorf("%d sockets while it runs, want its own and the next one's", got)
 		}
 		after := b.prepare(b.core("Text a"))
-		b.fake.Release()
-		<-pack.done
-		b.wantState(pack, job.Completed)
+		b.release(pack)
 		synctest.Wait()
 		if got := b.fake.Sockets(); got != 1 {
 			b.Errorf("%d sockets are open after it", got)
