@@ -72,7 +72,11 @@ type Queued struct {
 // Place is where a pending job stands and why it waits.
 type Place struct {
 	Position int    `json:"position"` // 1 is next
+	Code     string `json:"code"`     // of the reason, for programs
 	Reason   string `json:"reason"`   // one sentence
+	// From and To are the seconds after which it begins, in three of five cases. Both zero: nobody can tell.
+	From float64 `json:"wait_from,omitempty"`
+	To   float64 `json:"wait_to,omitempty"`
 }
 
 // Lagged stands in a subscriber's stream for state events that it was too slow to take: whatever it believes may

@@ -69,6 +69,8 @@ type Job struct {
 	State      State
 	WorkflowID string // extra_data.extra_pnginfo.workflow.id when it is a string
 	Digest     [32]byte
+	Profile    Profile
+	Held       bool // its owner, or an operator, keeps it from running
 	Created    time.Time
 	Started    time.Time // first time a back end began it
 	Finished   time.Time
@@ -79,6 +81,13 @@ type Job struct {
 
 	// Summary is what lists of finished jobs show, made once at the end (Outcome.Summary); nil while open.
 	Summary json.RawMessage
+}
+
+// Profile is what the schedule knows of a graph without reading it again. The zero value: nothing.
+type Profile struct {
+	Like   string  // the same for graphs whose time grows with Work alike; at most 32 bytes
+	Work   float64 // how much there is to do in units that mean the same within Like, such as pixels times steps
+	Models string  // the model files that it loads, in sorted order, joined by \n
 }
 
 // Duration returns how long a finished job ran; zero for all others.
@@ -125,7 +134,10 @@ type Submission struct {
 	Number      *float64 // given by the client; nil: the person's own counter
 	Front       bool     // before the person's other jobs; ignored when Number is set
 	Class       Class
+	Held        bool   // it is accepted and waits until it is let go
+	Key         string // Idempotency-Key: a second submission of the person with it is the first one; empty: none
 	WorkflowID  string
+	Profile     Profile
 	Request     Request
 	Credentials map[string]string // of paid nodes: kept sealed until the job ends
 	Created     time.Time
@@ -167,7 +179,7 @@ const (
 	Removed        Change = "removed"         // taken out while pending
 	StopRequested  Change = "stop_requested"  // its owner wants a running job interrupted
 	HistoryChanged Change = "history_changed" // entries were deleted; only Job.User is set
-	Moved          Change = "moved"           // its place among the owner's jobs changed
+	Moved          Change = "moved"           // its class or number changed, or it is held or let go: its place changed
 )
 
 // Changed says that a job changed.
