@@ -1,21 +1,13 @@
 package comfyserver
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
 	"strconv"
-	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 	"github.com/ahelme/comfyume/internal/fault"
-	"github.com/ahelme/comfyume/internal/file"
-	"github.com/ahelme/comfyume/internal/identity"
-	"github.com/ahelme/comfyume/internal/job"
 )
 
 // promptInfo answers GET /prompt: how many of the person's jobs are left.
@@ -30,70 +22,26 @@ func (s *Server) promptPost(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	sub, refusal, err := parsePrompt(body)
-	if err != nil {
-		return err
+	err = s.Submit(c.Context(), c.person, body, Order{}, func(a Accepted) error {
+		nodeErrors := a.NodeErrors
+		if nodeErrors == nil {
+			nodeErrors = empty
+		}
+		b := pyjson.AppendString([]byte(`{"prompt_id": `), a.Job.PromptID)
+		b = appendNumber(append(b, `, "number": `...), a.Job.Number)
+		b = append(append(b, `, "node_errors": `...), nodeErrors...)
+		if err := writeJSON(w, http.StatusOK, append(b, '}')); err != nil {
+			return err
+		}
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			s.log.Debug("answer to a prompt was not flushed", "user", c.user(), "job", a.Job.ID, "err", err) // accepted all the same
+		}
+		return nil
+	})
+	if refused, ok := errors.AsType[*Refused](err); ok {
+		return writeJSON(w, http.StatusBadRequest, refused.Body)
 	}
-	if refusal != nil {
-		return writeJSON(w, http.StatusBadRequest, refusal)
-	}
-	verdict, err := s.check(c.Context(), c.person, sub)
-	if err != nil {
-		return err
-	}
-	if verdict.Refusal != nil {
-		return writeJSON(w, http.StatusBadRequest, verdict.Refusal)
-	}
-	sub.Request.Outputs = verdict.Outputs
-	j, err := s.submit(w, c, sub, verdict.NodeErrors)
-	if err != nil {
-		return err
-	}
-	s.log.Debug("job accepted", "user", c.user(), "job", j.ID)
-	return nil
-}
-
-// check validates what was sent.
-func (s *Server) check(ctx context.Context, p identity.Person, sub *job.Submission) (Verdict, error) {
-	has := func(ref file.Ref) bool {
-		_, err := s.Files.Stat(ctx, p.Name, ref)
-		return err == nil
-	}
-	return s.Checker.Check(ctx, p, sub.Request.Prompt, sub.Request.Targets, has)
-}
-
-// submit accepts the job and answers.
-func (s *Server) submit(w http.ResponseWriter, c *call, sub *job.Submission, nodeErrors json.RawMessage) (job.Job, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return job.Job{}, err
-	}
-	now := time.Now().UTC().Truncate(time.Millisecond)
-	sub.ID, sub.User, sub.Group, sub.Created = job.ID(id.String()), c.user(), c.person.Group, now
-	sub.Class = job.ClassNormal
-	if c.person.Role == identity.Instructor {
-		sub.Class = job.ClassInstructor
-	}
-	sub.Request.ExtraData = stamp(sub.Request.ExtraData, now)
-	hold := s.hub.Hold(c.user(), sub.ID)
-	defer hold.Release()
-	j, _, err := s.Queue.Submit(c.Context(), *sub)
-	if err != nil {
-		return job.Job{}, err
-	}
-	if nodeErrors == nil {
-		nodeErrors = empty
-	}
-	b := pyjson.AppendString([]byte(`{"prompt_id": `), j.PromptID)
-	b = appendNumber(append(b, `, "number": `...), j.Number)
-	b = append(append(b, `, "node_errors": `...), nodeErrors...)
-	if err := writeJSON(w, http.StatusOK, append(b, '}')); err != nil {
-		return j, err
-	}
-	if err := http.NewResponseController(w).Flush(); err != nil {
-		s.log.Debug("answer to a prompt was not flushed", "user", c.user(), "job", j.ID, "err", err) // accepted all the same
-	}
-	return j, nil
+	return err
 }
 
 // jsonBody reads a JSON body, whatever its content type says.

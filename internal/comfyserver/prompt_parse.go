@@ -3,6 +3,7 @@ package comfyserver
 import (
 	"encoding/json"
 	"math"
+	"slices"
 	"strconv"
 	"time"
 
@@ -129,15 +130,12 @@ func readExtra(sub *job.Submission, raw json.RawMessage) error {
 	}
 	kept := members[:0]
 	for _, m := range members {
-		switch m.Key {
-		case secrets[0], secrets[1]:
-			if s, ok := pyjson.Text(m.Value); ok && s != "" {
-				if sub.Credentials == nil {
-					sub.Credentials = make(map[string]string, 2)
-				}
-				sub.Credentials[m.Key] = s
-			}
+		if takeSecret(sub, m) {
 			continue
+		}
+		switch m.Key {
+		case "metadata": // of the queue manager's API: people put the same things in there
+			m.Value = withoutSecrets(sub, m.Value)
 		case "client_id":
 			if sub.ClientID == "" {
 				sub.ClientID = word(m.Value)
@@ -159,6 +157,33 @@ func readExtra(sub *job.Submission, raw json.RawMessage) error {
 	}
 	sub.Request.ExtraData = pyjson.AppendObject(nil, kept)
 	return nil
+}
+
+// takeSecret keeps m apart when it pays for API nodes, and reports whether it does.
+func takeSecret(sub *job.Submission, m pyjson.Member) bool {
+	if m.Key != secrets[0] && m.Key != secrets[1] {
+		return false
+	}
+	if s, ok := pyjson.Text(m.Value); ok && s != "" {
+		if sub.Credentials == nil {
+			sub.Credentials = make(map[string]string, len(secrets))
+		}
+		sub.Credentials[m.Key] = s
+	}
+	return true
+}
+
+// withoutSecrets takes secrets out of an object. What holds none stays as it is, byte for byte.
+func withoutSecrets(sub *job.Submission, raw json.RawMessage) json.RawMessage {
+	members, err := pyjson.Members(raw)
+	if err != nil { // no object
+		return raw
+	}
+	kept := slices.DeleteFunc(slices.Clone(members), func(m pyjson.Member) bool { return takeSecret(sub, m) })
+	if len(kept) == len(members) {
+		return raw
+	}
+	return pyjson.AppendObject(nil, kept)
 }
 
 // stamp adds the time of submission to extra_data, where the editors look for it.
