@@ -120,10 +120,13 @@ type Scope string
 const (
 	ScopeAll   Scope = "all"   // everything its person may do through an API
 	ScopeComfy Scope = "comfy" // the person's ComfyUI server only
+	// ScopeWorker takes anybody's jobs to run them, and does nothing else. Only an operator gives it away; whoever
+	// makes tokens for others sees to that.
+	ScopeWorker Scope = "worker"
 )
 
 // Valid reports whether s is a known scope.
-func (s Scope) Valid() bool { return s == ScopeAll || s == ScopeComfy }
+func (s Scope) Valid() bool { return s == ScopeAll || s == ScopeComfy || s == ScopeWorker }
 
 // Token is one personal token, without its secret.
 type Token struct {

@@ -19,7 +19,7 @@ func (s *Service) NewToken(ctx context.Context, user, label string, scope Scope,
 	}
 	if !scope.Valid() {
 		return "", Token{}, fault.New(fault.Invalid, "There is no scope “%s”.", scope).
-			WithRemedy("Use %s or %s.", ScopeAll, ScopeComfy).WithCode("bad_scope")
+			WithRemedy("Use %s, %s or %s.", ScopeAll, ScopeComfy, ScopeWorker).WithCode("bad_scope")
 	}
 	label = strings.Join(strings.Fields(label), " ")
 	if len(label) > 80 {

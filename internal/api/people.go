@@ -111,6 +111,9 @@ func (f *Face) tokens() {
 			if err := self(who, in.Name); err != nil {
 				return nil, err
 			}
+			if in.Body.Scope == "worker" && who.Role != identity.Operator {
+				return nil, fault.New(fault.Denied, "A token with the scope worker sees everybody's graphs.").WithRemedy("Ask an operator.")
+			}
 			return answer(f.People.NewToken(ctx, in.Name, in.Body))
 		})
 	on(f, route{http.MethodDelete, "/users/{name}/tokens/{id}", "revoke-token", "End a token at once", anyone, http.StatusNoContent},

@@ -51,7 +51,7 @@ type Token struct {
 	ID      string     `json:"id"`
 	User    string     `json:"user"`
 	Label   string     `json:"label"`
-	Scope   string     `json:"scope" enum:"all,comfy"`
+	Scope   string     `json:"scope" enum:"all,comfy,worker"`
 	Secret  string     `json:"token,omitempty"`
 	Created time.Time  `json:"created"`
 	Used    *time.Time `json:"used,omitempty"`
@@ -61,7 +61,7 @@ type Token struct {
 // NewToken is a token to be made.
 type NewToken struct {
 	Label string `json:"label,omitempty" maxLength:"100"`
-	Scope string `json:"scope,omitempty" enum:"all,comfy" doc:"all: whatever the person may do; comfy: their ComfyUI server only"`
+	Scope string `json:"scope,omitempty" enum:"all,comfy,worker" doc:"all: whatever the person may do; comfy: their ComfyUI server only; worker: take anybody's jobs to run them and nothing else, for operators to give"`
 	Hours int    `json:"hours,omitempty" minimum:"0" doc:"how long it lives; 0: until it is revoked"`
 }
 

@@ -18,7 +18,7 @@ type tokenCmd struct {
 type tokenNew struct {
 	User  string `arg:""`
 	Label string `help:"What it is for." placeholder:"L"`
-	Scope string `enum:"all,comfy" default:"all" help:"all: whatever the person may do; comfy: their ComfyUI server only."`
+	Scope string `enum:"all,comfy,worker" default:"all" help:"all: whatever the person may do; comfy: their ComfyUI server only; worker: take anybody's jobs to run them and nothing else (operators)."`
 	Hours int    `help:"How long it lives; until it is revoked when left out."`
 }
 

@@ -41,6 +41,11 @@ func (g *Gateway) hasCredential(v *visit, r *http.Request) bool {
 	return err == nil
 }
 
+// named reports whether the request names a credential. A cookie comes by itself, and may be one that is over.
+func named(v *visit, r *http.Request) bool {
+	return v.token != "" || v.queryToken || r.Header.Get("Authorization") != "" || r.Header.Get("X-API-Key") != ""
+}
+
 // enter finds out who asks, and refuses what a foreign page sends with a person's cookie. An error of kind Denied
 // with the code signed_out means that nobody is signed in.
 func (g *Gateway) enter(v *visit, r *http.Request) error {

@@ -19,6 +19,9 @@ import (
 // codeUnauthorized is what programs read that are not signed in.
 const codeUnauthorized = "unauthorized"
 
+// codeScope marks a token that is for something else.
+const codeScope = "scope"
+
 // statusOf returns the HTTP status for an error.
 func statusOf(err error) int {
 	if e, ok := errors.AsType[*fault.Error](err); ok {
@@ -109,7 +112,7 @@ func codeOf(err error) string {
 // refuse answers who is not signed in: a browser that wants a page is shown the way in.
 func (g *Gateway) refuse(v *visit, r *http.Request, err error) {
 	if codeOf(err) == account.CodeSignedOut {
-		if wantsPage(r) && v.token == "" {
+		if wantsPage(r) && v.token == "" && !v.bare {
 			g.redirect(v, r, g.base+"/signin"+nextQuery(g.base, v.place, r), http.StatusSeeOther)
 			return
 		}
@@ -194,6 +197,11 @@ func errOrigin(cause error) error {
 func errForeign(v *visit) error {
 	return fault.New(fault.Denied, "This workspace belongs to somebody else.").
 		WithRemedy("You are signed in as %s.", v.cred.Person.Name).WithCode("foreign_workspace")
+}
+
+func errWorkerOnly() error {
+	return fault.New(fault.Denied, "This token is for the calls of workers only.").
+		WithRemedy("Make one with the scope “all”.").WithCode(codeScope)
 }
 
 func errTooLarge(limit int64) error {

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,9 +34,24 @@ type Static interface {
 // Mount is a face that has addresses of its own.
 type Mount struct {
 	Prefix  string        // with a slash at the end for a tree, without for one address
+	Methods []string      // those it takes, HEAD with GET; what comes with others is for the next one; nil: all
 	Role    identity.Role // who may in, at least; empty: everybody who is signed in
+	Scope   account.Scope // what a token has to be for; empty: account.ScopeAll
 	Public  bool          // no sign-in, no person
+	Guests  bool          // who brings no credential comes in too, as nobody
+	Bare    bool          // for programs: nobody is led to the sign-in page
 	Handler http.Handler
+}
+
+// takes reports whether the mount answers at the path.
+func (m Mount) takes(method, path string) bool {
+	if path != m.Prefix && !(strings.HasSuffix(m.Prefix, "/") && strings.HasPrefix(path, m.Prefix)) {
+		return false
+	}
+	if method == http.MethodHead {
+		method = http.MethodGet
+	}
+	return m.Methods == nil || slices.Contains(m.Methods, method)
 }
 
 // Faces is what lies behind the door.
@@ -156,7 +172,7 @@ func (g *Gateway) route(v *visit, r *http.Request) {
 		g.redirect(v, r, g.base+"/", http.StatusPermanentRedirect)
 		return
 	}
-	if m, ok := g.mount(path); ok && !g.overlaps(m, path) {
+	if m, ok := g.mount(r.Method, path); ok && !g.overlaps(m, path) {
 		g.mounted(v, r, m, path)
 		return
 	}
@@ -165,7 +181,7 @@ func (g *Gateway) route(v *visit, r *http.Request) {
 			path = "/" + rest
 		}
 	}
-	if m, ok := g.mount(path); ok {
+	if m, ok := g.mount(r.Method, path); ok {
 		g.mounted(v, r, m, path)
 		return
 	}
@@ -201,13 +217,25 @@ func (g *Gateway) place(v *visit, r *http.Request, kind, rest string) bool {
 	return true
 }
 
-func (g *Gateway) mount(path string) (Mount, bool) {
+func (g *Gateway) mount(method, path string) (Mount, bool) {
 	for _, m := range g.faces.Mounts {
-		if path == m.Prefix || strings.HasSuffix(m.Prefix, "/") && strings.HasPrefix(path, m.Prefix) {
+		if m.takes(method, path) {
 			return m, true
 		}
 	}
 	return Mount{}, false
+}
+
+// Below returns a door for a port of its own: at its root is what this one has below a place such as /qm.
+func (g *Gateway) Below(place string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		u := *r.URL
+		raw := g.base + place + u.EscapedPath()
+		u.Path, u.RawPath = g.base+place+u.Path, raw
+		inner := r.WithContext(r.Context())
+		inner.URL = &u
+		g.ServeHTTP(w, inner)
+	})
 }
 
 // overlaps reports whether a path that has not been stripped belongs to the editor below the public URL's path, though
@@ -228,16 +256,23 @@ func (g *Gateway) mounted(v *visit, r *http.Request, m Mount, path string) {
 		g.serve(v, r, m.Handler, path)
 		return
 	}
-	if err := g.enter(v, r); err != nil {
-		g.refuse(v, r, err)
-		return
+	v.bare = m.Bare
+	err := g.enter(v, r)
+	if err == nil {
+		err = v.allowed(m.Role, m.Scope)
+		v.guest = m.Guests && err != nil
+	} else if m.Guests && codeOf(err) == account.CodeSignedOut && !named(v, r) {
+		v.guest = true
 	}
-	if err := v.allowed(m.Role); err != nil {
+	switch {
+	case err == nil, v.guest:
+		v.Header().Add("Vary", "Cookie, Authorization, X-API-Key")
+		g.serve(v, r, m.Handler, path)
+	case v.signedIn:
 		g.fail(v, r, err)
-		return
+	default:
+		g.refuse(v, r, err)
 	}
-	v.Header().Add("Vary", "Cookie, Authorization, X-API-Key")
-	g.serve(v, r, m.Handler, path)
 }
 
 // formRoom is what a form may have around an upload.
@@ -272,6 +307,10 @@ func (g *Gateway) workspace(v *visit, r *http.Request, raw string) {
 		g.fail(v, r, errForeign(v))
 		return
 	}
+	if v.cred.Scope == account.ScopeWorker {
+		g.fail(v, r, errWorkerOnly())
+		return
+	}
 	if err := g.decoded.check(g.log, raw); err != nil {
 		g.fail(v, r, err)
 		return
@@ -300,7 +339,7 @@ func (g *Gateway) serve(v *visit, r *http.Request, face http.Handler, raw string
 		return
 	}
 	ctx := r.Context()
-	if v.signedIn {
+	if v.signedIn && !v.guest {
 		ctx = identity.With(ctx, v.cred.Person)
 	}
 	inner := r.WithContext(ctx)

@@ -111,6 +111,11 @@ func setup(t testing.TB, o gateway.Options) bundle {
 			{Prefix: "/studio/api/", Handler: tell("api")},
 			{Prefix: "/open/", Handler: tell("api"), Public: true},
 			{Prefix: "/metrics", Handler: tell("metrics"), Role: identity.Operator},
+			{Prefix: "/qm/health", Handler: tell("health"), Guests: true, Bare: true},
+			{Prefix: "/qm/api/workers/", Handler: tell("workers"), Scope: account.ScopeWorker, Bare: true},
+			{Prefix: "/qm/", Handler: tell("qm"), Bare: true},
+			{Prefix: "/api/jobs", Methods: []string{"POST"}, Handler: tell("qm"), Bare: true},
+			{Prefix: "/api/jobs/", Methods: []string{"DELETE", "PATCH"}, Handler: tell("qm"), Bare: true},
 		},
 		Work: work{},
 	}, o)

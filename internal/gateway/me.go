@@ -61,7 +61,7 @@ func (g *Gateway) mine(run func(v *visit, r *http.Request) error) func(*visit, *
 			return
 		}
 		v.Header().Add("Vary", "Cookie, Authorization, X-API-Key")
-		err := v.allowed("")
+		err := v.allowed("", "")
 		if err == nil && r.Method == http.MethodPost {
 			err = v.needSession()
 		}
@@ -186,6 +186,10 @@ func kindOf(name string) string {
 
 func (g *Gateway) newToken(v *visit, r *http.Request) error {
 	label, scope := r.PostForm.Get("label"), account.Scope(r.PostForm.Get("scope"))
+	if scope == account.ScopeWorker { // for operators to give, by their commands
+		return fault.New(fault.Denied, "A token with the scope “worker” sees everybody's graphs.").
+			WithRemedy("An operator makes one: comfyume token new NAME --scope worker").WithCode(codeScope)
+	}
 	secret, t, err := g.accounts.NewToken(r.Context(), v.cred.Person.Name, label, scope, 0)
 	switch {
 	case err == nil:

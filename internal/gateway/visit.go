@@ -35,6 +35,8 @@ type visit struct {
 
 	queryToken bool // the token came in the query
 	signedIn   bool
+	guest      bool // the face is not told who it is
+	bare       bool // what is asked for is for programs
 	submits    bool // it sends a job
 	cred       account.Credential
 
@@ -64,10 +66,18 @@ func (v *visit) readWithin(d time.Duration) {
 }
 
 // allowed reports whether the person may use what a role is needed for.
-func (v *visit) allowed(need identity.Role) error {
-	if v.cred.Scope != account.ScopeAll {
+func (v *visit) allowed(need identity.Role, scope account.Scope) error {
+	switch has := v.cred.Scope; {
+	case scope == account.ScopeWorker && has == scope:
+		return nil // an operator gave it; whose it is does not count
+	case scope == account.ScopeWorker:
+		return fault.New(fault.Denied, "Calls of workers need a token with the scope “worker”.").
+			WithRemedy("An operator makes one: comfyume token new NAME --scope worker").WithCode(codeScope)
+	case has == account.ScopeWorker:
+		return errWorkerOnly()
+	case has != account.ScopeAll:
 		return fault.New(fault.Denied, "This token is for the ComfyUI server only.").
-			WithRemedy("Make one with the scope “all”.").WithCode("scope")
+			WithRemedy("Make one with the scope “all”.").WithCode(codeScope)
 	}
 	rank := map[identity.Role]int{identity.Participant: 1, identity.Instructor: 2, identity.Operator: 3}
 	if rank[v.cred.Person.Role] < rank[need] {
