@@ -17,6 +17,7 @@ import (
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/policy"
 	"github.com/ahelme/comfyume/internal/rewrite"
+	"github.com/ahelme/comfyume/internal/usage"
 	"github.com/ahelme/comfyume/internal/workspace"
 )
 
@@ -114,13 +115,15 @@ func (c checker) Check(ctx context.Context, who identity.Person, prompt json.Raw
 			WithRemedy("Send a graph in API form.").WithCode("invalid_prompt")
 	}
 	v := c.catalog.Validate(g, targets, has)
+	out := comfyserver.Verdict{Outputs: v.Outputs, Refusal: v.Refusal, NodeErrors: v.NodeErrors}
 	if v.Refusal != nil {
-		return comfyserver.Verdict(v), nil
+		return out, nil
 	}
 	if err := c.allowed(g); err != nil {
 		return comfyserver.Verdict{}, err
 	}
-	return comfyserver.Verdict(v), c.files.Within(ctx, who.Name) // its results would have no place
+	out.Profile = usage.Profile(g)
+	return out, c.files.Within(ctx, who.Name) // its results would have no place
 }
 
 // checker knows the rules of the settings.

@@ -129,6 +129,7 @@ type Verdict struct {
 	Outputs    []string        // output nodes that will run
 	Refusal    json.RawMessage // whole body of the 400 answer; nil when the graph is accepted
 	NodeErrors json.RawMessage // object; output nodes that are left out although the graph is accepted
+	Profile    job.Profile     // what the schedule has to know of the graph
 }
 
 // Packs are the web files of the back ends' custom nodes, kept so that they work while the back ends sleep.

@@ -59,7 +59,7 @@ func (s *Server) Submit(ctx context.Context, p identity.Person, body []byte, o O
 	case verdict.Refusal != nil:
 		return &Refused{verdict.Refusal}
 	}
-	sub.Request.Outputs = verdict.Outputs
+	sub.Request.Outputs, sub.Profile = verdict.Outputs, verdict.Profile
 	if err := address(sub, p, o); err != nil {
 		return err
 	}
