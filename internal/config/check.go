@@ -44,6 +44,7 @@ func (l *loader) check() {
 	if f := c.Frontend; f != "auto" && !versionWord.MatchString(f) && !strings.ContainsAny(f, `/\`) {
 		l.wrong("frontend", "%q is neither auto, nor a version such as 1.58.1, nor a folder", f)
 	}
+	l.queue(c.Queue)
 	for path, n := range map[string]int64{
 		"limits.upload": int64(c.Limits.Upload), "limits.disk_per_user": int64(c.Limits.DiskPerUser),
 		"limits.sockets_per_user": int64(c.Limits.SocketsPerUser), "queue.max_pending": int64(c.Queue.MaxPending),
@@ -134,6 +135,52 @@ func (l *loader) store(c *Config) {
 		l.wrong("blob", "this version keeps files in a folder only")
 	default:
 		l.wrong("blob", "%q is neither file nor an absolute folder such as file:///mnt/outputs", c.Blob)
+	}
+}
+
+// queue checks how the GPUs are shared.
+func (l *loader) queue(q Queue) {
+	if q.HalfLife == 0 {
+		l.wrong("queue.half_life", "has to be longer than 0")
+	}
+	l.atLeast("queue.keep_per_user", q.KeepPerUser, 0)
+	for path, weights := range map[string]map[string]float64{
+		"queue.weights.users": q.Weights.Users, "queue.weights.groups": q.Weights.Groups,
+	} {
+		for who, w := range weights {
+			l.named(path, who)
+			if w < 0.01 || w > 100 {
+				l.wrong(path+"."+who, "%v is not a weight between 0.01 and 100", w)
+			}
+		}
+	}
+	l.quota("queue.quotas.everyone", q.Quotas.Everyone)
+	l.quota("queue.quotas.every_group", q.Quotas.EveryGroup)
+	for path, quotas := range map[string]map[string]Quota{
+		"queue.quotas.users": q.Quotas.Users, "queue.quotas.groups": q.Quotas.Groups,
+	} {
+		for who, quota := range quotas {
+			l.named(path, who)
+			l.quota(path+"."+who, quota)
+		}
+	}
+}
+
+// named checks a name of a person or group in a list by names.
+func (l *loader) named(path, who string) {
+	if !name.MatchString(who) {
+		l.wrong(path+"."+who, "%q is not a name: 1 to 32 lower-case letters, digits, - and _", who)
+	}
+}
+
+func (l *loader) quota(path string, q Quota) {
+	l.atLeast(path+".jobs_per_hour", q.JobsPerHour, 0)
+	l.atLeast(path+".jobs_per_day", q.JobsPerDay, 0)
+}
+
+func (l *loader) atLeast(path string, n, least int) {
+	if n < least {
+		l.wrong(path, "has to be at least %d", least)
 	}
 }
 

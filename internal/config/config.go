@@ -2,6 +2,8 @@
 // environment, then flags. Everything that is wrong is reported at once, with file, line and a near name.
 package config
 
+import "time"
+
 // Config is what can be set. The tag doc is the sentence of the generated reference; yet names what a value
 // would do in a later version and does not do in this one.
 type Config struct {
@@ -48,6 +50,37 @@ type Queue struct {
 	MaxPending        int    `yaml:"max_pending" doc:"waiting jobs of all people"`
 	MaxPendingPerUser int    `yaml:"max_pending_per_user" doc:"waiting jobs of one person"`
 	MaxRunningPerUser int    `yaml:"max_running_per_user" doc:"jobs of one person that run at the same time"`
+
+	AgeAfter    Duration `yaml:"age_after" doc:"priority: a job that waited so long goes before the class above its own; 0: never"`
+	HalfLife    Duration `yaml:"half_life" doc:"fair: after this time, GPU time that was used counts half"`
+	Affinity    Duration `yaml:"affinity" doc:"how much GPU time a turn may come early or late so that a model needs no loading; 0: no matter"`
+	KeepFor     Duration `yaml:"keep_for" doc:"how long finished jobs stay in history; 0: for ever"`
+	KeepPerUser int      `yaml:"keep_per_user" doc:"finished jobs of one person that stay in history; 0: all"`
+	IdleStop    Duration `yaml:"idle_stop" doc:"an editor that queues by itself stops when nobody touched it for so long; 0: never"`
+	Weights     Weights  `yaml:"weights" doc:"fair: how much of the GPU time somebody gets beside others; 1 where nothing is said"`
+	Quotas      Quotas   `yaml:"quotas" doc:"how much may be asked for in an hour and in a day; 0: as much as one likes"`
+}
+
+// Weights are shares in GPU time. Two people with weights 2 and 1 get two thirds and one third while both have jobs.
+type Weights struct {
+	Users  map[string]float64 `yaml:"users" doc:"NAME: WEIGHT, inside their group"`
+	Groups map[string]float64 `yaml:"groups" doc:"NAME: WEIGHT, inside the studio"`
+}
+
+// Quotas bound what people and groups may ask for. A person has to stay within their own and their group's.
+type Quotas struct {
+	Everyone   Quota            `yaml:"everyone" doc:"of each person"`
+	EveryGroup Quota            `yaml:"every_group" doc:"of all people of a group together"`
+	Users      map[string]Quota `yaml:"users" doc:"of a person, in place of everyone's"`
+	Groups     map[string]Quota `yaml:"groups" doc:"of a group, in place of every_group's"`
+}
+
+// Quota is how much may be asked for. Hours and days are those of the clock.
+type Quota struct {
+	JobsPerHour int      `yaml:"jobs_per_hour" doc:"jobs in an hour"`
+	JobsPerDay  int      `yaml:"jobs_per_day" doc:"jobs in a day"`
+	GPUPerHour  Duration `yaml:"gpu_per_hour" doc:"GPU time in an hour, such as 45m"`
+	GPUPerDay   Duration `yaml:"gpu_per_day" doc:"GPU time in a day"`
 }
 
 // User is an account made at start when missing.
@@ -80,6 +113,10 @@ func Default() Config {
 		Frontend:     "auto",
 		ComfyAccount: "deny",
 		Limits:       Limits{Upload: 512 * MB, DiskPerUser: 10 * GB, KeepFree: 5 * GB, SocketsPerUser: 32},
-		Queue:        Queue{Mode: "fair", MaxPending: 10000, MaxPendingPerUser: 100, MaxRunningPerUser: 2},
+		Queue: Queue{
+			Mode: "fair", MaxPending: 10000, MaxPendingPerUser: 100, MaxRunningPerUser: 2,
+			AgeAfter: Duration(10 * time.Minute), HalfLife: Duration(time.Hour), Affinity: Duration(30 * time.Second),
+			KeepFor: Duration(90 * 24 * time.Hour), KeepPerUser: 10000, IdleStop: Duration(30 * time.Minute),
+		},
 	}
 }

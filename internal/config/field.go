@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"path/filepath"
 	"reflect"
 	"strconv"
@@ -45,6 +46,9 @@ func isSection(v reflect.Value) bool {
 	return v.Kind() == reflect.Struct && !secret
 }
 
+// isList reports whether v holds several values, by number or by name.
+func isList(v reflect.Value) bool { return v.Kind() == reflect.Slice || v.Kind() == reflect.Map }
+
 // set reads text into one value. An error's text names what is expected.
 func set(v reflect.Value, text string) error {
 	switch p := v.Addr().Interface().(type) {
@@ -60,6 +64,18 @@ func set(v reflect.Value, text string) error {
 			return err
 		}
 		*p = secret
+	case *Duration:
+		d, err := ParseDuration(text)
+		if err != nil {
+			return err
+		}
+		*p = d
+	case *float64:
+		f, err := strconv.ParseFloat(text, 64)
+		if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {
+			return fmt.Errorf("%q is not a number", text)
+		}
+		*p = f
 	case *bool:
 		switch strings.ToLower(text) {
 		case "true", "yes", "on", "1":
@@ -104,7 +120,7 @@ func Settings() []Setting {
 	defaults := Default()
 	var all []Setting
 	for f := range fields(reflect.ValueOf(&defaults).Elem(), "") {
-		if f.value.Kind() == reflect.Slice {
+		if isList(f.value) {
 			continue
 		}
 		all = append(all, Setting{

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -48,6 +49,8 @@ func (p *printer) section(v reflect.Value, prefix, indent string) {
 			p.section(f, prefix+key+".", indent+"  ")
 		case f.Kind() == reflect.Slice:
 			p.list(f, prefix+key, indent, tag)
+		case f.Kind() == reflect.Map:
+			p.table(f, prefix+key, indent, tag)
 		default:
 			p.line("%s%s: %s%s", indent, key, scalar(f), p.remark(tag, prefix+key))
 		}
@@ -82,13 +85,44 @@ func (p *printer) list(v reflect.Value, path, indent string, tag reflect.StructT
 			p.line("%s  - %s", indent, scalar(v.Index(i)))
 			continue
 		}
-		var parts []string
-		for f := range fields(v.Index(i), "") {
-			if !f.value.IsZero() {
-				parts = append(parts, f.path+": "+scalar(f.value))
+		p.line("%s  - %s", indent, inline(v.Index(i)))
+	}
+}
+
+// inline is a group of settings in one line.
+func inline(v reflect.Value) string {
+	var parts []string
+	for f := range fields(v, "") {
+		if !f.value.IsZero() {
+			parts = append(parts, f.path+": "+scalar(f.value))
+		}
+	}
+	return "{" + strings.Join(parts, ", ") + "}"
+}
+
+// table prints values by name.
+func (p *printer) table(v reflect.Value, path, indent string, tag reflect.StructTag) {
+	item := v.Type().Elem()
+	if v.Len() == 0 {
+		p.line("%s%s: {}%s", indent, tag.Get("yaml"), p.remark(tag, path))
+		if p.reference && item.Kind() == reflect.Struct {
+			p.line("%s#  NAME:", indent)
+			for f := range fields(reflect.New(item).Elem(), "") {
+				p.line("%s#    %s:%s", indent, f.path, p.remark(f.tag, ""))
 			}
 		}
-		p.line("%s  - {%s}", indent, strings.Join(parts, ", "))
+		return
+	}
+	p.line("%s%s:%s", indent, tag.Get("yaml"), p.remark(tag, path))
+	names := v.MapKeys()
+	slices.SortFunc(names, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+	for _, name := range names {
+		value := v.MapIndex(name)
+		text := fmt.Sprint(value.Interface())
+		if item.Kind() == reflect.Struct {
+			text = inline(value)
+		}
+		p.line("%s  %s: %s", indent, quote(name.String()), text)
 	}
 }
 
@@ -135,7 +169,7 @@ type Value struct{ Path, Value string }
 func (l *Loaded) Values() []Value {
 	var all []Value
 	for f := range fields(reflect.ValueOf(&l.Config).Elem(), "") {
-		if f.value.Kind() != reflect.Slice {
+		if !isList(f.value) {
 			all = append(all, Value{f.path, fmt.Sprint(f.value.Interface())})
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Size is a number of bytes, written as 512MB or 10GB.
@@ -71,6 +72,61 @@ func (s Size) String() string {
 		}
 	}
 	return best
+}
+
+// Duration is a length of time, written as 30s, 45m, 2h, 7d or 1d12h.
+type Duration time.Duration
+
+const day = 24 * time.Hour
+
+// ParseDuration reads a length of time that is not negative.
+func ParseDuration(s string) (Duration, error) {
+	text, whole := strings.TrimSpace(s), time.Duration(0)
+	wrong := fmt.Errorf("%q is not a length of time such as 30s, 45m, 2h or 7d", s)
+	if days, rest, found := strings.Cut(text, "d"); found {
+		n, err := strconv.ParseUint(days, 10, 32)
+		if err != nil {
+			return 0, wrong
+		}
+		if n > uint64(math.MaxInt64/day) {
+			return 0, fmt.Errorf("%q is out of range", s)
+		}
+		whole, text = time.Duration(n)*day, rest //nolint:gosec // checked above
+		if rest == "" {
+			return Duration(whole), nil
+		}
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return 0, wrong
+	}
+	if d > math.MaxInt64-whole {
+		return 0, fmt.Errorf("%q is out of range", s)
+	}
+	return Duration(whole + d), nil
+}
+
+// String returns the length of time in a form that ParseDuration reads back to the same.
+func (d Duration) String() string {
+	days, rest := time.Duration(d)/day, time.Duration(d)%day
+	text := ""
+	if days > 0 {
+		text = strconv.FormatInt(int64(days), 10) + "d"
+	}
+	if rest == 0 && text != "" {
+		return text
+	}
+	small := rest.String() // 1h0m0s
+	if cut, ok := strings.CutSuffix(small, "m0s"); ok {
+		small = cut + "m"
+	}
+	if cut, ok := strings.CutSuffix(small, "h0m"); ok {
+		small = cut + "h"
+	}
+	if small == "0s" {
+		small = "0"
+	}
+	return text + small
 }
 
 // Secret refers to something that must not stand in a file: env:NAME or file:PATH. It prints as ***.

@@ -117,6 +117,8 @@ func (r reader) value(n *yaml.Node, v reflect.Value, path string) {
 		r.section(n, v, path+".")
 	case v.Kind() == reflect.Slice:
 		r.list(n, v, path)
+	case v.Kind() == reflect.Map:
+		r.table(n, v, path)
 	case isNull(n): // "key:" with nothing behind it leaves the default
 	case n.Kind != yaml.ScalarNode:
 		r.problem(r.at(n), path, "is a single value")
@@ -145,4 +147,35 @@ func (r reader) list(n *yaml.Node, v reflect.Value, path string) {
 		r.value(item, list.Index(i), at)
 	}
 	v.Set(list)
+}
+
+// table reads values by name.
+func (r reader) table(n *yaml.Node, v reflect.Value, path string) {
+	if isNull(n) {
+		return
+	}
+	if n.Kind != yaml.MappingNode {
+		r.problem(r.at(n), path, "is a list of names (NAME: VALUE)")
+		return
+	}
+	r.out.origin[path] = r.at(n)
+	seen := map[string]bool{}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, item := n.Content[i], reflect.New(v.Type().Elem()).Elem()
+		at := path + "." + key.Value
+		if seen[key.Value] {
+			r.problem(r.at(key), at, "is there twice")
+			continue
+		}
+		seen[key.Value], r.out.origin[at] = true, r.at(key)
+		before := len(r.problems)
+		r.value(n.Content[i+1], item, at)
+		if len(r.problems) > before {
+			continue
+		}
+		if v.IsNil() {
+			v.Set(reflect.MakeMap(v.Type()))
+		}
+		v.SetMapIndex(reflect.ValueOf(key.Value), item)
+	}
 }
