@@ -211,7 +211,7 @@ func (s *Studio) newDispatch() {
 		Queue: s.queue, Fleet: s.fleet, Deliver: deliverer{s.deliver}, Rewriter: rewriterFace{rewriter}, Bus: s.bus,
 		Missing: s.catalog.Missing,
 		Room:    func() error { return s.files.Room(context.Background()) }, Log: s.log,
-	}, dispatch.Options{Order: schedOrder(s.cfg.Queue.Mode), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser})
+	}, dispatch.Options{Order: sched.Order(s.queue.Order()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser})
 }
 
 // begin lets everything work that waits for work. All of it is built by now: whoever is called back finds whom to
@@ -224,14 +224,6 @@ func (s *Studio) begin(context.Context) error {
 	s.parts.run("pings", s.comfy.Run)
 	s.parts.add("sockets", s.comfy.Close)
 	return nil
-}
-
-// schedOrder is how the schedule orders people in a queue mode.
-func schedOrder(mode string) sched.Order {
-	if mode == "fifo" {
-		return sched.FIFO
-	}
-	return sched.RoundRobin
 }
 
 // newComfy builds the per-user ComfyUI server.

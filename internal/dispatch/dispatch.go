@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -125,7 +126,7 @@ type Bus interface {
 	Watched(user string) bool
 }
 
-// Deps are the parts a dispatcher works with. All are needed but Missing and Room.
+// Deps are the parts a dispatcher works with. All are needed but the functions.
 type Deps struct {
 	Queue    Queue
 	Fleet    Fleet
@@ -134,6 +135,12 @@ type Deps struct {
 	Bus      Bus
 	// Missing returns which of the needs a back end lacks. Nil: none ever.
 	Missing func(backEnd string, needs []string) []string
+	// Estimate returns how long a job is expected to run on a back end of usual speed; 0: nobody knows. Nil: nobody ever does.
+	Estimate func(job.Job) time.Duration
+	// Ran learns for each run that a back end finished how long it took; ok says that the graph did not fail. It may be nil.
+	Ran func(j job.Job, backEnd string, ran time.Duration, ok bool)
+	// Share returns what a person and a group weigh in the fair order; 0 is 1. Nil: everybody the same.
+	Share func(user, group string) (userWeight, groupWeight float64)
 	// Room returns a fault while the disk is too full for another run. Nil: there is always room.
 	Room func() error
 	Log  *slog.Logger
@@ -143,6 +150,9 @@ type Deps struct {
 type Options struct {
 	Order             sched.Order
 	MaxRunningPerUser int
+	AgeAfter          time.Duration // as in sched.Options
+	HalfLife          time.Duration // as in sched.Options
+	Affinity          time.Duration // as in sched.Options
 	Lease             time.Duration // how long an attempt may be unheard of; 0: 1 min
 	MaxAttempts       int           // runs that may be lost on back ends before the job fails; 0: 3
 	RetryDelay        time.Duration // pause before a lost job is tried again, doubled each time; 0: 1 s
@@ -202,11 +212,19 @@ func (d *Dispatcher) JobChanged(c job.Changed) {
 // FleetChanged takes in that back ends, or what they can run, changed. It does not block.
 func (d *Dispatcher) FleetChanged() { d.inbox.send(fleetChanged{}) }
 
-// Pause stops giving jobs to back ends, or lets it go on; what runs is not touched. The reason is a sentence for
-// people. It does not block.
-func (d *Dispatcher) Pause(on bool, reason string) {
+// Pause keeps jobs from being given to back ends: all of them, or as far as Scope says "group:NAME" or "backend:NAME".
+type Pause struct {
+	Scope  string
+	Reason string // a sentence for people; may be empty
+}
+
+// PauseAll is the scope of a pause of everything.
+const PauseAll = "all"
+
+// Control sets the order and the pauses that are in effect from now on; what runs is not touched. It does not block.
+func (d *Dispatcher) Control(order sched.Order, pauses []Pause) {
 	d.offers.hold()
-	d.inbox.send(paused{on, reason})
+	d.inbox.send(control{order, slices.Clone(pauses)})
 }
 
 // Why says why the job waits, as the schedule has it.

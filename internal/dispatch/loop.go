@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -20,9 +21,9 @@ type (
 		job    job.Job
 	}
 	fleetChanged struct{}
-	paused       struct {
-		on     bool
-		reason string
+	control      struct {
+		order  sched.Order
+		pauses []Pause
 	}
 	why struct {
 		id     job.ID
@@ -64,7 +65,7 @@ type loop struct {
 	waiting  map[string]bool    // people who may have waiting jobs
 	told     map[string]map[job.ID]event.Place
 	stale    bool // places may have changed
-	operator paused
+	pauses   []Pause
 	full     error // the disk's trouble
 	looked   time.Time
 	renewing bool
@@ -78,8 +79,11 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	defer d.offers.set(nil)
 	l := &loop{
 		Dispatcher: d, ctx: work,
-		hands:    make(chan *attempt),
-		machine:  sched.New(sched.Options{Order: d.options.Order, MaxRunningPerUser: d.options.MaxRunningPerUser}),
+		hands: make(chan *attempt),
+		machine: sched.New(sched.Options{
+			Order: d.options.Order, MaxRunningPerUser: d.options.MaxRunningPerUser,
+			AgeAfter: d.options.AgeAfter, HalfLife: d.options.HalfLife, Affinity: d.options.Affinity,
+		}),
 		attempts: make(map[job.ID]*attempt), lines: make(map[string]*line), drivers: make(map[string]backend.Driver), losses: make(map[job.ID]int), again: make(map[job.ID]job.Job),
 		waiting: make(map[string]bool), told: make(map[string]map[job.ID]event.Place),
 	}
@@ -195,9 +199,8 @@ func (l *loop) handle(m any) {
 		l.jobChanged(m)
 	case fleetChanged:
 		l.fleetChanged()
-	case paused:
-		l.operator = m
-		l.pause()
+	case control:
+		l.control(m)
 		l.offers.release()
 	case why:
 		position, _ := l.machine.Place(m.id)
@@ -393,13 +396,43 @@ func (l *loop) hinder(err error, now time.Time) {
 	l.pause()
 }
 
-// pause tells the schedule whether it is paused, by the operator or by the disk.
-func (l *loop) pause() {
-	reason := l.operator.reason
-	if l.full != nil {
-		reason, _ = fault.Public(l.full)
+// control takes in the order and the pauses.
+func (l *loop) control(c control) {
+	for _, p := range l.pauses {
+		l.machine.Apply(p.event(false))
 	}
-	l.machine.Apply(sched.Paused{On: l.operator.on || l.full != nil, Reason: reason})
+	l.pauses = c.pauses
+	for _, p := range l.pauses {
+		l.machine.Apply(p.event(true))
+	}
+	l.machine.Apply(sched.Mode{Order: c.order})
+	l.pause()
+}
+
+// event is what a pause, or its end, is to the schedule.
+func (p Pause) event(on bool) sched.Paused {
+	e := sched.Paused{On: on, Reason: p.Reason}
+	if kind, name, ok := strings.Cut(p.Scope, ":"); ok && kind == "group" {
+		e.Group = name
+	} else if ok {
+		e.BackEnd = name
+	}
+	return e
+}
+
+// pause tells the schedule whether all is paused, by the operator or by the disk.
+func (l *loop) pause() {
+	all := sched.Paused{}
+	for _, p := range l.pauses {
+		if p.Scope == PauseAll {
+			all = p.event(true)
+		}
+	}
+	if l.full != nil {
+		all.On = true
+		all.Reason, _ = fault.Public(l.full)
+	}
+	l.machine.Apply(all)
 	l.stale = true
 }
 

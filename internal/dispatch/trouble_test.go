@@ -13,9 +13,11 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/dispatch"
 	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/sched"
 )
 
 func TestBackEndThatDiesLosesNoJob(t *testing.T) {
@@ -267,12 +269,12 @@ func TestJobGoesWhereItsNodesAre(t *testing.T) {
 
 func TestPauseStopsNewRuns(t *testing.T) {
 	inBubble(t, 1, func(s *studio) {
-		s.disp.Pause(true, "Back at ten.")
+		s.disp.Control(sched.Fair, []dispatch.Pause{{Scope: dispatch.PauseAll, Reason: "Back at ten."}})
 		j := s.submit("ann", "Text a")
 		s.want(j, job.Pending)
-		s.disp.Pause(false, "")
+		s.disp.Control(sched.Fair, nil)
 		s.want(j, job.Completed)
-		s.disp.Pause(true, "") // and the back end is free, and offered
+		s.disp.Control(sched.Fair, []dispatch.Pause{{Scope: dispatch.PauseAll}}) // and the back end is free, and offered
 		s.want(s.submit("ann", "Text b"), job.Pending)
 	})
 }

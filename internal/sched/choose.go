@@ -9,8 +9,9 @@ import (
 
 // Decision says that a job is to be claimed for a back end now. It runs behind what is claimed there already.
 type Decision struct {
-	Job     job.ID
-	BackEnd string
+	Job      job.ID
+	BackEnd  string
+	Overtook bool // it goes before its turn, since its models are loaded there
 }
 
 // Next makes the next decision, if one can be made at this time, and holds the place for it: the caller claims the
@@ -115,7 +116,7 @@ func (m *Machine) choose(free []*backEnd, now time.Time) (best *item, where *bac
 		if it == nil {
 			continue
 		}
-		if m.opts.Order == RoundRobin { // the rotation is the order
+		if m.opts.Order != FIFO { // the rotation is the order
 			return it, b
 		}
 		if best == nil || it.Seq < best.Seq {

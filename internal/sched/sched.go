@@ -14,19 +14,15 @@ import (
 	"github.com/ahelme/comfyume/internal/job"
 )
 
-// Order is how the machine chooses between people.
-type Order string
-
-// The orders.
-const (
-	FIFO       Order = "fifo"
-	RoundRobin Order = "round_robin"
-)
-
 // Options are the optional settings of New.
 type Options struct {
-	Order             Order // empty: RoundRobin
-	MaxRunningPerUser int   // most back ends that work for one person at once; 0: no limit
+	Order             Order         // empty: Fair
+	MaxRunningPerUser int           // most back ends that work for one person at once; 0: no limit
+	AgeAfter          time.Duration // after which a waiting job rises by one class in Priority; 0: 10 min
+	HalfLife          time.Duration // after which what somebody used beyond their share weighs half in Fair; 0: 1 h
+	// Affinity is how long, in GPU time, the first in line may be overtaken by jobs whose models are loaded already;
+	// 0: 2 min, negative: never.
+	Affinity time.Duration
 }
 
 // defaultSlots is one running job and one staged behind it.
@@ -49,88 +45,10 @@ type Machine struct {
 // New returns a machine without jobs and back ends.
 func New(o Options) *Machine {
 	if o.Order == "" {
-		o.Order = RoundRobin
+		o.Order = Fair
 	}
 	return &Machine{opts: o, users: map[string]*user{}, items: map[job.ID]*item{}, needs: map[string]*needs{}}
 }
-
-// Job is what the machine has to know of a job.
-type Job struct {
-	ID     job.ID
-	User   string
-	Class  job.Class
-	Number float64
-	Seq    int64
-	Needs  []string // node classes it cannot do without; nil: any back end will do
-}
-
-// Of returns what the machine has to know of j, which needs the node classes.
-func Of(j job.Job, needs []string) Job {
-	return Job{ID: j.ID, User: j.User, Class: j.Class, Number: j.Number, Seq: j.Seq, Needs: needs}
-}
-
-// Event is something that happened. The types below are the events.
-type Event interface{ event() }
-
-// Added says that a job waits. A job that is known already is taken as moved to its new place.
-type Added struct{ Job Job }
-
-// Needed says what a waiting job turned out to need.
-type Needed struct {
-	Job   job.ID
-	Needs []string
-}
-
-// Resumed says that a job was claimed for a back end before the machine was made.
-type Resumed struct {
-	Job     Job
-	BackEnd string
-	Posted  bool
-}
-
-// Posted says that a back end was given a staged job.
-type Posted struct{ Job job.ID }
-
-// Released says that a claimed job waits again, where it stood before.
-type Released struct {
-	Job       job.ID
-	Avoid     []string  // back ends that it is not given to as long as another one that is ready can run it
-	NotBefore time.Time // zero: at once
-	Reason    string    // a sentence for the person, such as "The GPU gpu1 was lost."
-}
-
-// Ended says that a job is over, or was taken out of the queue, in whatever state it was.
-type Ended struct{ Job job.ID }
-
-// BackEnd says what a back end is like now. The order in which back ends become known decides between equals.
-type BackEnd struct {
-	Name   string
-	Ready  bool
-	Reason string // why it is not ready, in a sentence
-	Slots  int    // most claimed jobs at once; 0: 2, one running and one staged
-	// Missing returns which of the needed node classes the back end lacks; nil: it lacks none. It must give the
-	// same answer until the next BackEnd event for this name.
-	Missing func(needs []string) []string
-}
-
-// BackEndGone says that a back end is no longer configured. Jobs claimed for it stay claimed until Released or Ended.
-type BackEndGone struct{ Name string }
-
-// Paused stops decisions, or lets them go on.
-type Paused struct {
-	On     bool
-	Reason string // a sentence for people; may be empty
-}
-
-func (Added) event()       {}
-func (Needed) event()      {}
-func (Resumed) event()     {}
-func (Posted) event()      {}
-func (Released) event()    {}
-func (Ended) event()       {}
-func (BackEnd) event()     {}
-func (BackEndGone) event() {}
-func (Paused) event()      {}
 
 // Apply takes an event in. Events about unknown jobs change nothing.
 func (m *Machine) Apply(e Event) {
@@ -170,7 +88,11 @@ func (m *Machine) Apply(e Event) {
 	case BackEndGone:
 		m.remove(e.Name)
 	case Paused:
-		m.paused, m.reason = e.On, e.Reason
+		if e.Group == "" && e.BackEnd == "" {
+			m.paused, m.reason = e.On, e.Reason
+		}
+	case Mode:
+		m.opts.Order = e.Order
 	}
 }
 
