@@ -178,6 +178,26 @@ func (b *book) all() ([]job.Job, int64) {
 	return values(list), ended
 }
 
+// first returns the lowest number of the person's other waiting jobs of the job's class; false: it runs before all of them.
+func (b *book) first(j job.Job) (number float64, ok bool) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	p := b.people[j.User]
+	if p == nil {
+		return 0, false
+	}
+	var lowest *job.Job
+	for _, other := range p.open {
+		if other.ID != j.ID && other.Class == j.Class && visible(*other) == job.Pending && (lowest == nil || Compare(other, lowest) < 0) {
+			lowest = other
+		}
+	}
+	if lowest == nil || Compare(&j, lowest) < 0 {
+		return 0, false
+	}
+	return lowest.Number, true
+}
+
 // end takes an open job out: fn makes it final. ended is the number of its end. Nil: it was not open.
 func (b *book) end(id job.ID, ended int64, fn func(*job.Job)) *job.Job {
 	b.mu.Lock()

@@ -9,8 +9,8 @@ import (
 	"github.com/ahelme/comfyume/internal/job"
 )
 
-// Digest tells whether two submissions with one prompt id ask for the same: graph, extra data, targets, place and
-// session. The creation time in the extra data is ours and left out, so that a repeated request is recognised.
+// Digest tells whether two submissions with one prompt id or key ask for the same: graph, extra data, targets, place,
+// priority and session. The creation time in the extra data is ours and left out, so that a repeated request is recognised.
 func Digest(sub job.Submission) (sum [32]byte) {
 	h := sha256.New()
 	field(h, sub.Request.Prompt)
@@ -38,6 +38,13 @@ func Digest(sub job.Submission) (sum [32]byte) {
 		place[8] = 2
 	}
 	field(h, place)
+	if sub.Class != job.ClassNormal || sub.Held {
+		order := []byte{byte(sub.Class), 0}
+		if sub.Held {
+			order[1] = 1
+		}
+		field(h, order)
+	}
 	h.Sum(sum[:0])
 	return sum
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/job"
 )
 
@@ -203,8 +204,21 @@ func (s *Service) ClearPending(ctx context.Context, user string) ([]job.Job, err
 	return s.withdraw(ctx, jobs)
 }
 
+// withdrawChunk is how many jobs are taken out in one commit, so that others hardly wait for it.
+const withdrawChunk = 200
+
 // withdraw cancels those of the jobs that have not begun, and keeps them out of history.
-func (s *Service) withdraw(ctx context.Context, jobs []job.Job) ([]job.Job, error) {
+func (s *Service) withdraw(ctx context.Context, jobs []job.Job) (gone []job.Job, err error) {
+	for chunk := range slices.Chunk(jobs, withdrawChunk) {
+		some, err := s.withdrawSome(ctx, chunk)
+		if gone = append(gone, some...); err != nil {
+			return gone, err
+		}
+	}
+	return gone, nil
+}
+
+func (s *Service) withdrawSome(ctx context.Context, jobs []job.Job) ([]job.Job, error) {
 	jobs = s.book.withdraw(jobs)
 	defer s.book.settleWithdrawal(jobs)
 	if len(jobs) == 0 {
@@ -270,6 +284,64 @@ func (s *Service) stop(ctx context.Context, jobs []job.Job) ([]job.Job, error) {
 		return nil, fmt.Errorf("ask for an interrupt: %w", err)
 	}
 	return asked, nil
+}
+
+// CancelUser ends all that the person has open: what waits is taken out, what runs is asked to stop. What they submit
+// meanwhile is left alone.
+func (s *Service) CancelUser(ctx context.Context, user string) (removed, stopped []job.Job, err error) {
+	jobs, _ := s.book.open(user)
+	for len(jobs) > 0 {
+		gone, err := s.withdraw(ctx, jobs)
+		if removed = append(removed, gone...); err != nil {
+			return removed, stopped, err
+		}
+		asked, err := s.stop(ctx, slices.DeleteFunc(s.refreshed(jobs), func(j job.Job) bool {
+			return visible(j) != job.Running
+		}))
+		if stopped = append(stopped, asked...); err != nil {
+			return removed, stopped, err
+		}
+		// What went on to another state between the look and the change is looked at again.
+		jobs = slices.DeleteFunc(s.refreshed(jobs), func(j job.Job) bool { return visible(j) == job.Running && j.Stop })
+	}
+	return removed, stopped, nil
+}
+
+// refreshed returns those of the jobs that are still open, as they are now.
+func (s *Service) refreshed(jobs []job.Job) (now []job.Job) {
+	for _, j := range jobs {
+		if j, ok := s.book.get(j.ID); ok {
+			now = append(now, j)
+		}
+	}
+	return now
+}
+
+// Retry submits again what a final job asked for, as a new job with a prompt id of its own, within the limits of its
+// owner. Credentials of paid nodes went with the first end. A job that is open is a conflict (not_final), and so is one
+// whose request was dropped, because it left history or never was in it (request_dropped).
+func (s *Service) Retry(ctx context.Context, id job.ID) (job.Job, error) {
+	old, err := s.Get(ctx, id)
+	if err != nil {
+		return job.Job{}, err
+	}
+	if !old.State.Final() {
+		return job.Job{}, fault.New(fault.Conflict, "The job is not over yet.").WithCode("not_final")
+	}
+	requests, err := s.store.Requests(ctx, old.User, []int64{old.Seq})
+	if err != nil {
+		return job.Job{}, fmt.Errorf("read what a job asked for: %w", err)
+	}
+	req, ok := requests[old.Seq]
+	if !ok {
+		return job.Job{}, fault.New(fault.Conflict, "What this job asked for is not kept any more.").
+			WithRemedy("Run its workflow again from the editor.").WithCode("request_dropped")
+	}
+	j, _, err := s.Submit(ctx, job.Submission{
+		User: old.User, Group: old.Group, ClientID: old.ClientID, Class: old.Class, WorkflowID: old.WorkflowID,
+		Profile: old.Profile, Request: req,
+	})
+	return j, err
 }
 
 // DeleteHistory takes the person's finished jobs with these prompt ids out of history; what they asked and gave is

@@ -25,14 +25,22 @@ const (
 
 // Options are the optional settings of New.
 type Options struct {
-	Mode              string            // empty: fair
+	Mode              string            // that of the settings; empty: fair. See Service.Mode
 	MaxPending        int               // most pending jobs of all; 0: no limit
 	MaxPendingPerUser int               // most pending jobs of one person; 0: no limit
+	KeepFor           time.Duration     // how long final jobs are kept; 0: for ever. See Service.Prune
+	KeepPerUser       int               // most final jobs that are kept of one person; 0: no limit
 	Sealer            Sealer            // seals credentials of paid nodes; nil: jobs that carry some are refused
 	Notify            func(job.Changed) // see Service; nil: nobody listens
+	Control           func(Control)     // see Service; nil: nobody listens
+	Admit             Admit             // nil: nothing but the limits above
 	Place             Place             // nil: every job waits until it is claimed
 	Log               *slog.Logger      // nil: discarded
 }
+
+// Admit says whether a submission may be accepted beside the queue's own limits: nil, or a fault that is the answer.
+// What the person has submitted before under the same key or prompt id is answered as before, whatever it says.
+type Admit func(context.Context, job.Submission) error
 
 // Place may choose, for a job that is about to be accepted, a back end that can take it at once. The job is then
 // accepted and claimed in one commit, and announced as submitted with its first attempt. It must be quick.
@@ -43,13 +51,17 @@ type Place func(job.Job) (p job.ClaimParams, ok bool)
 // Options.Notify is called for every change after the commit that made it true, one call at a time, per job in the
 // order in which the changes happened, and before the method that made the change returns. It must be quick; it may
 // ask the service what is in memory (Remaining, Open, Counts), and must not change anything through it.
+//
+// Options.Control is called alike for every change of mode or pauses, with all of them as they are then.
 type Service struct {
-	store  Store
-	opts   Options
-	log    *slog.Logger
-	book   *book
-	recent *recent
-	order  sync.Mutex // held from a change in the book to the end of its announcement
+	store    Store
+	opts     Options
+	log      *slog.Logger
+	book     *book
+	recent   *recent
+	order    sync.Mutex // held from a change in the book to the end of its announcement
+	control  control
+	rejected rejected
 }
 
 // New returns the queue over a store and reads the open jobs from it.
@@ -57,17 +69,17 @@ func New(ctx context.Context, store Store, o Options) (*Service, error) {
 	if o.Mode == "" {
 		o.Mode = Fair
 	}
-	switch o.Mode {
-	case FIFO, RoundRobin, Priority, Fair:
-	default:
-		return nil, fault.New(fault.Invalid, "There is no queue mode %q.", o.Mode).
-			WithRemedy("Use fifo, round_robin, priority or fair.")
+	if err := checkMode(o.Mode); err != nil {
+		return nil, err
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Notify == nil {
 		o.Notify = func(job.Changed) {}
+	}
+	if o.Control == nil {
+		o.Control = func(Control) {}
 	}
 	s := &Service{store: store, opts: o, log: o.Log, book: newBook(), recent: newRecent()}
 	numbers, err := store.Numbers(ctx)
@@ -82,26 +94,7 @@ func New(ctx context.Context, store Store, o Options) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the open jobs: %w", err)
 	}
-	return s, nil
-}
-
-// Mode returns the mode that was asked for.
-func (s *Service) Mode() string { return s.opts.Mode }
-
-// Order returns the mode that is in effect: fifo or round_robin.
-func (s *Service) Order() string {
-	if s.opts.Mode == FIFO {
-		return FIFO
-	}
-	return RoundRobin
-}
-
-// Note says in one sentence where the effect differs from the mode that was asked for; empty where it does not.
-func (s *Service) Note() string {
-	if s.Order() == s.opts.Mode {
-		return ""
-	}
-	return fmt.Sprintf("Mode %q orders as round_robin for now: one job each in turn.", s.opts.Mode)
+	return s, s.readControl(ctx)
 }
 
 // change runs one change of the book and announces what it says, in order.

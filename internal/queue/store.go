@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"iter"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/job"
@@ -15,6 +16,9 @@ var ErrStale = errors.New("the job is not as the change expects it")
 // ErrMissing is what a store answers when there is no such job in the scope that was asked for.
 var ErrMissing = errors.New("no such job")
 
+// ErrNotEmpty is what Restore answers when the store has jobs, or numbers of people, already.
+var ErrNotEmpty = errors.New("the store is not empty")
+
 // Store keeps jobs durably. It owns no policy: every change is conditional, and either happens wholly or not at all.
 //
 // A change is durable when its method returns nil. Its done function is called once, after that point and before
@@ -26,12 +30,13 @@ var ErrMissing = errors.New("no such job")
 //
 // A store is safe for concurrent use.
 type Store interface {
-	// Insert adds a pending job. When the person has a visible job with that prompt id it changes nothing and
-	// returns that job; then done is not called. seq orders acceptance and is never reused. With an attempt the job is
-	// claimed in the same step, with a fence as Claim gives it; fence is zero without.
-	Insert(ctx context.Context, in Insertion, done func(seq, fence int64)) (clash *job.Job, err error)
-	// Claim makes a pending job running with the attempt; the fence is the store's to give: greater than every
-	// fence before it in the whole store, also over restarts.
+	// Insert adds a pending job. When the person has used its key, or has a visible job with its prompt id, it changes
+	// nothing and returns that job; then done is not called. The key is looked at first. seq orders acceptance and is
+	// never reused. With an attempt the job is claimed in the same step, with a fence as Claim gives it; fence is zero
+	// without.
+	Insert(ctx context.Context, in Insertion, done func(seq, fence int64)) (*Clash, error)
+	// Claim makes a pending job that is not held running with the attempt; the fence is the store's to give: greater
+	// than every fence before it in the whole store, also over restarts.
 	Claim(ctx context.Context, seq int64, a job.Attempt, done func(fence int64)) error
 	// Renew extends the leases of running jobs whose newest fence is the given one, and keeps what only memory
 	// knew of them. It reports for each whether it did.
@@ -48,14 +53,35 @@ type Store interface {
 	// Hide takes final jobs out of the person's history and drops what they asked and gave: those with the prompt
 	// ids, or all when prompts is nil. done learns how many.
 	Hide(ctx context.Context, user string, prompts []string, done func(n int)) error
+	// Rank changes what orders open jobs: their class, number, and whether they are held. done learns for each whether
+	// its condition held, and the job became what its Rank says.
+	Rank(ctx context.Context, ranks []Rank, done func(ranked []bool)) error
+	// PutSetting keeps one of the few facts of the queue that are no job's, such as its mode; nil deletes it.
+	PutSetting(ctx context.Context, name string, value []byte, done func()) error
+	// Prune takes final jobs, and keys that have expired, out of the store for ever: row, request, outcome and key. done
+	// learns which jobs went, in any order; it is called when none did, too. As many as p.Limit went: there may be more.
+	Prune(ctx context.Context, p Pruning, done func(gone []Gone)) error
+	// Restore fills a store without jobs and numbers with what EachRecord and Numbers of another one gave, or answers
+	// ErrNotEmpty. Sequence, fences and numbers of ends stay as they are, and what the store gives later is beyond all
+	// of them. It happens wholly or not at all: what a crash cut short is gone at the next start. Nothing else uses the
+	// store meanwhile.
+	Restore(ctx context.Context, numbers map[string]int64, records iter.Seq2[Record, error]) error
 
 	// EachOpen calls fn for every open job of everybody in order of acceptance. It is called before any change, and
 	// returns a number that is not below any end so far, and below every end to come.
 	EachOpen(ctx context.Context, fn func(job.Job) error) (ended int64, err error)
 	// Numbers returns for each person the last mark of Insertion.NumberMark.
 	Numbers(ctx context.Context) (map[string]int64, error)
+	// Settings returns what PutSetting kept, by name.
+	Settings(ctx context.Context) (map[string][]byte, error)
+	// EachRecord calls fn for everything that is kept of jobs, in order of acceptance, credentials sealed as they are.
+	// It holds nothing open while fn runs; what changes meanwhile may be given as it was or as it is.
+	EachRecord(ctx context.Context, fn func(Record) error) error
 	// Find returns the person's visible job with the prompt id, or ErrMissing.
 	Find(ctx context.Context, user, promptID string) (job.Job, error)
+	// FindKey returns the job that the person submitted with the key, hidden or not, or ErrMissing; a key that has
+	// expired at the time is no key.
+	FindKey(ctx context.Context, user, key string, at time.Time) (job.Job, error)
 	// Get returns anybody's job, hidden or not, or ErrMissing.
 	Get(ctx context.Context, id job.ID) (job.Job, error)
 	// Task returns what an open job asks for and its sealed credentials, or ErrMissing.
@@ -86,6 +112,16 @@ type Insertion struct {
 	NumberMark  int64        // above zero: no number of the person's counter up to here is given again, also after a restart
 	Replace     int64        // above zero: hide this final job, which has the same prompt id, in the same step
 	Attempt     *job.Attempt // its first, when it is claimed at once; the fence is the store's to give
+
+	Key      string    // the person's Idempotency-Key; empty: none
+	KeyUntil time.Time // when the key expires
+	Now      time.Time // with a key: one that expires now or before is no key any more, and may be used again
+}
+
+// Clash is the job because of which an insertion changed nothing.
+type Clash struct {
+	Job job.Job
+	Key bool // the person used the key for it; else it has the prompt id
 }
 
 // Ref names an attempt of an open job.
@@ -110,4 +146,41 @@ type Ending struct {
 	Hidden   bool // keep it out of history, and drop what it asked
 	Started  time.Time
 	Finished time.Time
+}
+
+// Rank is what orders an open job.
+type Rank struct {
+	Ref        // fence zero: if it is pending; else if it is running with this as newest fence
+	User       string
+	Class      job.Class
+	Number     float64
+	Held       bool
+	NumberMark int64 // as that of an insertion; kept also where the condition does not hold
+}
+
+// Pruning says which final jobs go.
+type Pruning struct {
+	Before time.Time // those that finished before; zero: none for their age
+	Keep   int       // those of a person beyond this many that ended last, of those in history and of hidden ones each; 0: none for their number
+	Limit  int       // most jobs that go in one call, above zero
+	Now    time.Time // keys that expire now or before go
+}
+
+// Gone is a job that was pruned.
+type Gone struct {
+	ID       job.ID
+	User     string
+	PromptID string
+	Hidden   bool
+}
+
+// Record is everything that a store keeps of a job.
+type Record struct {
+	Job         job.Job
+	Request     job.Request  // zero when it was dropped
+	Credentials []byte       // sealed; nil: none
+	Outcome     *job.Outcome // nil while open, and when it was dropped
+	Ended       int64        // number of its end; zero while open
+	Key         string
+	KeyUntil    time.Time
 }

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -12,47 +13,31 @@ import (
 	"github.com/ahelme/comfyume/internal/job"
 )
 
-// Submit accepts a job durably. When the person already has a job with that prompt id which asks for the same, it is
-// returned with existing true and nothing changes. With another body, an open job is a conflict (prompt_id_in_use),
-// and a finished one is replaced.
+// keyLife is how long an Idempotency-Key names the job that was submitted with it.
+const keyLife = 24 * time.Hour
+
+// Submit accepts a job durably. What the person has submitted before is returned with existing true, and nothing
+// changes: by its key, also when it is over or out of history, as long as the key lives; then by its prompt id. A key
+// that came with another body is a conflict (idempotency_key_reused). So is a prompt id whose job is open
+// (prompt_id_in_use); a finished one is replaced.
 func (s *Service) Submit(ctx context.Context, sub job.Submission) (j job.Job, existing bool, err error) {
 	in, err := s.insertion(sub)
 	if err != nil {
 		return job.Job{}, false, err
 	}
-	if old, ok := s.book.find(sub.User, in.Job.PromptID); ok {
-		return repeated(old, in.Job)
+	if old, ok := s.book.find(sub.User, in.Job.PromptID); ok && in.Key == "" {
+		return s.repeated(Clash{Job: old}, in)
 	}
-	number, mark, err := s.book.admit(sub.User, s.opts, sub.Number, sub.Front)
+	mark, err := s.admit(ctx, sub, &in)
 	if err != nil {
-		return job.Job{}, false, err
-	}
-	in.Job.Number, in.NumberMark = number, mark
-	if s.opts.Place != nil {
-		if p, ok := s.opts.Place(in.Job); ok {
-			in.Attempt = attempt(1, p)
-		}
+		return s.refused(ctx, in, err)
 	}
 	accepted := false
 	defer func() { s.book.settle(sub.User, mark, accepted) }()
 	for {
 		clash, err := s.store.Insert(ctx, in, func(seq, fence int64) {
-			in.Job.Seq = seq
 			accepted = true
-			j = in.Job
-			if in.Attempt != nil {
-				j.State, j.Attempt = job.Running, *in.Attempt
-				j.Attempt.Fence = fence
-			}
-			if in.Credentials == nil {
-				s.recent.add(j, in.Request)
-			} else {
-				s.recent.forget(j.User, j.PromptID)
-			}
-			s.change(func() []job.Changed {
-				s.book.put(&j)
-				return []job.Changed{{Change: job.Submitted, Job: &j}}
-			})
+			j = s.accepted(in, seq, fence)
 		})
 		if err != nil {
 			return job.Job{}, false, fmt.Errorf("accept a job: %w", err)
@@ -60,22 +45,107 @@ func (s *Service) Submit(ctx context.Context, sub job.Submission) (j job.Job, ex
 		if clash == nil {
 			return j, false, nil
 		}
-		if clash.Digest == in.Job.Digest || !clash.State.Final() {
-			return repeated(*clash, in.Job)
+		if clash.Key || clash.Job.Digest == in.Job.Digest || !clash.Job.State.Final() {
+			return s.repeated(*clash, in)
 		}
-		in.Replace = clash.Seq
+		in.Replace = clash.Job.Seq
 	}
 }
 
-// repeated answers a submission whose prompt id the person has used before.
-func repeated(old, sent job.Job) (job.Job, bool, error) {
-	if old.Digest == sent.Digest {
+// admit asks everybody who may refuse a submission, gives it its number, and maybe its first attempt. After an error
+// there is nothing to settle.
+func (s *Service) admit(ctx context.Context, sub job.Submission, in *Insertion) (mark int64, err error) {
+	if s.opts.Admit != nil {
+		if err := s.opts.Admit(ctx, sub); err != nil {
+			return 0, err
+		}
+	}
+	in.Job.Number, mark, err = s.book.admit(sub.User, s.opts, sub.Number, sub.Front)
+	if err != nil {
+		return 0, err
+	}
+	in.NumberMark = mark
+	if s.opts.Place != nil && !in.Job.Held {
+		if p, ok := s.opts.Place(in.Job); ok {
+			in.Attempt = attempt(1, p)
+		}
+	}
+	return mark, nil
+}
+
+// accepted takes a job in that the store has accepted, and announces it.
+func (s *Service) accepted(in Insertion, seq, fence int64) job.Job {
+	j := in.Job
+	j.Seq = seq
+	if in.Attempt != nil {
+		j.State, j.Attempt = job.Running, *in.Attempt
+		j.Attempt.Fence = fence
+	}
+	if in.Credentials == nil {
+		s.recent.add(j, in.Request)
+	} else {
+		s.recent.forget(j.User, j.PromptID)
+	}
+	s.change(func() []job.Changed {
+		s.book.put(&j)
+		return []job.Changed{{Change: job.Submitted, Job: &j}}
+	})
+	return j
+}
+
+// refused answers a submission that may not be accepted: what the person has submitted before is answered as before.
+func (s *Service) refused(ctx context.Context, in Insertion, why error) (job.Job, bool, error) {
+	clash := Clash{Key: true}
+	err := ErrMissing
+	if in.Key != "" {
+		clash.Job, err = s.store.FindKey(ctx, in.Job.User, in.Key, in.Now)
+	}
+	if errors.Is(err, ErrMissing) && in.Job.PromptID != string(in.Job.ID) {
+		clash.Key = false
+		clash.Job, err = s.store.Find(ctx, in.Job.User, in.Job.PromptID)
+	}
+	switch {
+	case err == nil && (clash.Key || clash.Job.Digest == in.Job.Digest || !clash.Job.State.Final()):
+		return s.repeated(clash, in)
+	case err != nil && !errors.Is(err, ErrMissing):
+		return job.Job{}, false, fmt.Errorf("look for an earlier submission: %w", err)
+	}
+	return job.Job{}, false, why
+}
+
+// repeated answers a submission whose key or prompt id the person has used before.
+func (s *Service) repeated(clash Clash, in Insertion) (job.Job, bool, error) {
+	old := clash.Job
+	if j, ok := s.book.get(old.ID); ok {
+		old = j // with what only memory knows of it
+	}
+	same := old.Digest == in.Job.Digest
+	if clash.Key {
+		if same && givenPromptID(old) == givenPromptID(in.Job) {
+			return old, true, nil
+		}
+		return job.Job{}, false, fault.New(fault.Conflict, "You have used this Idempotency-Key for another run.").
+			WithRemedy("Send a fresh key with each new run, and the same key only to repeat the same one.").
+			WithCode("idempotency_key_reused")
+	}
+	if same {
 		return old, true, nil
 	}
 	return job.Job{}, false, fault.New(fault.Conflict,
 		"The prompt id %s is used by another run of yours that is not over yet.", old.PromptID).
 		WithRemedy("Leave prompt_id out, or send a fresh one.").WithCode("prompt_id_in_use")
 }
+
+// givenPromptID returns the prompt id that came with a submission; empty: it left that to us.
+func givenPromptID(j job.Job) string {
+	if j.PromptID == string(j.ID) {
+		return ""
+	}
+	return j.PromptID
+}
+
+// maxKey is how long an Idempotency-Key may be, in bytes.
+const maxKey = 255
 
 // insertion checks a submission and makes the row of it.
 func (s *Service) insertion(sub job.Submission) (Insertion, error) {
@@ -88,6 +158,8 @@ func (s *Service) insertion(sub job.Submission) (Insertion, error) {
 		return Insertion{}, fault.New(fault.Invalid, "There is no class %d.", sub.Class).WithRemedy("Use 0 to 3.")
 	case sub.Number != nil && (math.IsNaN(*sub.Number) || math.IsInf(*sub.Number, 0)):
 		return Insertion{}, fault.New(fault.Invalid, "number must be a finite number.")
+	case len(sub.Key) > maxKey:
+		return Insertion{}, fault.New(fault.Invalid, "An Idempotency-Key has at most %d characters.", maxKey)
 	}
 	id := sub.ID
 	if id == "" {
@@ -99,17 +171,23 @@ func (s *Service) insertion(sub job.Submission) (Insertion, error) {
 	}
 	j := job.Job{
 		ID: id, User: sub.User, Group: sub.Group, PromptID: sub.PromptID, ClientID: sub.ClientID,
-		Class: sub.Class, State: job.Pending, WorkflowID: sub.WorkflowID, Created: millis(sub.Created),
+		Class: sub.Class, State: job.Pending, WorkflowID: sub.WorkflowID, Profile: sub.Profile, Held: sub.Held,
+		Created: millis(sub.Created),
 	}
 	if j.PromptID == "" {
 		j.PromptID = string(id)
-	} else {
+	}
+	if sub.PromptID != "" || sub.Key != "" {
 		j.Digest = Digest(sub)
 	}
 	if j.Created.IsZero() {
 		j.Created = now()
 	}
 	in := Insertion{Job: j, Request: sub.Request}
+	if sub.Key != "" {
+		in.Key, in.Now = sub.Key, now()
+		in.KeyUntil = in.Now.Add(keyLife)
+	}
 	if len(sub.Credentials) == 0 {
 		return in, nil
 	}
@@ -143,16 +221,41 @@ func (b *book) admit(user string, o Options, given *float64, front bool) (number
 	if given != nil {
 		return *given, 0, nil
 	}
+	number, mark = p.next()
+	if front {
+		number = -number
+	}
+	return number, mark, nil
+}
+
+// next gives the next number of the person's counter. mark is above zero when the reservation has to be raised in the
+// store with what gets the number. The book's lock is held.
+func (p *person) next() (number float64, mark int64) {
 	p.number++
 	if p.number > p.reserved {
 		// Until the store has the mark, others behind this one ask for the same: it only ever rises.
 		mark = p.number + numberBlock
 	}
-	number = float64(p.number)
-	if front {
-		number = -number
+	return float64(p.number), mark
+}
+
+// frontNumber gives a number before all that the person's counter has given so far.
+func (b *book) frontNumber(user string) (number float64, mark int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	number, mark = b.person(user).next()
+	return -number, mark
+}
+
+// reserved notes that numbers up to mark are reserved in the store.
+func (b *book) reserved(user string, mark int64) {
+	if mark == 0 {
+		return
 	}
-	return number, mark, nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	p := b.person(user)
+	p.reserved = max(p.reserved, mark)
 }
 
 // settle gives the place back that admit took: the job is in the book by now, or was not accepted.

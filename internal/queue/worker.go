@@ -27,11 +27,14 @@ func (s *Service) EachOpen(ctx context.Context, fn func(job.Job) error) error {
 
 // Claim writes down an attempt for a pending job in one commit, before a byte goes out, and returns the job with
 // its new attempt, what it asks for, and the credentials it came with. A job that is not pending any more gives a
-// conflict (not_pending).
+// conflict (not_pending), and so does one that is held (held).
 func (s *Service) Claim(ctx context.Context, id job.ID, p job.ClaimParams) (job.Entry, map[string]string, error) {
 	old, ok := s.book.get(id)
-	if !ok || old.State != job.Pending {
+	switch {
+	case !ok || old.State != job.Pending:
 		return job.Entry{}, nil, notPending()
+	case old.Held:
+		return job.Entry{}, nil, held()
 	}
 	a := attempt(old.Attempt.N+1, p)
 	var claimed job.Job
@@ -43,6 +46,9 @@ func (s *Service) Claim(ctx context.Context, id job.ID, p job.ClaimParams) (job.
 		})
 	})
 	if errors.Is(err, ErrStale) {
+		if now, ok := s.book.get(id); ok && now.State == job.Pending && now.Held {
+			return job.Entry{}, nil, held()
+		}
 		return job.Entry{}, nil, notPending()
 	}
 	if err != nil {
@@ -150,13 +156,13 @@ func (s *Service) Renew(ctx context.Context, fences []job.Fence, until time.Time
 func (s *Service) Expired(at time.Time) []job.Job { return s.book.expired(at) }
 
 // Finish makes a running job final with what its attempt gave. Outputs and history are readable when it returns;
-// the announcement carries the outcome. A stale fence changes nothing.
+// the announcement carries the outcome. A stale fence changes nothing; see Rejected.
 func (s *Service) Finish(ctx context.Context, id job.ID, fence int64, out job.Outcome) error {
 	j, ok := s.book.get(id)
 	if !ok || j.State != job.Running || j.Attempt.Fence != fence {
-		return stale()
+		return s.reject(ctx, id, fence, out.State)
 	}
-	return s.conclude(ctx, j, out, stale)
+	return s.conclude(ctx, j, out, func() error { return s.reject(ctx, id, fence, out.State) })
 }
 
 // Fail makes a pending job final without a run: nobody can run it (Failed), or its owner wanted it interrupted while
@@ -263,4 +269,8 @@ func (s *Service) end(e *Ending, ended int64, id job.ID, what job.Change) (j job
 
 func notPending() error {
 	return fault.New(fault.Conflict, "The job does not wait any more.").WithCode("not_pending")
+}
+
+func held() error {
+	return fault.New(fault.Conflict, "The job is held.").WithCode("held")
 }

@@ -26,6 +26,9 @@ type fixture struct {
 	Open    []entry
 	History []entry
 	Secret  map[string]string // of the running job
+	Mode    string            // that a command set; empty: none did
+	Pauses  []queue.Pause
+	Keyed   job.ID // the job with fixtureKey
 	Studio  studio
 }
 
@@ -92,8 +95,15 @@ func TestFixtures(t *testing.T) {
 			defer store.Close()
 			q, err := queue.New(t.Context(), store, queue.Options{Sealer: studioKey(t)})
 			must(t, err)
-			if diff := cmp.Diff(want, readFixture(t, db, q), sameNull); diff != "" {
+			if diff := cmp.Diff(want, withKey(readFixture(t, db, q), want.Keyed), sameNull); diff != "" {
 				t.Errorf("want -, got +\n%s", diff)
+			}
+			if want.Keyed != "" {
+				j, err := store.FindKey(t.Context(), "ann", fixtureKey, fixtureTime)
+				must(t, err)
+				if j.ID != want.Keyed {
+					t.Errorf("the key is that of %s, want %s", j.ID, want.Keyed)
+				}
 			}
 			// It is alive: numbers, fences and places go on.
 			last := want.Open[len(want.Open)-1].Job
@@ -108,6 +118,14 @@ func TestFixtures(t *testing.T) {
 			goOn(t, db, want.Studio)
 		})
 	}
+}
+
+// fixtureKey is an Idempotency-Key of ann.
+const fixtureKey = "a key"
+
+func withKey(f fixture, id job.ID) fixture {
+	f.Keyed = id
+	return f
 }
 
 // sameNull takes the null that JSON makes of no raw JSON for what it was.
@@ -185,6 +203,10 @@ func readFixture(t *testing.T, db *sqlite.DB, q *queue.Service) (f fixture) {
 		f.History = append(f.History, describe(e))
 		return nil
 	}))
+	if q.Mode() != queue.Fair {
+		f.Mode = q.Mode()
+	}
+	f.Pauses = q.Pauses()
 	f.Studio = readStudio(t, db, open[0])
 	return f
 }
@@ -223,12 +245,21 @@ func writeFixture(t *testing.T) {
 	_, err = q.Renew(t.Context(), []job.Fence{{Job: e.Job.ID, N: e.Job.Attempt.Fence}}, time.UnixMilli(1764000060000))
 	must(t, err)
 	submit(nil)
-	submit(nil)
+	_, err = q.Hold(t.Context(), submit(nil).ID, true)
+	must(t, err)
+	keyed := queuetest.Submission("ann", 7)
+	keyed.Key, keyed.Profile = fixtureKey, job.Profile{Like: "like", Work: 2.5, Models: "a.safetensors\nb.safetensors"}
+	last, _, err := q.Submit(t.Context(), keyed)
+	must(t, err)
+	must(t, q.SetMode(t.Context(), queue.Priority))
+	must(t, q.Pause(t.Context(), queue.Pause{Scope: "group:class-a", On: true, Reason: "A break.", By: "root", Since: fixtureTime}))
 	if _, err := q.RemovePending(t.Context(), "ann", []string{submit(nil).PromptID}); err != nil {
 		t.Fatal(err)
 	}
 	fill(t, db, e.Job)
-	raw, err := json.MarshalIndent(readFixture(t, db, q), "", " ")
+	f := readFixture(t, db, q)
+	f.Keyed = last.ID
+	raw, err := json.MarshalIndent(f, "", " ")
 	must(t, err)
 	must(t, store.Close())
 	must(t, db.Close())

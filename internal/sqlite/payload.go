@@ -115,6 +115,29 @@ func (p *packer) readOutcome(body []byte) (o job.Outcome, err error) {
 	return o, d.err
 }
 
+// profile returns a job's profile as one column; nil for the zero value.
+func profile(p job.Profile) any {
+	if p == (job.Profile{}) {
+		return nil
+	}
+	list := make([]byte, 0, 16+len(p.Like)+len(p.Models))
+	list = binary.AppendUvarint(list, uint64(len(p.Like)))
+	list = append(list, p.Like...)
+	list = binary.LittleEndian.AppendUint64(list, math.Float64bits(p.Work))
+	return append(list, p.Models...)
+}
+
+func readProfile(list []byte) (p job.Profile, err error) {
+	if list == nil {
+		return p, nil
+	}
+	d := fieldReader{rest: list}
+	p.Like = string(d.take(d.uvarint()))
+	p.Work = math.Float64frombits(d.uint64())
+	p.Models = string(d.rest)
+	return p, d.err
+}
+
 // fields appends byte fields. The length counts one more than there are bytes, so that nil stays nil.
 func fields(list []byte, all ...json.RawMessage) []byte {
 	for _, b := range all {

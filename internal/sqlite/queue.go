@@ -34,6 +34,9 @@ func NewQueue(ctx context.Context, db *DB) (*Queue, error) {
 		return nil, err
 	}
 	q := &Queue{db: db, pack: pack, sealed: map[int64]bool{}}
+	if err := q.cleanUp(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("undo a half-made import: %w", err), pack.close())
+	}
 	err = db.QueryRow(ctx, sqlMark).Scan(&q.marked)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return nil, errors.Join(fmt.Errorf("read the queue's counter: %w", err), pack.close())
@@ -74,8 +77,8 @@ func (q *Queue) next(tx *Tx) (int64, error) {
 }
 
 const sqlInsertJob = `insert into job(seq, id, user, grp, prompt_id, client_id, number, class, state, workflow_id, digest, created,
-		attempt, fence, back_end, run_id, run_client, lease)
-	values(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+		attempt, fence, back_end, run_id, run_client, lease, held, profile)
+	values(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 const (
 	sqlInsertRequest    = `insert into job_request(seq, body) values(?, ?)`
@@ -85,41 +88,25 @@ const (
 )
 
 // Insert implements queue.Store.
-func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(seq, fence int64)) (clash *job.Job, err error) {
+func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(seq, fence int64)) (clash *queue.Clash, err error) {
 	body := q.pack.request(in.Request)
 	err = q.db.Write(ctx, func(tx *Tx) error {
-		j := &in.Job
-		if in.Replace > 0 {
-			n, err := tx.Affect(sqlReplace, in.Replace, j.User, j.PromptID)
-			if err != nil {
-				return err
-			}
-			if n > 0 {
-				if err := forget(tx, in.Replace); err != nil {
-					return err
-				}
-			}
-		}
-		seq, err := q.next(tx)
-		if err != nil {
+		if clash, err = keyClash(tx, &in); err != nil {
 			return err
 		}
-		state, a, fence := job.Pending, job.Attempt{}, int64(0)
-		if in.Attempt != nil {
-			state, a = job.Running, *in.Attempt
-			if fence, err = q.next(tx); err != nil {
-				return err
-			}
+		if clash != nil {
+			return errClash
 		}
-		_, err = tx.Exec(sqlInsertJob, seq, string(j.ID), j.User, j.Group, j.PromptID, j.ClientID, j.Number,
-			int64(j.Class), string(state), j.WorkflowID, digest(j.Digest), j.Created.UnixMilli(),
-			int64(a.N), fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil))
+		if err := replace(tx, &in); err != nil {
+			return err
+		}
+		seq, fence, err := q.insertJob(tx, &in)
 		if isConstraint(err) {
-			found, ferr := scanJob(tx.QueryRow(sqlFind, j.User, j.PromptID))
+			found, ferr := scanJob(tx.QueryRow(sqlFind, in.Job.User, in.Job.PromptID))
 			if ferr != nil { // another constraint, such as a job id used twice
 				return err
 			}
-			clash = &found
+			clash = &queue.Clash{Job: found}
 			return errClash
 		}
 		if err != nil {
@@ -134,8 +121,13 @@ func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(seq, f
 			}
 			tx.AfterCommit(func() { q.sealed[seq] = true })
 		}
+		if in.Key != "" {
+			if _, err := tx.Exec(sqlBindKey, in.Job.User, in.Key, seq, in.KeyUntil.UnixMilli()); err != nil {
+				return err
+			}
+		}
 		if in.NumberMark > 0 {
-			if _, err := tx.Exec(sqlRaiseNumber, j.User, in.NumberMark); err != nil {
+			if _, err := tx.Exec(sqlRaiseNumber, in.Job.User, in.NumberMark); err != nil {
 				return err
 			}
 		}
@@ -148,11 +140,41 @@ func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(seq, f
 	return nil, err
 }
 
-// errClash undoes an insertion whose prompt id is taken.
-var errClash = errors.New("the prompt id is taken")
+// errClash undoes an insertion whose key or prompt id is taken.
+var errClash = errors.New("the key or the prompt id is taken")
+
+// replace hides the job that the insertion replaces.
+func replace(tx *Tx, in *queue.Insertion) error {
+	if in.Replace == 0 {
+		return nil
+	}
+	n, err := tx.Affect(sqlReplace, in.Replace, in.Job.User, in.Job.PromptID)
+	if err != nil || n == 0 {
+		return err
+	}
+	return forget(tx, in.Replace)
+}
+
+// insertJob writes the job's row.
+func (q *Queue) insertJob(tx *Tx, in *queue.Insertion) (seq, fence int64, err error) {
+	if seq, err = q.next(tx); err != nil {
+		return 0, 0, err
+	}
+	j, state, a := &in.Job, job.Pending, job.Attempt{}
+	if in.Attempt != nil {
+		state, a = job.Running, *in.Attempt
+		if fence, err = q.next(tx); err != nil {
+			return 0, 0, err
+		}
+	}
+	_, err = tx.Exec(sqlInsertJob, seq, string(j.ID), j.User, j.Group, j.PromptID, j.ClientID, j.Number,
+		int64(j.Class), string(state), j.WorkflowID, digest(j.Digest), j.Created.UnixMilli(),
+		int64(a.N), fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), j.Held, profile(j.Profile))
+	return seq, fence, err
+}
 
 const sqlClaim = `update job set state = 'running', attempt = ?, fence = ?, back_end = ?, run_id = ?, run_client = ?, lease = ?, posted = 0
-	where seq = ? and state = 'pending'`
+	where seq = ? and state = 'pending' and held = 0`
 
 // Claim implements queue.Store.
 func (q *Queue) Claim(ctx context.Context, seq int64, a job.Attempt, done func(int64)) error {

@@ -16,7 +16,7 @@ import (
 // jobColumns are the columns scanJob reads, in its order.
 const jobColumns = `job.seq, job.id, job.user, job.grp, job.prompt_id, job.client_id, job.number, job.class, job.state, job.workflow_id,
 	job.digest, job.created, job.started, job.finished, job.attempt, job.fence, job.back_end, job.run_id, job.run_client, job.lease,
-	job.posted, job.stop, job.hidden, job.error, job.summary`
+	job.posted, job.stop, job.hidden, job.error, job.summary, job.held, job.profile`
 
 type scanner interface{ Scan(dest ...any) error }
 
@@ -25,13 +25,14 @@ func scanJob(row scanner, more ...any) (j job.Job, err error) {
 	var (
 		id, state                         string
 		class                             int64
-		digest, summary                   []byte
+		digest, summary, profile          []byte
 		created, started, finished, lease sql.NullInt64
 	)
 	dest := append([]any{
 		&j.Seq, &id, &j.User, &j.Group, &j.PromptID, &j.ClientID, &j.Number, &class, &state, &j.WorkflowID,
 		&digest, &created, &started, &finished, &j.Attempt.N, &j.Attempt.Fence, &j.Attempt.BackEnd, &j.Attempt.RunID,
 		&j.Attempt.ClientID, &lease, &j.Attempt.Posted, &j.Stop, &j.Hidden, &j.Error, &summary,
+		&j.Held, &profile,
 	}, more...)
 	if err := row.Scan(dest...); err != nil {
 		return job.Job{}, err
@@ -43,7 +44,8 @@ func scanJob(row scanner, more ...any) (j job.Job, err error) {
 	if summary != nil {
 		j.Summary = json.RawMessage(summary)
 	}
-	return j, nil
+	j.Profile, err = readProfile(profile)
+	return j, err
 }
 
 // scanJobs reads rows to their end.

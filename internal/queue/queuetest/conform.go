@@ -49,6 +49,14 @@ func Conform(t *testing.T, shelf Shelf) {
 		{"a list is whole while jobs end", testListWhileEnding},
 		{"nobody sees others", testIsolation},
 		{"operators", testOperators},
+
+		{"the store ranks", testStoreRank},
+		{"the store keeps held jobs from running", testStoreHeld},
+		{"the store knows keys", testStoreKeys},
+		{"the store keeps settings", testStoreSettings},
+		{"the store forgets what is old", testStorePrune},
+		{"the store gives and takes records", testStoreRecords},
+		{"an end without an outcome", testStoreNoOutcome},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
