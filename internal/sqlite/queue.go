@@ -10,6 +10,7 @@ import (
 
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/queue"
+	"github.com/ahelme/comfyume/internal/queue/payload"
 )
 
 // ticks is how many numbers of the counter are reserved at once.
@@ -18,7 +19,7 @@ const ticks = 4096
 // Queue is the queue's store. It is safe for concurrent use.
 type Queue struct {
 	db   *DB
-	pack *packer
+	pack *payload.Packer
 
 	// These belong to the writer's goroutine.
 	tick, marked int64          // last number given; numbers up to marked are reserved durably
@@ -29,22 +30,22 @@ var _ queue.Store = (*Queue)(nil)
 
 // NewQueue returns the queue's store in the database. Close it before the database.
 func NewQueue(ctx context.Context, db *DB) (*Queue, error) {
-	pack, err := newPacker()
+	pack, err := payload.New()
 	if err != nil {
 		return nil, err
 	}
 	q := &Queue{db: db, pack: pack, sealed: map[int64]bool{}}
 	if err := q.cleanUp(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("undo a half-made import: %w", err), pack.close())
+		return nil, errors.Join(fmt.Errorf("undo a half-made import: %w", err), pack.Close())
 	}
 	err = db.QueryRow(ctx, sqlMark).Scan(&q.marked)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return nil, errors.Join(fmt.Errorf("read the queue's counter: %w", err), pack.close())
+		return nil, errors.Join(fmt.Errorf("read the queue's counter: %w", err), pack.Close())
 	}
 	q.tick = q.marked
 	sealed, err := numbers(db.Query(ctx, sqlSealed))
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("read which jobs have credentials: %w", err), pack.close())
+		return nil, errors.Join(fmt.Errorf("read which jobs have credentials: %w", err), pack.Close())
 	}
 	for _, seq := range sealed {
 		q.sealed[seq] = true
@@ -53,7 +54,7 @@ func NewQueue(ctx context.Context, db *DB) (*Queue, error) {
 }
 
 // Close gives the memory back that packing needs.
-func (q *Queue) Close() error { return q.pack.close() }
+func (q *Queue) Close() error { return q.pack.Close() }
 
 const (
 	sqlSealed    = `select seq from job_credential`
@@ -89,7 +90,7 @@ const (
 
 // Insert implements queue.Store.
 func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(seq, fence int64)) (clash *queue.Clash, err error) {
-	body := q.pack.request(in.Request)
+	body := q.pack.Request(in.Request)
 	err = q.db.Write(ctx, func(tx *Tx) error {
 		if clash, err = keyClash(tx, &in); err != nil {
 			return err
@@ -169,7 +170,7 @@ func (q *Queue) insertJob(tx *Tx, in *queue.Insertion) (seq, fence int64, err er
 	}
 	_, err = tx.Exec(sqlInsertJob, seq, string(j.ID), j.User, j.Group, j.PromptID, j.ClientID, j.Number,
 		int64(j.Class), string(state), j.WorkflowID, digest(j.Digest), j.Created.UnixMilli(),
-		int64(a.N), fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), j.Held, profile(j.Profile))
+		int64(a.N), fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), j.Held, payload.Profile(j.Profile))
 	return seq, fence, err
 }
 
@@ -269,7 +270,7 @@ func (q *Queue) Finish(ctx context.Context, ends []queue.Ending, done func([]int
 	bodies := make([][]byte, len(ends))
 	for i, e := range ends {
 		if e.Outcome != nil && !e.Hidden {
-			bodies[i] = q.pack.outcome(*e.Outcome)
+			bodies[i] = q.pack.Outcome(*e.Outcome)
 		}
 	}
 	ended := make([]int64, len(ends))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/queue"
+	"github.com/ahelme/comfyume/internal/queue/payload"
 )
 
 const sqlRecords = `select ` + jobColumns + `, coalesce(r.body, x''), coalesce(o.body, x''), c.sealed, coalesce(job.ended, 0),
@@ -181,10 +182,10 @@ type packedRecord struct {
 func (q *Queue) packRecord(rec queue.Record) packedRecord {
 	p := packedRecord{Record: rec}
 	if !rec.Job.Hidden {
-		p.request = q.pack.request(rec.Request)
+		p.request = q.pack.Request(rec.Request)
 	}
 	if rec.Outcome != nil {
-		p.outcome = q.pack.outcome(*rec.Outcome)
+		p.outcome = q.pack.Outcome(*rec.Outcome)
 	}
 	return p
 }
@@ -208,7 +209,7 @@ func (q *Queue) restoreOne(tx *Tx, rec packedRecord) error {
 	}
 	_, err := tx.Exec(sqlRestoreJob, j.Seq, string(j.ID), j.User, j.Group, j.PromptID, j.ClientID, j.Number,
 		int64(j.Class), string(j.State), j.WorkflowID, digest(j.Digest), j.Created.UnixMilli(),
-		int64(a.N), a.Fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), j.Held, profile(j.Profile),
+		int64(a.N), a.Fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), j.Held, payload.Profile(j.Profile),
 		jobMillis(j.Started), jobMillis(j.Finished), ended, a.Posted, j.Stop, j.Hidden, j.Error, []byte(j.Summary))
 	if err != nil {
 		return err

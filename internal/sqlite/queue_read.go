@@ -11,6 +11,7 @@ import (
 
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/queue"
+	"github.com/ahelme/comfyume/internal/queue/payload"
 )
 
 // jobColumns are the columns scanJob reads, in its order.
@@ -44,7 +45,7 @@ func scanJob(row scanner, more ...any) (j job.Job, err error) {
 	if summary != nil {
 		j.Summary = json.RawMessage(summary)
 	}
-	j.Profile, err = readProfile(profile)
+	j.Profile, err = payload.ReadProfile(profile)
 	return j, err
 }
 
@@ -163,7 +164,7 @@ func (q *Queue) Task(ctx context.Context, seq int64) (job.Request, []byte, error
 	if err := q.db.QueryRow(ctx, sqlTask, seq).Scan(&body, &sealed); err != nil {
 		return job.Request{}, nil, lookup(err)
 	}
-	req, err := q.pack.readRequest(body)
+	req, err := q.pack.ReadRequest(body)
 	return req, sealed, err
 }
 
@@ -192,7 +193,7 @@ func (q *Queue) Requests(ctx context.Context, user string, seqs []int64) (map[in
 			return nil, classify(err)
 		}
 		// The body is only valid until the next row, and an unpacked request may point into it.
-		if out[seq], err = q.pack.readRequest(append([]byte(nil), body...)); err != nil {
+		if out[seq], err = q.pack.ReadRequest(append([]byte(nil), body...)); err != nil {
 			return nil, err
 		}
 	}
@@ -246,7 +247,7 @@ func (q *Queue) scanHistory(row scanner) (e job.Entry, ended int64, err error) {
 // unpack reads the payloads of an entry; a final job always gets an outcome.
 func (q *Queue) unpack(e *job.Entry, request, outcome []byte) (err error) {
 	if len(request) > 0 {
-		if e.Request, err = q.pack.readRequest(request); err != nil {
+		if e.Request, err = q.pack.ReadRequest(request); err != nil {
 			return err
 		}
 	}
@@ -255,7 +256,7 @@ func (q *Queue) unpack(e *job.Entry, request, outcome []byte) (err error) {
 	}
 	out := job.Outcome{}
 	if len(outcome) > 0 {
-		if out, err = q.pack.readOutcome(outcome); err != nil {
+		if out, err = q.pack.ReadOutcome(outcome); err != nil {
 			return err
 		}
 	}

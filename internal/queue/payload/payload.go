@@ -1,4 +1,5 @@
-package sqlite
+// Package payload packs what jobs ask and give, for the stores that keep it: small, byte for byte as it was sent.
+package payload
 
 import (
 	"encoding/binary"
@@ -28,13 +29,14 @@ const maxPayload = 1 << 30
 
 var errPayload = errors.New("a stored payload is damaged")
 
-// packer compresses payloads. It is safe for concurrent use.
-type packer struct {
+// Packer packs requests and outcomes. It is safe for concurrent use.
+type Packer struct {
 	enc *zstd.Encoder
 	dec *zstd.Decoder
 }
 
-func newPacker() (*packer, error) {
+// New returns a packer. Close it.
+func New() (*Packer, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(256<<10),
 		zstd.WithLowerEncoderMem(true), zstd.WithEncoderCRC(true))
 	if err != nil {
@@ -45,22 +47,23 @@ func newPacker() (*packer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the packer: %w", err)
 	}
-	return &packer{enc: enc, dec: dec}, nil
+	return &Packer{enc: enc, dec: dec}, nil
 }
 
-func (p *packer) close() error {
+// Close gives the memory back that packing needs.
+func (p *Packer) Close() error {
 	p.dec.Close()
 	return p.enc.Close()
 }
 
-func (p *packer) pack(list []byte) []byte {
+func (p *Packer) pack(list []byte) []byte {
 	if len(list) < packFrom {
 		return append([]byte{plain}, list...)
 	}
 	return p.enc.EncodeAll(list, append(make([]byte, 0, len(list)/2+64), packed))
 }
 
-func (p *packer) unpack(body []byte) ([]byte, error) {
+func (p *Packer) unpack(body []byte) ([]byte, error) {
 	if len(body) == 0 {
 		return nil, errPayload
 	}
@@ -77,7 +80,8 @@ func (p *packer) unpack(body []byte) ([]byte, error) {
 	return nil, fmt.Errorf("%w: packing %d", errPayload, body[0])
 }
 
-func (p *packer) request(r job.Request) []byte {
+// Request packs what a job asks for.
+func (p *Packer) Request(r job.Request) []byte {
 	size := 64 + len(r.Prompt) + len(r.ExtraData)
 	list := fields(make([]byte, 0, size), r.Prompt, r.ExtraData)
 	list = texts(list, r.Targets)
@@ -85,7 +89,8 @@ func (p *packer) request(r job.Request) []byte {
 	return p.pack(list)
 }
 
-func (p *packer) readRequest(body []byte) (r job.Request, err error) {
+// ReadRequest unpacks what Request packed. The request may point into body.
+func (p *Packer) ReadRequest(body []byte) (r job.Request, err error) {
 	list, err := p.unpack(body)
 	if err != nil {
 		return r, err
@@ -96,15 +101,16 @@ func (p *packer) readRequest(body []byte) (r job.Request, err error) {
 	return r, d.err
 }
 
-func (p *packer) outcome(o job.Outcome) []byte {
+// Outcome packs how a job ended: its outputs, messages and meta, and how long it ran.
+func (p *Packer) Outcome(o job.Outcome) []byte {
 	size := 64 + len(o.Outputs) + len(o.Messages) + len(o.Meta)
 	list := fields(make([]byte, 0, size), o.Outputs, o.Messages, o.Meta)
 	list = binary.LittleEndian.AppendUint64(list, math.Float64bits(o.ExecSeconds))
 	return p.pack(list)
 }
 
-// readOutcome reads back what the job's row does not have.
-func (p *packer) readOutcome(body []byte) (o job.Outcome, err error) {
+// ReadOutcome unpacks what Outcome packed; the rest of an outcome is in the job's row. It may point into body.
+func (p *Packer) ReadOutcome(body []byte) (o job.Outcome, err error) {
 	list, err := p.unpack(body)
 	if err != nil {
 		return o, err
@@ -115,8 +121,8 @@ func (p *packer) readOutcome(body []byte) (o job.Outcome, err error) {
 	return o, d.err
 }
 
-// profile returns a job's profile as one column; nil for the zero value.
-func profile(p job.Profile) any {
+// Profile packs a job's profile; nil for the zero value.
+func Profile(p job.Profile) []byte {
 	if p == (job.Profile{}) {
 		return nil
 	}
@@ -127,7 +133,8 @@ func profile(p job.Profile) any {
 	return append(list, p.Models...)
 }
 
-func readProfile(list []byte) (p job.Profile, err error) {
+// ReadProfile reads what Profile packed.
+func ReadProfile(list []byte) (p job.Profile, err error) {
 	if list == nil {
 		return p, nil
 	}
