@@ -60,6 +60,7 @@ type Faces struct {
 	Static Static       // nil: none
 	Mounts []Mount
 	Work   Work // nil: /me shows no results
+	Runs   Runs // nil: /me shows no open jobs
 	// Ready returns why the studio can't do its work, a sentence each; nil or empty: it can.
 	Ready func(context.Context) []string
 }

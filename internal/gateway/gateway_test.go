@@ -39,6 +39,7 @@ type bundle struct {
 	token    string // of ann
 	tokenID  string
 	cookie   string // of ann
+	runs     *runs
 }
 
 type static map[string]bool
@@ -81,7 +82,7 @@ func (b *syncBuffer) Write(p []byte) (int, error) {
 
 func setup(t testing.TB, o gateway.Options) bundle {
 	t.Helper()
-	b := bundle{live: gateway.NewLive(), log: &bytes.Buffer{}}
+	b := bundle{live: gateway.NewLive(), log: &bytes.Buffer{}, runs: &runs{}}
 	b.accounts = account.New(accounttest.NewMemory(), account.Options{
 		Cost: account.Cost{MemoryKiB: 8, Passes: 1, Lanes: 1}, Ended: b.live.End,
 	})
@@ -118,6 +119,7 @@ func setup(t testing.TB, o gateway.Options) bundle {
 			{Prefix: "/api/jobs/", Methods: []string{"DELETE", "PATCH"}, Handler: tell("qm"), Bare: true},
 		},
 		Work: work{},
+		Runs: b.runs,
 	}, o)
 	ok(t, err)
 	b.Gateway = g

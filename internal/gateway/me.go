@@ -77,6 +77,8 @@ func (g *Gateway) mine(run func(v *visit, r *http.Request) error) func(*visit, *
 // mePage is a person's own page.
 type mePage struct {
 	Person          account.User
+	Runs            []Run
+	RunsTotal       int
 	HasWork         bool
 	Results         []resultCard
 	Total           int
@@ -114,6 +116,9 @@ func (g *Gateway) showMeWith(v *visit, r *http.Request, p mePage) error {
 	}
 	p.Current = v.cred.ID
 	p.Editor = g.address(v)
+	if err := g.showRuns(r, user, &p); err != nil {
+		return err
+	}
 	if g.faces.Work != nil {
 		if err := g.showWork(r, user, &p); err != nil {
 			return err

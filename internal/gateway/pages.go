@@ -37,6 +37,7 @@ func (g *Gateway) table() []page {
 		{Route{get, "/me/file"}, g.mine(g.giveResult)},
 		{Route{get, "/me/thumb"}, g.mine(g.giveThumb)},
 		{Route{get, "/me/everything.zip"}, g.mine(g.giveEverything)},
+		{Route{post, "/me/runs"}, g.mine(g.changeRun)},
 		{Route{post, "/me/tokens"}, g.mine(g.newToken)},
 		{Route{post, "/me/tokens/revoke"}, g.mine(g.revokeToken)},
 		{Route{post, "/me/sessions/end"}, g.mine(g.endSession)},
