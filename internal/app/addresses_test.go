@@ -133,6 +133,9 @@ func (w *owned) comfyBody(a *address, id string) []string {
 		return []string{`{"prompt_id": "` + id + `"}`, `{}`}
 	case "/jobs/cancel":
 		return []string{`{"job_ids": ["` + id + `"]}`}
+	case "/extensions/comfyume/act":
+		a.sent, a.hers = append(a.sent, id), true
+		return []string{`{"act": "cancel", "prompt_id": "` + id + `"}`, `{"act": "hold", "prompt_id": "` + id + `"}`, `{"act": "front", "prompt_id": "` + id + `"}`}
 	case "/prompt":
 		if a.method == http.MethodGet {
 			return []string{""}
@@ -165,6 +168,8 @@ func (w *owned) formOf(path string) []string {
 		return []string{pairs("name", owner, "pin", "000000"), pairs("name", owner)}
 	case "/link/{code}":
 		return []string{""}
+	case "/me/runs":
+		return []string{pairs("id", w.values["/jobs/{id}"], "act", "cancel"), pairs("id", w.values["/jobs/{id}"], "act", "hold")}
 	case "/me/file", "/me/thumb":
 		return []string{"?id=" + w.values["result"]}
 	case "/me/tokens/revoke":
@@ -186,6 +191,8 @@ func (w *owned) interfaceAddresses(add func(address, map[string]string, ...strin
 	bodies := map[string]string{
 		"add-user": `{"name": "mallory", "role": "operator"}`, "change-user": `{"suspended": true}`, "set-password": `{"password": "taken over 1"}`,
 		"import-users": "name,role\nmallory,operator\n", "new-token": `{"label": "mine"}`, "add-group": `{"name": "mallory"}`,
+		"change-job": `{"priority": 3}`, "order-users-jobs": `{"jobs": ["` + w.values["/jobs/{id}"] + `"]}`,
+		"set-queue-mode": `{"mode": "fifo"}`, "pause-queue": `{"reason": "mine"}`,
 	}
 	for _, path := range sortedKeys(doc.Paths) {
 		for _, method := range sortedKeys(doc.Paths[path]) {

@@ -47,6 +47,10 @@ type Queue interface {
 	ClearPending(ctx context.Context, user string) ([]job.Job, error)
 	DeleteHistory(ctx context.Context, user string, promptIDs []string) error
 	ClearHistory(ctx context.Context, user string) error
+	// Hold keeps a waiting job from running, or lets it go; ToFront puts one before its owner's others. They take ids
+	// of anybody's jobs.
+	Hold(ctx context.Context, id job.ID, on bool) (job.Job, error)
+	ToFront(ctx context.Context, id job.ID) (job.Job, error)
 	// Stop asks for the running job with promptID to be interrupted, or for all running ones when it is empty.
 	Stop(ctx context.Context, user, promptID string) ([]job.Job, error)
 }

@@ -35,6 +35,7 @@ type fakeQueue struct {
 
 	mu      sync.Mutex
 	entries []job.Entry // in order of submission
+	keys    []string    // of them
 	done    []job.ID    // in order of ending
 	next    float64
 }
@@ -48,6 +49,15 @@ func (q *fakeQueue) Submit(_ context.Context, s job.Submission) (job.Job, bool, 
 	defer q.mu.Unlock()
 	if s.PromptID == "" {
 		s.PromptID = string(s.ID)
+	}
+	for i, key := range q.keys {
+		switch e := q.entries[i]; {
+		case s.Key == "" || key != s.Key || e.Job.User != s.User:
+		case !bytes.Equal(e.Request.Prompt, s.Request.Prompt):
+			return job.Job{}, false, fault.New(fault.Conflict, "This key was used for another run.").WithCode("idempotency_key_reused")
+		default:
+			return e.Job, true, nil
+		}
 	}
 	for _, e := range q.entries {
 		if e.Job.User == s.User && e.Job.PromptID == s.PromptID && !e.Job.State.Final() {
@@ -67,7 +77,7 @@ func (q *fakeQueue) Submit(_ context.Context, s job.Submission) (job.Job, bool, 
 			j.Number = -j.Number
 		}
 	}
-	q.entries = append(q.entries, job.Entry{Job: j, Request: s.Request})
+	q.entries, q.keys = append(q.entries, job.Entry{Job: j, Request: s.Request}), append(q.keys, s.Key)
 	q.tell(job.Submitted, j, nil)
 	return j, false, nil
 }
@@ -201,6 +211,22 @@ func (q *fakeQueue) ClearPending(ctx context.Context, user string) ([]job.Job, e
 		ids = append(ids, j.PromptID)
 	}
 	return q.RemovePending(ctx, user, ids)
+}
+
+func (q *fakeQueue) moved(id job.ID, fn func(*job.Entry)) (job.Job, error) {
+	changed := q.change(job.Moved, func(j job.Job) bool { return j.ID == id && j.State == job.Pending }, fn)
+	if len(changed) == 0 {
+		return job.Job{}, fault.New(fault.Conflict, "It does not wait any more.").WithCode("not_pending")
+	}
+	return changed[0], nil
+}
+
+func (q *fakeQueue) Hold(_ context.Context, id job.ID, on bool) (job.Job, error) {
+	return q.moved(id, func(e *job.Entry) { e.Job.Held = on })
+}
+
+func (q *fakeQueue) ToFront(_ context.Context, id job.ID) (job.Job, error) {
+	return q.moved(id, func(e *job.Entry) { e.Job.Number = -100 })
 }
 
 func (q *fakeQueue) DeleteHistory(_ context.Context, user string, ids []string) error {

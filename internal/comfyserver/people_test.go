@@ -75,6 +75,8 @@ func TestOtherPeopleSeeNothing(t *testing.T) {
 				body = `{"prompt_id": "` + id + `"}`
 			case "/jobs/cancel":
 				body = `{"job_ids": ["` + id + `"]}`
+			case "/extensions/comfyume/act":
+				body = `{"act": "cancel", "prompt_id": "` + id + `"}`
 			case "/prompt":
 				body = `{"prompt": {"1": {}}, "client_id": "anns-tab"}`
 			case "/upload/mask":

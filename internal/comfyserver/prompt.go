@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 	"github.com/ahelme/comfyume/internal/fault"
@@ -18,11 +19,15 @@ func (s *Server) promptInfo(w http.ResponseWriter, c *call) error {
 
 // promptPost takes a graph into the queue. Nothing is told of the run before the answer has left.
 func (s *Server) promptPost(w http.ResponseWriter, c *call) error {
+	key, err := idempotencyKey(c.Header)
+	if err != nil {
+		return err
+	}
 	body, err := s.jsonBody(w, c)
 	if err != nil {
 		return err
 	}
-	err = s.Submit(c.Context(), c.person, body, Order{}, func(a Accepted) error {
+	err = s.Submit(c.Context(), c.person, body, Order{Key: key}, func(a Accepted) error {
 		nodeErrors := a.NodeErrors
 		if nodeErrors == nil {
 			nodeErrors = empty
@@ -42,6 +47,26 @@ func (s *Server) promptPost(w http.ResponseWriter, c *call) error {
 		return writeJSON(w, http.StatusBadRequest, refused.Body)
 	}
 	return err
+}
+
+// longestKey is the longest Idempotency-Key that is kept.
+const longestKey = 255
+
+// idempotencyKey returns what a client names a submission with, so that sending it again makes no second job; empty: it
+// names none.
+func idempotencyKey(h http.Header) (string, error) {
+	keys := h.Values("Idempotency-Key")
+	switch {
+	case len(keys) == 0:
+		return "", nil
+	case len(keys) > 1:
+		return "", invalid("invalid_idempotency_key", "Send one Idempotency-Key, not %d.", len(keys))
+	}
+	key := keys[0]
+	if key == "" || len(key) > longestKey || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return "", invalid("invalid_idempotency_key", "An Idempotency-Key has 1 to %d plain characters; a random UUID is a good one.", longestKey)
+	}
+	return key, nil
 }
 
 // jsonBody reads a JSON body, whatever its content type says.

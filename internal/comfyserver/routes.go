@@ -87,6 +87,7 @@ func (s *Server) table() []routeEntry {
 		{Route{get, "/internal/folder_paths"}, plain, s.folderPaths},
 		{Route{get, "/internal/files/{type}"}, plain, s.internalFiles},
 		{Route{get, "/extensions/comfyume/{name}"}, plain, s.studioFile},
+		{Route{post, "/extensions/comfyume/act"}, plain, s.studioAct},
 		{Route{get, "/extensions/{pack}/{name...}"}, plain, s.packFile},
 	}
 }

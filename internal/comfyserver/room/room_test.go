@@ -440,7 +440,7 @@ func TestLogsFollowTheOnlySession(t *testing.T) {
 	})
 }
 
-// TestStudioState: our extension is told where each job stands: running, next on a back end, or waiting in its place.
+// TestStudioState: our extension is told where each job stands: running, next on a back end, waiting in its place, held.
 func TestStudioState(t *testing.T) {
 	t.Parallel()
 	s := newStudio(t, room.Options{})
@@ -450,18 +450,28 @@ func TestStudioState(t *testing.T) {
 	j := func(n int) job.Job {
 		return job.Job{ID: job.ID(fmt.Sprint("0", n)), User: "ann", PromptID: fmt.Sprint("p", n), Created: time.UnixMilli(int64(n))}
 	}
-	running, next, waits := j(1), j(2), j(3)
+	running, next, waits, held := j(1), j(2), j(3), j(4)
 	running.State, running.Started, running.Attempt = job.Running, time.UnixMilli(9), job.Attempt{N: 1, Posted: true, BackEnd: "gpu1"}
 	next.State, next.Attempt = job.Running, job.Attempt{N: 1, BackEnd: "gpu2"}
-	waits.State = job.Pending
+	waits.State, held.State = job.Pending, job.Pending
+	s.change(job.Submitted, held, nil)
 	s.change(job.Submitted, waits, nil)
+	held.Held = true
+	s.change(job.Moved, held, nil)
 	s.change(job.Claimed, next, nil)
 	s.change(job.Posted, running, nil)
-	s.bus.Publish(event.Event{User: "ann", Body: event.Queued{Places: map[job.ID]event.Place{waits.ID: {Position: 4, Reason: "Others come first."}}}})
+	s.bus.Publish(event.Event{User: "ann", Body: event.Queued{Places: map[job.ID]event.Place{
+		waits.ID: {Position: 4, Code: "turn", Reason: "Others come first.", From: 130, To: 230},
+		held.ID:  {Code: "held", Reason: "You hold it."},
+	}}})
 	want := []room.JobState{
 		{PromptID: "p1", State: "running", BackEnd: "gpu1", Since: 9},
 		{PromptID: "p2", State: "pending", BackEnd: "gpu2", Since: 2},
-		{PromptID: "p3", State: "pending", Position: 4, Reason: "Others come first.", Since: 3},
+		{
+			PromptID: "p3", State: "pending", Position: 4, Line: "4th in line", Code: "turn", Reason: "Others come first.",
+			From: 130, To: 230, Wait: "about 2 to 4 min", Since: 3,
+		},
+		{PromptID: "p4", State: "pending", Held: true, Code: "held", Reason: "You hold it.", Since: 4},
 	}
 	for { // until the last of it is told
 		_, raw, err := tab.conn.Read(t.Context())

@@ -1,9 +1,9 @@
 package room
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
-	"strings"
 
 	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/job"
@@ -16,12 +16,18 @@ type State struct {
 
 // JobState is where one open job stands.
 type JobState struct {
-	PromptID string `json:"prompt_id"`
-	State    string `json:"state"` // pending or running
-	Position int    `json:"position,omitempty"`
-	Reason   string `json:"reason,omitempty"`
-	BackEnd  string `json:"backend,omitempty"` // where it runs, or goes next
-	Since    int64  `json:"since"`             // ms: since when it waits or runs
+	PromptID string  `json:"prompt_id"`
+	State    string  `json:"state"` // pending or running
+	Held     bool    `json:"held,omitempty"`
+	Position int     `json:"position,omitempty"`
+	Line     string  `json:"line,omitempty"` // Position in words
+	Code     string  `json:"code,omitempty"`
+	Reason   string  `json:"reason,omitempty"`
+	From     float64 `json:"wait_from,omitempty"`
+	To       float64 `json:"wait_to,omitempty"`
+	Wait     string  `json:"wait,omitempty"`    // From and To in words
+	BackEnd  string  `json:"backend,omitempty"` // where it runs, or goes next
+	Since    int64   `json:"since"`             // ms: since when it waits or runs
 }
 
 // state is what our extension shows now. The lock is held.
@@ -31,7 +37,7 @@ func (r *room) state() State {
 		if !n.ended.IsZero() || n.job.Created.IsZero() { // what was only heard of through frames is not told
 			continue
 		}
-		j := JobState{PromptID: n.job.PromptID, State: "pending", Since: n.job.Created.UnixMilli()}
+		j := JobState{PromptID: n.job.PromptID, State: "pending", Held: n.job.Held, Since: n.job.Created.UnixMilli()}
 		if n.posted {
 			j.State, j.BackEnd = "running", n.job.Attempt.BackEnd
 			if !n.job.Started.IsZero() {
@@ -40,17 +46,28 @@ func (r *room) state() State {
 		} else if n.job.State == job.Running { // it is made ready there and goes when the run before it ends
 			j.BackEnd = n.job.Attempt.BackEnd
 		} else if p, ok := r.places[n.job.ID]; ok {
-			j.Position, j.Reason = p.Position, p.Reason
+			j.Position, j.Line, j.Code, j.Reason = p.Position, p.Line(), p.Code, p.Reason
+			j.From, j.To, j.Wait = p.From, p.To, p.Wait()
 		}
 		st.Jobs = append(st.Jobs, j)
 	}
 	slices.SortStableFunc(st.Jobs, func(a, b JobState) int {
-		if c := strings.Compare(b.State, a.State); c != 0 { // running before pending
-			return c
-		}
-		return a.Position - b.Position
+		return cmp.Or(cmp.Compare(a.stage(), b.stage()), cmp.Compare(a.Position, b.Position))
 	})
 	return st
+}
+
+// stage orders jobs as they are shown: what runs, what runs next, what has a place in line, the rest.
+func (j JobState) stage() int {
+	switch {
+	case j.State == "running":
+		return 0
+	case j.BackEnd != "":
+		return 1
+	case j.Position > 0 && !j.Held:
+		return 2
+	}
+	return 3
 }
 
 // Follow makes the sockets of a session of user hear of State whenever it changes, and returns it as it is.

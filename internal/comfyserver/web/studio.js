@@ -14,18 +14,30 @@ let warned = false; // that no GPU has reported
 let fresh = true; // no graph has been shown on this page yet
 
 const css = `
-.comfyume-card{padding:12px;font:14px/1.5 system-ui,sans-serif;color:var(--fg-color,#ddd);display:flex;flex-direction:column;gap:12px}
+.comfyume-card{padding:12px;font:14px/1.45 system-ui,sans-serif;color:var(--fg-color,#ddd);display:flex;flex-direction:column;gap:12px;box-sizing:border-box;overflow-wrap:anywhere}
+.comfyume-card *{box-sizing:border-box}
 .comfyume-card h3{margin:0;font-size:13px;opacity:.7;font-weight:600}
 .comfyume-card ol{list-style:none;margin:0;padding:0;display:flex;flex-direction:column;gap:8px}
-.comfyume-card li{padding:8px 10px;border-radius:8px;background:var(--comfy-input-bg,#2223);border-left:3px solid var(--border-color,#666)}
+.comfyume-card li{padding:8px 10px 9px;border-radius:8px;background:var(--comfy-input-bg,#2223);border-left:3px solid var(--border-color,#666)}
 .comfyume-card li[data-state=running]{border-left-color:#2a9d8f}
-.comfyume-card small{display:block;opacity:.75}
+.comfyume-card li[data-state=next]{border-left-color:#3b82c4}
+.comfyume-card li[data-state=held]{border-left-style:dashed}
+.comfyume-card li>div:first-child{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 10px}
+.comfyume-card li>div:first-child>span:last-child{font-variant-numeric:tabular-nums}
+.comfyume-card small{display:block;opacity:.75;font-size:12px}
 .comfyume-card progress{display:block;width:100%;height:5px;margin-top:8px;border:0;border-radius:3px;overflow:hidden;background:var(--border-color,#6664);appearance:none}
 .comfyume-card progress::-webkit-progress-bar{background:var(--border-color,#6664)}
 .comfyume-card progress::-webkit-progress-value{background:#2a9d8f}
 .comfyume-card progress::-moz-progress-bar{background:#2a9d8f}
 .comfyume-card a{color:inherit}
-.comfyume-who{display:flex;justify-content:space-between;gap:8px;align-items:baseline;flex-wrap:wrap}
+.comfyume-acts{display:flex;flex-wrap:wrap;gap:6px;margin-top:7px}
+.comfyume-acts:empty{display:none}
+.comfyume-acts button{font:inherit;font-size:12px;line-height:1;padding:6px 9px;border-radius:6px;border:1px solid var(--border-color,#6668);background:transparent;color:inherit;cursor:pointer}
+.comfyume-acts button:hover,.comfyume-acts button:focus-visible{background:var(--border-color,#6664)}
+.comfyume-acts button:disabled{opacity:.5;cursor:default}
+.comfyume-who{display:flex;justify-content:space-between;gap:2px 8px;align-items:baseline;flex-wrap:wrap}
+.comfyume-card.comfyume-over{position:fixed;z-index:900;overflow:auto;border:1px solid var(--border-color,#6668);border-radius:10px;background:var(--comfy-menu-bg,#222);box-shadow:0 8px 30px #0008}
+.comfyume-over .comfyume-acts button{font-size:14px;padding:10px 12px}
 `;
 
 function element(tag, properties = {}, ...children) {
@@ -42,15 +54,45 @@ function duration(ms) {
   return minutes < 60 ? `${minutes} min ${seconds % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
+// What is written of a job: where it stands, how long, and why.
 function describe(job) {
   const since = duration(Date.now() - job.since);
-  if (job.state === "running") {
-    const where = job.backend ? ` on ${job.backend}` : "";
-    return [`Running${where}`, `for ${since}`];
+  if (job.state === "running") return [job.backend ? `Running on ${job.backend}` : "Running", `for ${since}`, ""];
+  const reason = job.reason?.replace(/\.$/, "");
+  const detail = [reason, `waiting for ${since}`].filter(Boolean).join(" · ");
+  if (job.backend) return [`Next on ${job.backend}`, "", detail];
+  if (job.held) return ["Held", "", detail];
+  return [job.line || "Waiting", job.wait || "", detail];
+}
+
+function stateOf(job) {
+  if (job.state === "running") return "running";
+  if (job.backend) return "next";
+  return job.held ? "held" : "pending";
+}
+
+// What its owner can do with a job: [name for the server, words].
+function acts(job) {
+  if (job.state === "running") return [["cancel", "Stop"]];
+  if (job.backend) return [["cancel", "Cancel"]];
+  if (job.held) return [["release", "Release"], ["cancel", "Cancel"]];
+  const first = state.jobs.find((j) => j.state !== "running" && !j.backend && !j.held) === job;
+  return [...(first ? [] : [["front", "To my front"]]), ["hold", "Hold"], ["cancel", "Cancel"]];
+}
+
+async function act(name, job, button) {
+  button.disabled = true;
+  try {
+    const answer = await fetch(new URL("act", base), {
+      method: "POST", headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ act: name, prompt_id: job.prompt_id }), signal: AbortSignal.timeout(10000),
+    });
+    if (!answer.ok) say("warn", (await answer.json()).error.message);
+  } catch (error) {
+    say("warn", "The studio did not answer. Try again.");
+    console.debug("ComfyuME: the studio did not answer", error);
   }
-  if (job.backend) return [`Next on ${job.backend}`, `waiting for ${since}`];
-  const place = job.position ? `Waiting, place ${job.position}` : "Waiting";
-  return [place, [job.reason?.replace(/\.$/, ""), `for ${since}`].filter(Boolean).join(" · ")];
+  button.disabled = false;
 }
 
 // What the badge beside the icon says.
@@ -68,24 +110,87 @@ function drawBadge() {
 
 const cards = new Set(); // open panels
 
-function draw(card) {
-  const who = element("div", { className: "comfyume-who" },
-    element("strong", {}, state.user || "…"),
-    element("span", {},
+// makeCard builds a panel. What it shows is changed in place, so that a button stays under the finger that presses it.
+function makeCard() {
+  const card = element("div", { className: "comfyume-card" });
+  card.name = element("strong");
+  card.list = element("ol");
+  card.none = element("small", {}, "No run of yours is waiting.");
+  card.rows = new Map(); // of the list, by prompt id
+  card.append(
+    element("style", {}, css),
+    element("div", { className: "comfyume-who" }, card.name, element("span", {},
       element("a", { href: new URL("me", home).href, target: "_blank", rel: "noopener" }, "My results"), " · ",
-      element("a", { href: new URL(state.sign_out, home).href }, "Sign out")));
-  const list = element("ol");
-  for (const job of state.jobs) {
-    const [title, detail] = describe(job);
-    const item = element("li", {}, title, element("small", {}, detail));
-    item.dataset.state = job.state;
-    if (progress && progress.prompt_id === job.prompt_id && progress.max > 0) {
-      item.append(element("progress", { value: progress.value, max: progress.max }));
-    }
-    list.append(item);
+      card.out = element("a", {}, "Sign out"))),
+    element("h3", {}, "Your runs"), card.list, card.none);
+  return card;
+}
+
+function makeRow() {
+  const row = element("li");
+  row.what = element("span");
+  row.when = element("span");
+  row.why = element("small");
+  row.bar = element("progress");
+  row.acts = element("div", { className: "comfyume-acts" });
+  row.append(element("div", {}, row.what, row.when), row.why, row.bar, row.acts);
+  return row;
+}
+
+function write(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function drawRow(row, job) {
+  const [what, when, why] = describe(job);
+  write(row.what, what);
+  write(row.when, when);
+  write(row.why, why);
+  row.why.hidden = !why;
+  row.dataset.state = stateOf(job);
+  row.bar.hidden = !(progress && progress.prompt_id === job.prompt_id && progress.max > 0);
+  if (!row.bar.hidden) Object.assign(row.bar, { max: progress.max, value: progress.value });
+  const wanted = acts(job);
+  const key = wanted.map(([name]) => name).join();
+  if (row.key !== key) {
+    row.key = key;
+    row.acts.replaceChildren(...wanted.map(([name, words]) => {
+      const button = element("button", { type: "button" }, words);
+      button.dataset.act = name;
+      button.addEventListener("click", () => act(name, job, button));
+      return button;
+    }));
   }
-  const jobs = state.jobs.length ? list : element("small", {}, "No run of yours is waiting.");
-  card.replaceChildren(element("style", {}, css), who, element("h3", {}, "Your runs"), jobs);
+}
+
+function draw(card) {
+  write(card.name, state.user || "…");
+  card.out.href = new URL(state.sign_out, home).href;
+  card.none.hidden = state.jobs.length > 0;
+  const rows = new Map();
+  for (const job of state.jobs) {
+    const row = card.rows.get(job.prompt_id) ?? makeRow();
+    rows.set(job.prompt_id, row);
+    drawRow(row, job);
+  }
+  const order = [...rows.values()];
+  if (order.length !== card.list.children.length || order.some((row, i) => card.list.children[i] !== row)) {
+    card.list.replaceChildren(...order);
+  }
+  card.rows = rows;
+}
+
+// place keeps a panel readable: where the editor gives its side bar too little room, as on a phone, the panel lies over
+// the graph.
+function place(card) {
+  const room = card.parentElement?.getBoundingClientRect();
+  if (!room) return;
+  const over = room.width > 0 && room.width < 200;
+  card.classList.toggle("comfyume-over", over);
+  const gap = 8;
+  Object.assign(card.style, over
+    ? { left: `${room.left + gap}px`, right: `${gap}px`, top: `${room.top + gap}px`, maxHeight: `${innerHeight - room.top - 10 * gap}px` }
+    : { left: "", right: "", top: "", maxHeight: "" });
 }
 
 function drawAll() {
@@ -215,10 +320,12 @@ app.registerExtension({
       type: "custom",
       iconBadge: badge(),
       render: (container) => {
-        const card = element("div", { className: "comfyume-card" });
+        const card = makeCard();
         container.replaceChildren(card);
         cards.add(card);
         draw(card);
+        place(card);
+        new ResizeObserver(() => place(card)).observe(container); // ends with the container
       },
     });
   },
