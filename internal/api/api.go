@@ -45,6 +45,7 @@ func New(d Deps, log *slog.Logger) *Face {
 	f.people()
 	f.groups()
 	f.jobs()
+	f.queues()
 	f.studio()
 	return f
 }

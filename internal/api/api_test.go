@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ahelme/comfyume/internal/api"
+	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/identity"
 	"github.com/ahelme/comfyume/internal/job"
@@ -25,20 +28,21 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// fake is a studio of two participants, each with a job.
-type fake struct{ cancelled []job.ID }
+// fake is a studio of two participants, each with a job, and notes what is done to jobs.
+type fake struct{ done []string }
 
 var (
 	made     = time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
 	accounts = map[string]api.User{
-		"ann": {Name: "ann", Role: identity.Participant},
-		"ben": {Name: "ben", Role: identity.Participant},
-		"ivy": {Name: "ivy", Role: identity.Instructor},
+		"ann": {Name: "ann", Role: identity.Participant, Group: "class-a"},
+		"ben": {Name: "ben", Role: identity.Participant, Group: "class-b"},
+		"ivy": {Name: "ivy", Role: identity.Instructor, Group: "class-a"},
 		"olu": {Name: "olu", Role: identity.Operator},
 	}
 	jobs = []job.Job{
-		{ID: "j-ann", User: "ann", PromptID: "p", State: job.Running, Created: made, Attempt: job.Attempt{N: 1, BackEnd: "gpu1"}},
-		{ID: "j-ben", User: "ben", PromptID: "p", State: job.Completed, Created: made, Started: made, Finished: made.Add(time.Second)},
+		{ID: "j-ann", User: "ann", Group: "class-a", PromptID: "p", Class: job.ClassNormal, State: job.Running, Created: made, Attempt: job.Attempt{N: 1, BackEnd: "gpu1"}},
+		{ID: "j-ben", User: "ben", Group: "class-b", PromptID: "p", Class: job.ClassNormal, State: job.Completed, Created: made, Started: made, Finished: made.Add(time.Second)},
+		{ID: "j-ann-0", User: "ann", Group: "class-a", PromptID: "p0", Class: job.ClassNormal, State: job.Failed, Created: made, Started: made, Finished: made.Add(time.Second)},
 	}
 )
 
@@ -79,7 +83,9 @@ func (*fake) NewToken(_ context.Context, user string, n api.NewToken) (api.Token
 	return api.Token{User: user, Label: n.Label, Secret: "cm_x"}, nil
 }
 func (*fake) RevokeToken(context.Context, string, string) error { return nil }
-func (*fake) Groups(context.Context) ([]api.Group, error)       { return []api.Group{}, nil }
+func (*fake) Groups(context.Context) ([]api.Group, error) {
+	return []api.Group{{Name: "class-a"}, {Name: "class-b"}}, nil
+}
 func (*fake) AddGroup(_ context.Context, name, _ string) (api.Group, error) {
 	return api.Group{Name: name}, nil
 }
@@ -94,10 +100,85 @@ func (*fake) Counts() job.Counts { return job.Counts{Running: 1, Completed: 1} }
 func (*fake) CountsByUser() map[string]job.Counts {
 	return map[string]job.Counts{"ann": {Running: 1}, "ben": {Pending: 2}}
 }
-func (*fake) Mode() string                       { return "fair" }
-func (*fake) Order() string                      { return "round_robin" }
-func (*fake) Note() string                       { return "" }
-func (*fake) Why(context.Context, job.ID) string { return "It is the next one." }
+func (*fake) Mode() string { return "fair" }
+func (f *fake) SetMode(_ context.Context, mode string) error {
+	return f.note("mode", mode)
+}
+
+func (*fake) Pauses() []api.Pause {
+	return []api.Pause{
+		{Scope: "group:class-b", Reason: "Exam.", By: "olu", Since: made}, {Scope: "backend:gpu1", By: "olu", Since: made},
+		{Scope: "group:class-a", Reason: "Break.", By: "olu", Since: made}, {Scope: "all", By: "olu", Since: made},
+	}
+}
+
+func (f *fake) Pause(_ context.Context, scope, reason, by string) error {
+	return f.note("pause", scope, reason, by)
+}
+func (f *fake) Resume(_ context.Context, scope string) error { return f.note("resume", scope) }
+func (*fake) Weights(user, group string) (person, all float64) {
+	if user == "ann" {
+		return 2, 3
+	}
+	return 1, 1
+}
+
+func (*fake) Places(_ context.Context, ids []job.ID) map[job.ID]event.Place {
+	return map[job.ID]event.Place{"j-ann": {Position: 1, Code: "next", Reason: "It is the first in line.", From: 2, To: 30}}
+}
+
+func (*fake) Entry(_ context.Context, user, promptID string) (job.Entry, error) {
+	if user != "ann" || promptID != "p0" {
+		return job.Entry{}, missing("such job")
+	}
+	return job.Entry{
+		Job: jobs[2],
+		Request: job.Request{
+			Prompt:    json.RawMessage(`{"1": {"class_type": "A", "inputs": {"x": NaN, "y": -Infinity, "text": "NaN \" Infinity"}}}`),
+			ExtraData: json.RawMessage(`{"client_id": "c", "extra_pnginfo": {"workflow": {"nodes": []}}}`),
+		},
+		Outcome: &job.Outcome{Outputs: json.RawMessage(`{"10": {"images": [{"filename": "b.png", "subfolder": "", "type": "output"}], "animated": [false]},
+			"9": {"images": [{"filename": "a.png", "subfolder": "x", "type": "temp"}], "text": ["filename"]}}`)},
+	}, nil
+}
+
+// note keeps what was asked for.
+func (f *fake) note(words ...string) error {
+	f.done = append(f.done, strings.Join(words, " "))
+	return nil
+}
+
+func (f *fake) act(ctx context.Context, id job.ID, words ...string) (job.Job, error) {
+	return must(f.Get(ctx, id)), f.note(append(words, string(id))...)
+}
+
+func must(j job.Job, err error) job.Job {
+	if err != nil {
+		panic(err)
+	}
+	return j
+}
+
+func (f *fake) Hold(ctx context.Context, id job.ID, on bool) (job.Job, error) {
+	return f.act(ctx, id, "hold", strconv.FormatBool(on))
+}
+
+func (f *fake) ToFront(ctx context.Context, id job.ID) (job.Job, error) {
+	return f.act(ctx, id, "front")
+}
+
+func (f *fake) SetClass(ctx context.Context, id job.ID, c job.Class) (job.Job, error) {
+	return f.act(ctx, id, "class", strconv.Itoa(int(c)))
+}
+func (f *fake) Retry(ctx context.Context, id job.ID) (job.Job, error) { return f.act(ctx, id, "retry") }
+func (f *fake) Reorder(_ context.Context, user string, ids []job.ID) ([]job.Job, error) {
+	return jobs[:1], f.note("reorder", user, fmt.Sprint(ids))
+}
+
+func (f *fake) CancelUser(_ context.Context, user string) (removed, stopped []job.Job, err error) {
+	return nil, jobs[:1], f.note("cancel all", user)
+}
+
 func (*fake) ListAll(_ context.Context, _ job.ListQuery, user string) ([]job.Job, int, error) {
 	own := slices.DeleteFunc(slices.Clone(jobs), func(j job.Job) bool { return user != "" && j.User != user })
 	return own, len(own), nil
@@ -113,8 +194,7 @@ func (*fake) Get(_ context.Context, id job.ID) (job.Job, error) {
 }
 
 func (f *fake) Cancel(ctx context.Context, id job.ID) (job.Job, error) {
-	f.cancelled = append(f.cancelled, id)
-	return f.Get(ctx, id)
+	return f.act(ctx, id, "cancel")
 }
 
 func (*fake) BackEnds() []api.BackEnd { return []api.BackEnd{{Name: "gpu1", Devices: []api.Device{}}} }
@@ -147,7 +227,7 @@ func ask(f http.Handler, as, method, path, body string) *httptest.ResponseRecord
 		r.Header.Set("Content-Type", kind)
 	}
 	if u, ok := accounts[as]; ok {
-		r = r.WithContext(identity.With(r.Context(), identity.Person{Name: u.Name, Role: u.Role}))
+		r = r.WithContext(identity.With(r.Context(), identity.Person{Name: u.Name, Group: u.Group, Role: u.Role}))
 	}
 	w := httptest.NewRecorder()
 	f.ServeHTTP(w, r)
@@ -185,8 +265,19 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"DELETE /codes/{code}":             {"", "/codes/ABCD", 401, 403, 403, 204, 204},
 		"GET /jobs":                        {"", "/jobs?user=ann", 401, 200, 403, 200, 200},
 		"GET /jobs/{id}":                   {"", "/jobs/j-ann", 401, 200, 404, 200, 200},
+		"GET /jobs/{id}/record":            {"", "/jobs/j-ann-0/record", 401, 200, 404, 200, 200},
 		"POST /jobs/{id}/cancel":           {"", "/jobs/j-ann/cancel", 401, 200, 404, 200, 200},
+		"POST /jobs/{id}/hold":             {"", "/jobs/j-ann/hold", 401, 200, 404, 200, 200},
+		"POST /jobs/{id}/release":          {"", "/jobs/j-ann/release", 401, 200, 404, 200, 200},
+		"POST /jobs/{id}/front":            {"", "/jobs/j-ann/front", 401, 200, 404, 200, 200},
+		"POST /jobs/{id}/retry":            {"", "/jobs/j-ann-0/retry", 401, 201, 404, 201, 201},
+		"PATCH /jobs/{id}":                 {`{"priority":3}`, "/jobs/j-ann", 401, 200, 404, 200, 200},
+		"DELETE /users/{name}/jobs":        {"", "/users/ann/jobs", 401, 200, 403, 200, 200},
+		"PUT /users/{name}/jobs/order":     {`{"jobs":["j-ann"]}`, "/users/ann/jobs/order", 401, 200, 403, 200, 200},
 		"GET /queue":                       {"", "/queue", 401, 200, 200, 200, 200},
+		"PUT /queue/mode":                  {`{"mode":"fifo"}`, "/queue/mode", 401, 403, 403, 403, 200},
+		"PUT /queue/pauses/{scope}":        {`{"reason":"Lunch."}`, "/queue/pauses/group:class-a", 401, 403, 403, 403, 200},
+		"DELETE /queue/pauses/{scope}":     {"", "/queue/pauses/all", 401, 403, 403, 403, 200},
 		"GET /status":                      {"", "/status", 401, 403, 403, 200, 200},
 		"GET /backends":                    {"", "/backends", 401, 403, 403, 200, 200},
 		"POST /backends/{name}/test":       {"", "/backends/gpu1/test", 401, 403, 403, 403, 200},
@@ -240,8 +331,10 @@ func TestOthersLeaveNoTrace(t *testing.T) {
 			t.Errorf("%s sees counts of others: %s", name, w.Body)
 		}
 	}
-	if w := ask(f, "ann", "POST", v1+"/jobs/j-ben/cancel", ""); w.Code != 404 || len(state.cancelled) != 0 {
-		t.Errorf("ann could cancel ben's job: %d, %v", w.Code, state.cancelled)
+	for _, act := range []string{"cancel", "hold", "release", "front", "retry"} {
+		if w := ask(f, "ann", "POST", v1+"/jobs/j-ben/"+act, ""); w.Code != 404 || len(state.done) != 0 {
+			t.Errorf("ann could %s ben's job: %d, %v", act, w.Code, state.done)
+		}
 	}
 	if w := ask(f, "ivy", "POST", v1+"/users/olu/links", ""); w.Code != 403 {
 		t.Errorf("an instructor could become operator: %d", w.Code)
@@ -268,6 +361,15 @@ func TestErrorsSayWhatAndWhatToDo(t *testing.T) {
 		{"GET", "/jobs?limit=0", "", 422, "limit"},
 		{"GET", "/jobs?state=gone", "", 422, "is not a state"},
 		{"POST", "/jobs/j-ben/cancel", "", 409, "job_is_over"},
+		{"POST", "/jobs/j-ann/retry", "", 409, "job_is_open"},
+		{"PATCH", "/jobs/j-ann", `{"priority":4}`, 422, "priority"},
+		{"PUT", "/users/ann/jobs/order", `{"jobs":[]}`, 422, "jobs"},
+		{"PUT", "/queue/mode", `{"mode":"best"}`, 422, "mode"},
+		{"PUT", "/queue/pauses/gpu1", `{}`, 422, "Use all, group:NAME or backend:NAME."},
+		{"PUT", "/queue/pauses/group:class-c", `{}`, 404, "There is no group class-c."},
+		{"PUT", "/queue/pauses/backend:gpu2", `{}`, 404, "There is no back end gpu2."},
+		{"DELETE", "/queue/pauses/backend:gpu2", "", 404, "Nothing is paused"},
+		{"GET", "/jobs/j-ben/record", "", 404, "out of history"},
 		{"GET", "/nope", "", 404, "no GET"},
 		{"PUT", "/me", "", 405, "no PUT"},
 		{"GET", "/jobs/..%2F..%2Fme", "", 404, "There is no job"},
@@ -287,8 +389,8 @@ func TestStagedJobsWait(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := api.Job{
-		ID: "j-ann", User: "ann", PromptID: "p", State: job.Pending, Created: made, Attempt: 1, BackEnd: "gpu1",
-		Staged: true, Why: "It is the next one.",
+		ID: "j-ann", User: "ann", Group: "class-a", PromptID: "p", State: job.Pending, Class: job.ClassNormal, Created: made, Attempt: 1, BackEnd: "gpu1",
+		Staged: true, Position: 1, Code: "next", Why: "It is the first in line.", Wait: &api.Band{From: 2, To: 30},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/identity"
 	"github.com/ahelme/comfyume/internal/job"
 )
@@ -41,18 +42,35 @@ type People interface {
 	RevokeCode(ctx context.Context, code string) error
 }
 
-// Queue is the studio's queue.
+// Queue is the studio's queue. It takes ids of anybody's jobs: who may do what is decided here.
 type Queue interface {
 	Counts() job.Counts
 	CountsByUser() map[string]job.Counts
 	Mode() string
-	Order() string
-	Note() string
+	SetMode(ctx context.Context, mode string) error
+	Pauses() []Pause
+	// Pause stops what lies in a scope from starting: "all", "group:NAME" or "backend:NAME".
+	Pause(ctx context.Context, scope, reason, by string) error
+	Resume(ctx context.Context, scope string) error
+	// Weights is the share of the GPUs that a person has in their group, and the group among the groups.
+	Weights(user, group string) (person, all float64)
+
 	ListAll(ctx context.Context, q job.ListQuery, user string) ([]job.Job, int, error)
 	Get(ctx context.Context, id job.ID) (job.Job, error)
+	// Entry returns a person's job with what it asks for and how it ended; missing for one that is out of history.
+	Entry(ctx context.Context, user, promptID string) (job.Entry, error)
+	// Places says where waiting jobs stand and why. Those that do not wait, or not any more, are left out.
+	Places(ctx context.Context, ids []job.ID) map[job.ID]event.Place
+
 	Cancel(ctx context.Context, id job.ID) (job.Job, error)
-	// Why says in one sentence why a waiting job does not run yet; empty when that is not known.
-	Why(ctx context.Context, id job.ID) string
+	CancelUser(ctx context.Context, user string) (removed, stopped []job.Job, err error)
+	Hold(ctx context.Context, id job.ID, on bool) (job.Job, error)
+	ToFront(ctx context.Context, id job.ID) (job.Job, error)
+	SetClass(ctx context.Context, id job.ID, c job.Class) (job.Job, error)
+	// Reorder puts waiting jobs of a person, all of one class, into this order, in the places that they have.
+	Reorder(ctx context.Context, user string, ids []job.ID) ([]job.Job, error)
+	// Retry submits once more what a final job asked for.
+	Retry(ctx context.Context, id job.ID) (job.Job, error)
 }
 
 // Fleet is the studio's back ends.

@@ -1,11 +1,11 @@
 package api
 
 import (
-	"cmp"
 	"context"
 	"net/http"
 	"slices"
 
+	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/identity"
 	"github.com/ahelme/comfyume/internal/job"
@@ -26,7 +26,7 @@ func (f *Face) jobs() {
 		) (*body[Jobs], error) {
 			return answer(f.listJobs(ctx, who, in.User, in.State, in.Limit, in.Offset))
 		})
-	on(f, route{http.MethodGet, "/jobs/{id}", "get-job", "One job", anyone, 0},
+	on(f, route{http.MethodGet, "/jobs/{id}", "get-job", "One job, with its place and why it waits", anyone, 0},
 		func(ctx context.Context, who identity.Person, in *jobPath) (*body[Job], error) {
 			j, err := f.job(ctx, who, in.ID)
 			if err != nil {
@@ -34,33 +34,148 @@ func (f *Face) jobs() {
 			}
 			return answer(f.shape(ctx, j), nil)
 		})
-	on(f, route{http.MethodPost, "/jobs/{id}/cancel", "cancel-job", "Take a waiting job out, or ask a running one to stop", anyone, 0},
-		func(ctx context.Context, who identity.Person, in *jobPath) (*body[Job], error) {
+	on(f, route{http.MethodGet, "/jobs/{id}/record", "get-record", "One job with what it asks for and what it gave", anyone, 0},
+		func(ctx context.Context, who identity.Person, in *jobPath) (*body[Record], error) {
 			j, err := f.job(ctx, who, in.ID)
 			if err != nil {
 				return nil, err
 			}
+			return answer(f.record(ctx, j))
+		})
+	f.jobActs()
+	f.personsJobs()
+}
+
+// jobActs are what is done to one job.
+func (f *Face) jobActs() {
+	act := func(path, id, does string, status int, do func(ctx context.Context, j job.Job) (job.Job, error)) {
+		on(f, route{http.MethodPost, "/jobs/{id}/" + path, id, does, anyone, status},
+			func(ctx context.Context, who identity.Person, in *jobPath) (*body[Job], error) {
+				j, err := f.ownJob(ctx, who, in.ID)
+				if err == nil {
+					j, err = do(ctx, j)
+				}
+				if err != nil {
+					return nil, err
+				}
+				return answer(f.shape(ctx, j), nil)
+			})
+	}
+	act("cancel", "cancel-job", "Take a waiting job out, or ask a running one to stop", 0,
+		func(ctx context.Context, j job.Job) (job.Job, error) {
 			if j.State.Final() {
-				return nil, fault.New(fault.Conflict, "Job %s is over already: %s.", j.ID, j.State).WithCode("job_is_over")
+				return j, fault.New(fault.Conflict, "Job %s is over already: %s.", j.ID, j.State).WithCode("job_is_over")
 			}
-			if j, err = f.Queue.Cancel(ctx, j.ID); err != nil {
+			return f.Queue.Cancel(ctx, j.ID)
+		})
+	act("hold", "hold-job", "Keep a waiting job from running until it is released", 0,
+		func(ctx context.Context, j job.Job) (job.Job, error) { return f.Queue.Hold(ctx, j.ID, true) })
+	act("release", "release-job", "Let a held job wait for its turn again", 0,
+		func(ctx context.Context, j job.Job) (job.Job, error) { return f.Queue.Hold(ctx, j.ID, false) })
+	act("front", "move-job-to-front", "Put a waiting job before its owner's others", 0,
+		func(ctx context.Context, j job.Job) (job.Job, error) { return f.Queue.ToFront(ctx, j.ID) })
+	act("retry", "retry-job", "Submit once more what a job that is over asked for", http.StatusCreated,
+		func(ctx context.Context, j job.Job) (job.Job, error) {
+			if !j.State.Final() {
+				return j, fault.New(fault.Conflict, "Job %s is not over yet: %s.", j.ID, j.State).WithCode("job_is_open")
+			}
+			return f.Queue.Retry(ctx, j.ID)
+		})
+	on(f, route{http.MethodPatch, "/jobs/{id}", "change-job", "Change a waiting job's priority", anyone, 0},
+		func(ctx context.Context, who identity.Person, in *struct {
+			ID   string `path:"id"`
+			Body JobChange
+		},
+		) (*body[Job], error) {
+			j, err := f.ownJob(ctx, who, in.ID)
+			if err == nil && in.Body.Class != nil {
+				j, err = f.classify(ctx, who, j, *in.Body.Class)
+			}
+			if err != nil {
 				return nil, err
 			}
 			return answer(f.shape(ctx, j), nil)
 		})
-	on(f, route{http.MethodGet, "/queue", "queue", "The queue at a glance", anyone, 0},
-		func(ctx context.Context, who identity.Person, _ *struct{}) (*body[QueueState], error) {
-			return answer(f.queue(ctx, who))
+}
+
+// personsJobs are what is done to several jobs of one person in one act.
+func (f *Face) personsJobs() {
+	on(f, route{http.MethodDelete, "/users/{name}/jobs", "cancel-users-jobs", "End all open jobs of one person", anyone, 0},
+		func(ctx context.Context, who identity.Person, in *userPath) (*body[Cancelled], error) {
+			if err := f.forPerson(ctx, who, in.Name); err != nil {
+				return nil, err
+			}
+			removed, stopped, err := f.Queue.CancelUser(ctx, in.Name)
+			return answer(Cancelled{Removed: ids(removed), Stopping: ids(stopped)}, err)
 		})
+	on(f, route{http.MethodPut, "/users/{name}/jobs/order", "order-users-jobs", "Put waiting jobs of one person into another order", anyone, 0},
+		func(ctx context.Context, who identity.Person, in *struct {
+			Name string `path:"name"`
+			Body JobOrder
+		},
+		) (*body[[]Job], error) {
+			if err := f.forPerson(ctx, who, in.Name); err != nil {
+				return nil, err
+			}
+			list, err := f.Queue.Reorder(ctx, in.Name, in.Body.Jobs)
+			return answer(f.shapes(ctx, list), err)
+		})
+}
+
+func ids(list []job.Job) []job.ID {
+	out := make([]job.ID, 0, len(list))
+	for _, j := range list {
+		out = append(out, j.ID)
+	}
+	return out
 }
 
 // job returns a job that the person may see. Others' jobs are missing, not forbidden: their ids tell nothing.
 func (f *Face) job(ctx context.Context, who identity.Person, id string) (job.Job, error) {
 	j, err := f.Queue.Get(ctx, job.ID(id))
-	if err == nil && scope(who) != "" && j.User != who.Name {
-		err = fault.New(fault.Missing, "There is no job %s.", id)
+	if fault.Is(err, fault.Missing) || err == nil && scope(who) != "" && j.User != who.Name {
+		err = fault.New(fault.Missing, "There is no job %s.", id).WithCode("no_such_job")
 	}
 	return j, err
+}
+
+// ownJob returns a job that the person may change: their own, for instructors those of their group.
+func (f *Face) ownJob(ctx context.Context, who identity.Person, id string) (job.Job, error) {
+	j, err := f.job(ctx, who, id)
+	if err == nil && j.User != who.Name && !leads(who, j.Group) {
+		err = foreign()
+	}
+	return j, err
+}
+
+// leads reports whether a person may act for the others of a group.
+func leads(who identity.Person, group string) bool {
+	return who.Role == identity.Operator || who.Role == identity.Instructor && who.Group != "" && who.Group == group
+}
+
+func foreign() error {
+	return fault.New(fault.Denied, "An instructor acts for the people of their own group.").WithRemedy("Ask an operator.")
+}
+
+// forPerson reports whether somebody may act for all jobs of a person. To participants nobody else has an account.
+func (f *Face) forPerson(ctx context.Context, who identity.Person, name string) error {
+	if who.Name == name || !isStaff(who) {
+		return self(who, name)
+	}
+	u, err := f.People.User(ctx, name)
+	if err == nil && !leads(who, u.Group) {
+		err = foreign()
+	}
+	return err
+}
+
+// classify gives a job another priority. A participant's own step back needs nobody's leave; a step forward is staff's.
+func (f *Face) classify(ctx context.Context, who identity.Person, j job.Job, c job.Class) (job.Job, error) {
+	if !isStaff(who) && c < j.Class {
+		return j, fault.New(fault.Denied, "You can lower the priority of your job, and not raise it.").
+			WithRemedy("Ask an instructor.").WithCode("only_lower")
+	}
+	return f.Queue.SetClass(ctx, j.ID, c)
 }
 
 func (f *Face) listJobs(ctx context.Context, who identity.Person, user string, states []string, limit, offset int) (Jobs, error) {
@@ -83,70 +198,45 @@ func (f *Face) listJobs(ctx context.Context, who identity.Person, user string, s
 	if err != nil {
 		return Jobs{}, err
 	}
-	out := Jobs{Jobs: make([]Job, 0, len(list)), Total: total}
-	for _, j := range list {
-		out.Jobs = append(out.Jobs, f.shape(ctx, j))
-	}
-	return out, nil
+	return Jobs{Jobs: f.shapes(ctx, list), Total: total}, nil
 }
 
-// shape returns a job as the interface shows it: a staged job waits.
-func (f *Face) shape(ctx context.Context, j job.Job) Job {
-	out := Job{
-		ID: j.ID, User: j.User, Group: j.Group, PromptID: j.PromptID, State: j.State, Class: j.Class,
-		Created: j.Created, Started: When(j.Started), Finished: When(j.Finished),
-		Attempt: j.Attempt.N, BackEnd: j.Attempt.BackEnd, Stopping: j.Stop && !j.State.Final(), Error: j.Error,
+// shape returns a job as the interface shows it.
+func (f *Face) shape(ctx context.Context, j job.Job) Job { return f.shapes(ctx, []job.Job{j})[0] }
+
+// shapes returns jobs as the interface shows them: a staged job waits.
+func (f *Face) shapes(ctx context.Context, list []job.Job) []Job {
+	out := make([]Job, 0, len(list))
+	var waiting []job.ID
+	for _, j := range list {
+		one := Job{
+			ID: j.ID, User: j.User, Group: j.Group, PromptID: j.PromptID, State: j.State, Class: j.Class, Held: j.Held,
+			Created: j.Created, Started: When(j.Started), Finished: When(j.Finished),
+			Attempt: j.Attempt.N, BackEnd: j.Attempt.BackEnd, Stopping: j.Stop && !j.State.Final(), Error: j.Error,
+		}
+		if j.State == job.Running && !j.Attempt.Posted {
+			one.State, one.Staged = job.Pending, true
+		}
+		if one.State == job.Pending {
+			waiting = append(waiting, j.ID)
+		}
+		out = append(out, one)
 	}
-	if j.State == job.Running && !j.Attempt.Posted {
-		out.State, out.Staged = job.Pending, true
+	if len(waiting) == 0 {
+		return out
 	}
-	if out.State == job.Pending {
-		out.Why = f.Queue.Why(ctx, j.ID)
+	places := f.Queue.Places(ctx, waiting)
+	for i := range out {
+		if p, ok := places[out[i].ID]; ok {
+			out[i].setPlace(p)
+		}
 	}
 	return out
 }
 
-// queue returns the queue as the person may see it: participants their own part.
-func (f *Face) queue(ctx context.Context, who identity.Person) (QueueState, error) {
-	out := QueueState{
-		Mode: f.Queue.Mode(), Order: f.Queue.Order(), Note: f.Queue.Note(),
-		Counts: f.Queue.Counts(), Users: []Load{},
+func (j *Job) setPlace(p event.Place) {
+	j.Position, j.Code, j.Why = p.Position, p.Code, p.Reason
+	if p.To > 0 {
+		j.Wait = &Band{From: p.From, To: p.To}
 	}
-	if own := scope(who); own != "" {
-		out.Counts = f.Queue.CountsByUser()[own]
-		for state, count := range map[job.State]*int{
-			job.Completed: &out.Counts.Completed, job.Failed: &out.Counts.Failed, job.Cancelled: &out.Counts.Cancelled,
-		} {
-			_, total, err := f.Queue.ListAll(ctx, job.ListQuery{States: []job.State{state}, Limit: 1}, own)
-			if err != nil {
-				return QueueState{}, err
-			}
-			*count = total
-		}
-	}
-	for name, c := range f.Queue.CountsByUser() {
-		if own := scope(who); own == "" || own == name {
-			out.Users = append(out.Users, Load{User: name, Pending: c.Pending, Running: c.Running})
-		}
-	}
-	slices.SortFunc(out.Users, func(a, b Load) int { return cmp.Compare(a.User, b.User) })
-	return out, nil
-}
-
-func (f *Face) studio() {
-	on(f, route{http.MethodGet, "/status", "status", "The studio at a glance", staff, 0},
-		func(ctx context.Context, _ identity.Person, _ *struct{}) (*body[Status], error) {
-			return answer(f.Studio.Status(ctx), nil)
-		})
-	on(f, route{http.MethodGet, "/backends", "list-backends", "GPU sources", staff, 0},
-		func(context.Context, identity.Person, *struct{}) (*body[[]BackEnd], error) {
-			return answer(f.Fleet.BackEnds(), nil)
-		})
-	on(f, route{http.MethodPost, "/backends/{name}/test", "test-backend", "Ask a GPU source now who it is and what it can run", operators, 0},
-		func(ctx context.Context, _ identity.Person, in *struct {
-			Name string `path:"name"`
-		},
-		) (*body[BackEnd], error) {
-			return answer(f.Fleet.Test(ctx, in.Name))
-		})
 }

@@ -1,8 +1,10 @@
 package api
 
 import (
+	"encoding/json"
 	"time"
 
+	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/identity"
 	"github.com/ahelme/comfyume/internal/job"
 )
@@ -99,8 +101,61 @@ type Job struct {
 	BackEnd  string     `json:"backend,omitempty"`
 	Staged   bool       `json:"staged" doc:"a back end is chosen and the prompt not sent yet"`
 	Stopping bool       `json:"stopping" doc:"somebody asked to interrupt it"`
-	Why      string     `json:"why,omitempty" doc:"why it waits"`
+	Held     bool       `json:"held" doc:"its owner, or staff, keeps it from running"`
 	Error    string     `json:"error,omitempty"`
+
+	Position int    `json:"position,omitempty" doc:"of a waiting job; 1 is next"`
+	Code     string `json:"why_code,omitempty" doc:"why it waits, for programs"`
+	Why      string `json:"why,omitempty" doc:"why it waits, in a sentence"`
+	Wait     *Band  `json:"wait,omitempty" doc:"when it begins; missing where nobody can tell"`
+}
+
+// Band is how long a wait may be.
+type Band struct {
+	From float64 `json:"from" doc:"seconds; one of five such jobs begins before"`
+	To   float64 `json:"to" doc:"seconds; one of five such jobs begins after"`
+}
+
+// Place is where the job stands, as events tell it.
+func (j Job) Place() event.Place {
+	p := event.Place{Position: j.Position, Code: j.Code, Reason: j.Why}
+	if j.Wait != nil {
+		p.From, p.To = j.Wait.From, j.Wait.To
+	}
+	return p
+}
+
+// JobChange names what of a waiting job is to be another.
+type JobChange struct {
+	Class *job.Class `json:"priority,omitempty" minimum:"0" maximum:"3" doc:"0 instructor, 1 high, 2 normal, 3 low; participants only lower it"`
+}
+
+// JobOrder is the order of waiting jobs of one person.
+type JobOrder struct {
+	Jobs []job.ID `json:"jobs" minItems:"1" maxItems:"1000" nullable:"false" doc:"all of one priority; they share the places that they have"`
+}
+
+// Cancelled says which jobs of a person were ended.
+type Cancelled struct {
+	Removed  []job.ID `json:"removed" nullable:"false" doc:"they waited and are taken out"`
+	Stopping []job.ID `json:"stopping" nullable:"false" doc:"they run and are asked to stop"`
+}
+
+// Record is a job with what it asks for and what it gave.
+type Record struct {
+	Job      Job             `json:"job"`
+	Prompt   json.RawMessage `json:"prompt" doc:"the graph in API form, as POST /prompt takes it"`
+	Workflow json.RawMessage `json:"workflow,omitempty" doc:"the graph as the editor opens it"`
+	Results  []Result        `json:"results" nullable:"false"`
+}
+
+// Result is one file that a job made.
+type Result struct {
+	Node      string `json:"node"`
+	Kind      string `json:"kind" doc:"images, audio, gifs or what else the node calls it"`
+	Filename  string `json:"filename"`
+	Subfolder string `json:"subfolder"`
+	Type      string `json:"type" enum:"output,temp,input"`
 }
 
 // Jobs is a page of a list.
@@ -109,18 +164,38 @@ type Jobs struct {
 	Total int   `json:"total"`
 }
 
-// Load is how many jobs somebody has open.
+// Load is how many jobs somebody has open, and their share.
 type Load struct {
-	User    string `json:"user"`
-	Pending int    `json:"pending"`
-	Running int    `json:"running"`
+	User        string  `json:"user"`
+	Group       string  `json:"group,omitempty"`
+	Pending     int     `json:"pending"`
+	Running     int     `json:"running"`
+	Weight      float64 `json:"weight" doc:"share of the GPUs within the group, in mode fair"`
+	GroupWeight float64 `json:"group_weight" doc:"the group's share among the groups"`
+}
+
+// Pause is a part of the queue that starts nothing.
+type Pause struct {
+	Scope  string    `json:"scope" doc:"all, group:NAME or backend:NAME"`
+	Reason string    `json:"reason,omitempty" doc:"a sentence for who waits"`
+	By     string    `json:"by,omitempty"`
+	Since  time.Time `json:"since"`
+}
+
+// PauseReason is what is told to who waits.
+type PauseReason struct {
+	Reason string `json:"reason,omitempty" maxLength:"300" doc:"a sentence"`
+}
+
+// QueueMode is how the queue chooses between people.
+type QueueMode struct {
+	Mode string `json:"mode" enum:"fifo,round_robin,priority,fair"`
 }
 
 // QueueState is the queue at a glance.
 type QueueState struct {
-	Mode   string     `json:"mode" doc:"as it is set"`
-	Order  string     `json:"order" doc:"as it is in effect"`
-	Note   string     `json:"note,omitempty" doc:"where the two differ"`
+	Mode   string     `json:"mode" enum:"fifo,round_robin,priority,fair"`
+	Pauses []Pause    `json:"pauses" nullable:"false"`
 	Counts job.Counts `json:"counts"`
 	Users  []Load     `json:"users" nullable:"false"`
 }

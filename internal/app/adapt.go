@@ -13,8 +13,6 @@ import (
 	"github.com/ahelme/comfyume/internal/config"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/fleet"
-	"github.com/ahelme/comfyume/internal/job"
-	"github.com/ahelme/comfyume/internal/queue"
 )
 
 // people shows the accounts as the interface wants them.
@@ -165,23 +163,6 @@ func (p people) NewCode(ctx context.Context, group, by string, places int, life 
 }
 
 func (p people) RevokeCode(ctx context.Context, code string) error { return p.s.RevokeCode(ctx, code) }
-
-// queueFace adds to the queue what only the dispatcher knows.
-type queueFace struct {
-	*queue.Service
-	s *Studio
-}
-
-func (q queueFace) Why(ctx context.Context, id job.ID) string {
-	if q.s.dispatch == nil {
-		return "No server runs."
-	}
-	_, why, err := q.s.dispatch.Why(ctx, id)
-	if err != nil {
-		return "" // it went on meanwhile, or the studio stops
-	}
-	return why.Sentence
-}
 
 // fleetFace shows the back ends of the settings and, in a server, what is known of them.
 type fleetFace struct{ s *Studio }

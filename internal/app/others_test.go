@@ -166,7 +166,7 @@ func (w *owned) fill(c *client.Client) {
 		"class": "SaveImage", "folder": "checkpoints", "index": "0", "file": "workflows%2F" + mark + ".json",
 		"dest": "workflows%2Ftaken.json", "pack": mark, "type": "output", "name...": mark + ".json",
 		"/settings/{id}": mark, "/global_subgraphs/{id}": mark, "/extensions/comfyume/{name}": "state.json",
-		"name": owner, "group": owner + "s-class", "code": code.Code, "/backends/{name}": "gpu",
+		"name": owner, "group": owner + "s-class", "code": code.Code, "/backends/{name}": "gpu", "scope": "group:" + owner + "s-class",
 		"/tokens/{id}": token.ID, "/jobs/{id}": string(jobs.Jobs[0].ID), "/link/{code}": w.past.UsedLink, "/me/{code}": mark,
 		"result": result[1], "session": session, "token": token.ID,
 	}

@@ -137,7 +137,7 @@ func (s *Studio) newQueue(ctx context.Context, notify func(job.Changed)) error {
 	}
 	s.queue, err = queue.New(ctx, store, queue.Options{
 		Mode: s.cfg.Queue.Mode, MaxPending: s.cfg.Queue.MaxPending, MaxPendingPerUser: s.cfg.Queue.MaxPendingPerUser,
-		Sealer: sealer, Notify: notify, Place: s.place, Log: s.log,
+		Sealer: sealer, Notify: notify, Place: s.place, Control: s.controlled, Log: s.log,
 	})
 	return err
 }
@@ -169,6 +169,7 @@ func (s *Studio) faces(context.Context) (err error) {
 	s.door, err = gateway.New(s.accounts, gateway.Faces{
 		Comfy:  s.comfy,
 		Work:   myWork{s},
+		Runs:   myRuns{s},
 		Static: s.page,
 		Mounts: s.mounts(),
 		Ready:  s.whyNotReady,

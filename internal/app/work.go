@@ -21,6 +21,7 @@ import (
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/fleet"
 	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/queue"
 	"github.com/ahelme/comfyume/internal/rewrite"
 	"github.com/ahelme/comfyume/internal/sched"
 	"github.com/ahelme/comfyume/internal/sqlite"
@@ -212,6 +213,19 @@ func (s *Studio) newDispatch() {
 		Missing: s.catalog.Missing,
 		Room:    func() error { return s.files.Room(context.Background()) }, Log: s.log,
 	}, dispatch.Options{Order: sched.Order(s.queue.Order()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser})
+	s.controlled(queue.Control{Mode: s.queue.Mode(), Pauses: s.queue.Pauses()})
+}
+
+// controlled hands the queue's mode and pauses to the dispatcher. It is called after each change of them.
+func (s *Studio) controlled(c queue.Control) {
+	if s.dispatch == nil { // a command that only looks at the queue, or a start: see newDispatch
+		return
+	}
+	pauses := make([]dispatch.Pause, 0, len(c.Pauses))
+	for _, p := range c.Pauses {
+		pauses = append(pauses, dispatch.Pause{Scope: p.Scope, Reason: p.Reason})
+	}
+	s.dispatch.Control(sched.Order(s.queue.Order()), pauses)
 }
 
 // begin lets everything work that waits for work. All of it is built by now: whoever is called back finds whom to

@@ -4,7 +4,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -205,10 +204,7 @@ func (c *call) print(facts any, human func(w io.Writer)) error {
 		_, err := io.WriteString(c.Stdout, b.String())
 		return err
 	}
-	enc := json.NewEncoder(c.Stdout)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	return enc.Encode(facts)
+	return writeJSON(c.Stdout, facts)
 }
 
 // table prints rows under headings; a table without rows prints nothing but the headings.

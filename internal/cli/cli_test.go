@@ -142,7 +142,7 @@ func TestCommandsBesideAServer(t *testing.T) {
 	if got := p.must("user", "link", "dora"); !strings.HasPrefix(got, address+"/link/") {
 		t.Errorf("the link is %s", got)
 	}
-	if got := p.must("queue", "show"); !strings.Contains(got, "orders as round_robin") {
+	if got := p.must("queue", "show"); !strings.HasPrefix(got, "mode     fair") {
 		t.Errorf("the queue says %s", got)
 	}
 	token := p.must("token", "new", "operator")

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/api"
@@ -12,9 +13,15 @@ import (
 
 // jobCmd is about jobs.
 type jobCmd struct {
-	List   jobList   `cmd:"" help:"List jobs, newest first."`
-	Show   jobShow   `cmd:"" help:"Show one job."`
-	Cancel jobCancel `cmd:"" help:"Take a waiting job out, or ask a running one to stop."`
+	List     jobList     `cmd:"" help:"List jobs, newest first."`
+	Show     jobShow     `cmd:"" help:"Show one job, its place, and why it waits."`
+	Cancel   jobCancel   `cmd:"" help:"Take a waiting job out, or ask a running one to stop; or all jobs of one person."`
+	Hold     jobHold     `cmd:"" help:"Keep a waiting job from running."`
+	Release  jobRelease  `cmd:"" help:"Let a held job wait for its turn again."`
+	Front    jobFront    `cmd:"" help:"Put a waiting job before its owner's others."`
+	Priority jobPriority `cmd:"" help:"Give a waiting job another priority."`
+	Retry    jobRetry    `cmd:"" help:"Submit once more what a job that is over asked for."`
+	Export   jobExport   `cmd:"" help:"Write a job's graph and results as JSON."`
 }
 
 type jobList struct {
@@ -34,7 +41,7 @@ func (cmd *jobList) Run(c *call) error {
 		return c.print(out, func(w io.Writer) {
 			rows := make([][]string, 0, len(out.Jobs))
 			for _, j := range out.Jobs {
-				rows = append(rows, []string{string(j.ID), j.User, string(j.State), ago(&j.Created), took(j), dash(j.BackEnd), j.Why + j.Error})
+				rows = append(rows, []string{string(j.ID), j.User, stateOf(j), ago(&j.Created), took(j), dash(j.BackEnd), standing(j) + j.Error})
 			}
 			table(w, []string{"ID", "USER", "STATE", "MADE", "TOOK", "BACK END", ""}, rows)
 			if out.Total > len(out.Jobs) {
@@ -42,6 +49,26 @@ func (cmd *jobList) Run(c *call) error {
 			}
 		})
 	})
+}
+
+// stateOf names a job's state as people see it.
+func stateOf(j api.Job) string {
+	if j.Held && j.State == job.Pending {
+		return "held"
+	}
+	return string(j.State)
+}
+
+// standing says where a waiting job stands, when it begins, and why it waits; empty for others.
+func standing(j api.Job) string {
+	p := j.Place()
+	var parts []string
+	for _, part := range []string{p.Line(), p.Wait(), strings.TrimSuffix(p.Reason, ".")} {
+		if part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return strings.Join(parts, " · ")
 }
 
 // took says how long a job ran, or runs.
@@ -56,60 +83,173 @@ func took(j api.Job) string {
 	return end.Sub(*j.Started).Round(100 * time.Millisecond).String()
 }
 
+// priorities are the names of the classes, in their order.
+var priorities = []string{"instructor", "high", "normal", "low"}
+
+func priorityOf(c job.Class) string {
+	if int(c) < len(priorities) {
+		return priorities[c]
+	}
+	return fmt.Sprint(c)
+}
+
+func writeJob(w io.Writer, j api.Job) {
+	rows := [][]string{
+		{"prompt id", j.PromptID},
+		{"user", j.User},
+		{"group", dash(j.Group)},
+		{"state", stateOf(j)},
+		{"priority", priorityOf(j.Class)},
+		{"made", j.Created.Local().Format(time.DateTime)},
+		{"took", took(j)},
+		{"attempts", fmt.Sprint(j.Attempt)},
+		{"back end", dash(j.BackEnd)},
+	}
+	optional := func(name, value string) {
+		if value != "" {
+			rows = append(rows, []string{name, value})
+		}
+	}
+	if j.Staged {
+		optional("next", "its back end has it ready")
+	}
+	if j.Stopping {
+		optional("stopping", "it was asked to stop")
+	}
+	p := j.Place()
+	optional("place", p.Line())
+	optional("begins", p.Wait())
+	optional("waits", p.Reason)
+	optional("error", j.Error)
+	table(w, []string{"job", string(j.ID)}, rows)
+}
+
 func printJob(c *call, j api.Job) error {
-	return c.print(j, func(w io.Writer) {
-		rows := [][]string{
-			{"prompt id", j.PromptID},
-			{"user", j.User},
-			{"group", dash(j.Group)},
-			{"state", string(j.State)},
-			{"made", j.Created.Local().Format(time.DateTime)},
-			{"took", took(j)},
-			{"attempts", fmt.Sprint(j.Attempt)},
-			{"back end", dash(j.BackEnd)},
+	return c.print(j, func(w io.Writer) { writeJob(w, j) })
+}
+
+// oneJob asks something about one job and prints the job as it is then.
+func (c *call) oneJob(ask func(s *client.Client) (api.Job, error)) error {
+	return c.ask(false, func(s *client.Client) error {
+		j, err := ask(s)
+		if err != nil {
+			return err
 		}
-		if j.Staged {
-			rows = append(rows, []string{"next", "its back end has it ready"})
-		}
-		if j.Stopping {
-			rows = append(rows, []string{"stopping", "it was asked to stop"})
-		}
-		if j.Why != "" {
-			rows = append(rows, []string{"waits", j.Why})
-		}
-		if j.Error != "" {
-			rows = append(rows, []string{"error", j.Error})
-		}
-		table(w, []string{"job", string(j.ID)}, rows)
+		return printJob(c, j)
 	})
 }
 
 type jobShow struct {
-	ID string `arg:""`
+	ID    job.ID `arg:""`
+	Watch bool   `short:"w" help:"Show it anew whenever it changes, until it is over."`
 }
 
 // Run shows a job.
 func (cmd *jobShow) Run(c *call) error {
-	return c.ask(false, func(s *client.Client) error {
-		j, err := s.Job(c.ctx, job.ID(cmd.ID))
-		if err != nil {
-			return err
+	if !cmd.Watch {
+		return c.oneJob(func(s *client.Client) (api.Job, error) { return s.Job(c.ctx, cmd.ID) })
+	}
+	return c.watch(func(s *client.Client) (view, error) {
+		j, err := s.Job(c.ctx, cmd.ID)
+		parts := []string{stateOf(j)}
+		if j.State == job.Running {
+			parts = append(parts, "on "+j.BackEnd)
 		}
-		return printJob(c, j)
+		if text := standing(j) + j.Error; text != "" {
+			parts = append(parts, text)
+		}
+		return view{facts: j, line: strings.Join(parts, " · "), human: func(w io.Writer) { writeJob(w, j) }, over: j.State.Final()}, err
 	})
 }
 
 type jobCancel struct {
-	ID string `arg:""`
+	ID   job.ID `arg:"" optional:"" help:"The job; or --user NAME for all jobs of one person."`
+	User string `help:"All open jobs of this account." placeholder:"NAME"`
 }
 
-// Run cancels a job.
+// Run cancels a job, or all of one person.
 func (cmd *jobCancel) Run(c *call) error {
+	if (cmd.ID == "") == (cmd.User == "") {
+		return wrongUse("Which jobs?").WithRemedy("Name one by its id, or all of one person with --user NAME.")
+	}
+	if cmd.User == "" {
+		return c.oneJob(func(s *client.Client) (api.Job, error) { return s.Cancel(c.ctx, cmd.ID) })
+	}
 	return c.ask(false, func(s *client.Client) error {
-		j, err := s.Cancel(c.ctx, job.ID(cmd.ID))
+		out, err := s.CancelAll(c.ctx, cmd.User)
 		if err != nil {
 			return err
 		}
-		return printJob(c, j)
+		return c.print(out, func(w io.Writer) {
+			fmt.Fprintf(w, "taken out  %d\nstopping   %d\n", len(out.Removed), len(out.Stopping))
+		})
+	})
+}
+
+type jobHold struct {
+	ID job.ID `arg:""`
+}
+
+// Run holds a job.
+func (cmd *jobHold) Run(c *call) error {
+	return c.oneJob(func(s *client.Client) (api.Job, error) { return s.Hold(c.ctx, cmd.ID, true) })
+}
+
+type jobRelease struct {
+	ID job.ID `arg:""`
+}
+
+// Run releases a job.
+func (cmd *jobRelease) Run(c *call) error {
+	return c.oneJob(func(s *client.Client) (api.Job, error) { return s.Hold(c.ctx, cmd.ID, false) })
+}
+
+type jobFront struct {
+	ID job.ID `arg:""`
+}
+
+// Run moves a job to the front.
+func (cmd *jobFront) Run(c *call) error {
+	return c.oneJob(func(s *client.Client) (api.Job, error) { return s.ToFront(c.ctx, cmd.ID) })
+}
+
+type jobPriority struct {
+	ID    job.ID `arg:""`
+	Class string `arg:"" name:"priority" enum:"instructor,high,normal,low,0,1,2,3" help:"instructor, high, normal or low; or 0 to 3."`
+}
+
+// Run gives a job another priority.
+func (cmd *jobPriority) Run(c *call) error {
+	class := job.Class(0)
+	for i, name := range priorities {
+		if cmd.Class == name || cmd.Class == fmt.Sprint(i) {
+			class = job.Class(i)
+		}
+	}
+	return c.oneJob(func(s *client.Client) (api.Job, error) { return s.SetPriority(c.ctx, cmd.ID, class) })
+}
+
+type jobRetry struct {
+	ID job.ID `arg:""`
+}
+
+// Run submits a job once more and shows the new one.
+func (cmd *jobRetry) Run(c *call) error {
+	return c.oneJob(func(s *client.Client) (api.Job, error) { return s.Retry(c.ctx, cmd.ID) })
+}
+
+type jobExport struct {
+	ID   job.ID `arg:""`
+	File string `arg:"" optional:"" default:"-" help:"Where to; stdout when left out."`
+}
+
+// Run writes a job's graph and results. It is JSON in any case.
+func (cmd *jobExport) Run(c *call) error {
+	return c.ask(false, func(s *client.Client) error {
+		r, err := s.Record(c.ctx, cmd.ID)
+		if err != nil {
+			return err
+		}
+		return c.toFile(cmd.File, func(w io.Writer) error { return writeJSON(w, r) })
 	})
 }

@@ -1,42 +1,138 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
+	"time"
 
+	"github.com/ahelme/comfyume/internal/api"
 	"github.com/ahelme/comfyume/internal/client"
 )
 
 // queueCmd is about the queue.
 type queueCmd struct {
-	Show queueShow `cmd:"" help:"Show the queue at a glance."`
+	Show   queueShow   `cmd:"" help:"Show the queue at a glance."`
+	Mode   queueMode   `cmd:"" help:"Show or change how the queue chooses between people."`
+	Pause  queuePause  `cmd:"" help:"Let nothing start: at all, of a group, or on a back end. What runs goes on."`
+	Resume queueResume `cmd:"" help:"Let go on what was paused."`
 }
 
-type queueShow struct{}
+func writeQueue(w io.Writer, q api.QueueState) {
+	rows := [][]string{}
+	for _, p := range q.Pauses {
+		by := ago(&p.Since)
+		if p.By != "" {
+			by = p.By + ", " + by
+		}
+		rows = append(rows, []string{"paused", strings.TrimSpace(p.Scope + " (" + by + ") " + p.Reason)})
+	}
+	rows = append(rows, []string{"waiting", strconv.Itoa(q.Counts.Pending)}, []string{"running", strconv.Itoa(q.Counts.Running)})
+	table(w, []string{"mode", q.Mode}, rows)
+	if len(q.Users) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	rows = rows[:0]
+	for _, u := range q.Users {
+		rows = append(rows, []string{
+			u.User, dash(u.Group), strconv.Itoa(u.Pending), strconv.Itoa(u.Running), number(u.Weight), number(u.GroupWeight),
+		})
+	}
+	table(w, []string{"USER", "GROUP", "WAITING", "RUNNING", "WEIGHT", "OF GROUP"}, rows)
+}
 
-// Run shows the queue.
-func (*queueShow) Run(c *call) error {
+func number(f float64) string { return strconv.FormatFloat(f, 'g', 6, 64) }
+
+func printQueue(c *call, q api.QueueState) error {
+	return c.print(q, func(w io.Writer) { writeQueue(w, q) })
+}
+
+// theQueue asks something about the queue and prints the queue as it is then.
+func (c *call) theQueue(ask func(s *client.Client) (api.QueueState, error)) error {
 	return c.ask(false, func(s *client.Client) error {
-		q, err := s.Queue(c.ctx)
+		q, err := ask(s)
 		if err != nil {
 			return err
 		}
-		return c.print(q, func(w io.Writer) {
-			fmt.Fprintf(w, "mode     %s\n", q.Mode)
-			if q.Note != "" {
-				fmt.Fprintf(w, "note     %s\n", q.Note)
-			}
-			fmt.Fprintf(w, "waiting  %d\nrunning  %d\n", q.Counts.Pending, q.Counts.Running)
-			if len(q.Users) == 0 {
-				return
-			}
-			fmt.Fprintln(w)
-			rows := make([][]string, 0, len(q.Users))
-			for _, u := range q.Users {
-				rows = append(rows, []string{u.User, strconv.Itoa(u.Pending), strconv.Itoa(u.Running)})
-			}
-			table(w, []string{"USER", "WAITING", "RUNNING"}, rows)
-		})
+		return printQueue(c, q)
 	})
+}
+
+type queueShow struct {
+	Watch bool `short:"w" help:"Show it anew whenever it changes."`
+}
+
+// Run shows the queue.
+func (cmd *queueShow) Run(c *call) error {
+	if !cmd.Watch {
+		return c.theQueue(func(s *client.Client) (api.QueueState, error) { return s.Queue(c.ctx) })
+	}
+	return c.watch(func(s *client.Client) (view, error) {
+		q, err := s.Queue(c.ctx)
+		line := fmt.Sprintf("%s · %d waiting · %d running", q.Mode, q.Counts.Pending, q.Counts.Running)
+		for _, p := range q.Pauses {
+			line += " · paused: " + p.Scope
+		}
+		return view{facts: q, line: line, human: func(w io.Writer) {
+			fmt.Fprintln(w, time.Now().Format(time.TimeOnly))
+			writeQueue(w, q)
+		}}, err
+	})
+}
+
+type queueMode struct {
+	Mode string `arg:"" optional:"" default:"" enum:"fifo,round_robin,priority,fair," help:"fifo, round_robin, priority or fair; left out: show it."`
+}
+
+// Run shows or changes the mode.
+func (cmd *queueMode) Run(c *call) error {
+	return c.ask(false, func(s *client.Client) error {
+		ask := s.Queue
+		if cmd.Mode != "" {
+			ask = func(ctx context.Context) (api.QueueState, error) { return s.SetMode(ctx, cmd.Mode) }
+		}
+		q, err := ask(c.ctx)
+		if err != nil {
+			return err
+		}
+		return c.print(q, func(w io.Writer) { fmt.Fprintln(w, q.Mode) })
+	})
+}
+
+// part says which part of the queue is meant.
+type part struct {
+	Group   string `help:"Only what the people of this group submit." xor:"part" placeholder:"NAME"`
+	Backend string `help:"Only this back end." xor:"part" placeholder:"NAME"`
+}
+
+func (p part) scope() string {
+	switch {
+	case p.Group != "":
+		return api.ScopeGroup + p.Group
+	case p.Backend != "":
+		return api.ScopeBackEnd + p.Backend
+	}
+	return api.ScopeAll
+}
+
+type queuePause struct {
+	part   `embed:""`
+	Reason string `help:"A sentence for who waits."`
+}
+
+// Run pauses the queue.
+func (cmd *queuePause) Run(c *call) error {
+	return c.theQueue(func(s *client.Client) (api.QueueState, error) { return s.Pause(c.ctx, cmd.scope(), cmd.Reason) })
+}
+
+type queueResume struct {
+	part `embed:""`
+}
+
+// Run lets the queue go on.
+func (cmd *queueResume) Run(c *call) error {
+	return c.theQueue(func(s *client.Client) (api.QueueState, error) { return s.Resume(c.ctx, cmd.scope()) })
 }

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/api"
-	"github.com/ahelme/comfyume/internal/job"
 )
 
 // roster is a CSV body.
@@ -120,46 +119,6 @@ func (c *Client) NewCode(ctx context.Context, group string, places int, life tim
 // RevokeCode ends a class code.
 func (c *Client) RevokeCode(ctx context.Context, code string) error {
 	return c.call(ctx, http.MethodDelete, "/codes/"+url.PathEscape(code), nil, nil, nil)
-}
-
-// JobFilter chooses jobs of a list. The zero value is the newest hundred of everybody.
-type JobFilter struct {
-	User   string
-	States []string
-	Limit  int
-	Offset int
-}
-
-// Jobs lists jobs, newest first.
-func (c *Client) Jobs(ctx context.Context, f JobFilter) (out api.Jobs, err error) {
-	q := url.Values{}
-	for _, s := range f.States {
-		q.Add("state", s)
-	}
-	for key, n := range map[string]int{"limit": f.Limit, "offset": f.Offset} {
-		if n > 0 {
-			q.Set(key, strconv.Itoa(n))
-		}
-	}
-	if f.User != "" {
-		q.Set("user", f.User)
-	}
-	return out, c.call(ctx, http.MethodGet, "/jobs", q, nil, &out)
-}
-
-// Job returns one job.
-func (c *Client) Job(ctx context.Context, id job.ID) (j api.Job, err error) {
-	return j, c.call(ctx, http.MethodGet, "/jobs/"+url.PathEscape(string(id)), nil, nil, &j)
-}
-
-// Cancel takes a waiting job out, or asks a running one to stop.
-func (c *Client) Cancel(ctx context.Context, id job.ID) (j api.Job, err error) {
-	return j, c.call(ctx, http.MethodPost, "/jobs/"+url.PathEscape(string(id))+"/cancel", nil, nil, &j)
-}
-
-// Queue returns the queue at a glance.
-func (c *Client) Queue(ctx context.Context) (q api.QueueState, err error) {
-	return q, c.call(ctx, http.MethodGet, "/queue", nil, nil, &q)
 }
 
 // BackEnds returns the GPU sources.

@@ -54,6 +54,12 @@ func Handler(h http.Handler) *Client {
 	return &Client{http: &http.Client{Transport: inside{h}, Timeout: patience}, base: "http://studio"}
 }
 
+// Live reports whether a server answers, and not this program itself from a folder that nobody else changes.
+func (c *Client) Live() bool {
+	_, here := c.http.Transport.(inside)
+	return !here
+}
+
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 

@@ -1,0 +1,112 @@
+package api_test
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ahelme/comfyume/internal/api"
+)
+
+// TestWhoMayChangeWhose: one's own, an instructor their group's, an operator everybody's; and what reaches the queue.
+func TestWhoMayChangeWhose(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		as, method, path, body string
+		status                 int
+		done                   string
+	}{
+		{"ann", "POST", "/jobs/j-ann/hold", "", 200, "hold true j-ann"},
+		{"ann", "POST", "/jobs/j-ann/release", "", 200, "hold false j-ann"},
+		{"ivy", "POST", "/jobs/j-ann/front", "", 200, "front j-ann"},
+		{"ivy", "POST", "/jobs/j-ben/retry", "", 403, ""},
+		{"olu", "POST", "/jobs/j-ben/retry", "", 201, "retry j-ben"},
+		{"ivy", "POST", "/jobs/j-ann/cancel", "", 200, "cancel j-ann"},
+		{"ann", "PATCH", "/jobs/j-ann", `{"priority": 3}`, 200, "class 3 j-ann"},
+		{"ann", "PATCH", "/jobs/j-ann", `{"priority": 2}`, 200, "class 2 j-ann"},
+		{"ann", "PATCH", "/jobs/j-ann", `{"priority": 1}`, 403, ""},
+		{"ann", "PATCH", "/jobs/j-ann", `{}`, 200, ""},
+		{"ivy", "PATCH", "/jobs/j-ann", `{"priority": 0}`, 200, "class 0 j-ann"},
+		{"ivy", "PATCH", "/jobs/j-ben", `{"priority": 3}`, 403, ""},
+		{"ben", "DELETE", "/users/ben/jobs", "", 200, "cancel all ben"},
+		{"ben", "DELETE", "/users/nobody/jobs", "", 403, ""},
+		{"ivy", "DELETE", "/users/ben/jobs", "", 403, ""},
+		{"ivy", "DELETE", "/users/ivy/jobs", "", 200, "cancel all ivy"},
+		{"olu", "DELETE", "/users/nobody/jobs", "", 404, ""},
+		{"ann", "PUT", "/users/ann/jobs/order", `{"jobs": ["b", "a"]}`, 200, "reorder ann [b a]"},
+		{"ivy", "PUT", "/users/ben/jobs/order", `{"jobs": ["b"]}`, 403, ""},
+		{"olu", "PUT", "/queue/mode", `{"mode": "priority"}`, 200, "mode priority"},
+		{"olu", "PUT", "/queue/pauses/backend:gpu1", `{"reason": " Maintenance. "}`, 200, "pause backend:gpu1 Maintenance. olu"},
+		{"olu", "DELETE", "/queue/pauses/group:class-a", "", 200, "resume group:class-a"},
+	} {
+		f, state := face(t)
+		w := ask(f, c.as, c.method, v1+c.path, c.body)
+		if w.Code != c.status || strings.Join(state.done, ", ") != c.done {
+			t.Errorf("%s as %s: %s %s gave %d %s, done %q", c.method, c.as, c.path, c.body, w.Code, w.Body, state.done)
+		}
+	}
+}
+
+func TestQueueAsItMayBeSeen(t *testing.T) {
+	t.Parallel()
+	f, _ := face(t)
+	get := func(as string) (q api.QueueState) {
+		if err := json.Unmarshal(ask(f, as, "GET", v1+"/queue", "").Body.Bytes(), &q); err != nil {
+			t.Fatal(err)
+		}
+		return q
+	}
+	ann := get("ann")
+	scopes := []string{}
+	for _, p := range ann.Pauses {
+		scopes = append(scopes, p.Scope+p.By)
+	}
+	if want := []string{"group:class-a", "all"}; !slices.Equal(scopes, want) {
+		t.Errorf("ann sees the pauses %v, want %v", scopes, want)
+	}
+	if diff := cmp.Diff([]api.Load{{User: "ann", Group: "class-a", Running: 1, Weight: 2, GroupWeight: 3}}, ann.Users); diff != "" {
+		t.Error(diff)
+	}
+	olu := get("olu")
+	if len(olu.Pauses) != 4 || olu.Pauses[0].By != "olu" {
+		t.Errorf("an operator sees the pauses %+v", olu.Pauses)
+	}
+	if diff := cmp.Diff([]api.Load{
+		{User: "ann", Group: "class-a", Running: 1, Weight: 2, GroupWeight: 3}, {User: "ben", Group: "class-b", Pending: 2, Weight: 1, GroupWeight: 1},
+	}, olu.Users); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestRecord(t *testing.T) {
+	t.Parallel()
+	f, _ := face(t)
+	w := ask(f, "ann", "GET", v1+"/jobs/j-ann-0/record", "")
+	var got api.Record
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+		t.Fatalf("%v: %s", err, w.Body)
+	}
+	var prompt any
+	if err := json.Unmarshal(got.Prompt, &prompt); err != nil {
+		t.Fatal(err)
+	}
+	inputs := map[string]any{"x": nil, "y": nil, "text": `NaN " Infinity`}
+	if diff := cmp.Diff(map[string]any{"1": map[string]any{"class_type": "A", "inputs": inputs}}, prompt); diff != "" {
+		t.Error(diff)
+	}
+	if string(got.Workflow) != `{"nodes":[]}` {
+		t.Errorf("the workflow is %s", got.Workflow)
+	}
+	if diff := cmp.Diff([]api.Result{
+		{Node: "9", Kind: "images", Filename: "a.png", Subfolder: "x", Type: "temp"},
+		{Node: "10", Kind: "images", Filename: "b.png", Type: "output"},
+	}, got.Results); diff != "" {
+		t.Error(diff)
+	}
+	if w := ask(f, "ann", "GET", v1+"/jobs/j-ben/record", ""); w.Code != 404 {
+		t.Errorf("ann gets ben's job: %d %s", w.Code, w.Body)
+	}
+}
