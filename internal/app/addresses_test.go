@@ -11,6 +11,7 @@ import (
 	"github.com/ahelme/comfyume/internal/api"
 	"github.com/ahelme/comfyume/internal/comfyserver"
 	"github.com/ahelme/comfyume/internal/gateway"
+	"github.com/ahelme/comfyume/internal/queueapi"
 )
 
 // address is one way to ask for something of the owner's.
@@ -97,11 +98,48 @@ func (w *owned) addresses() (all []address) {
 			w.interfaceAddresses(add)
 		case "/metrics":
 			add(address{method: http.MethodGet, path: prefix, hers: true}, nil)
+		case "/qm/":
+			for _, r := range queueapi.Routes() {
+				w.queueAddress(add, r.Method, prefix[:3]+r.Path)
+			}
+		case "/qm/health", "/qm/api/health", "/qm/api/workers/": // the same, with rights of their own
+		case "/api/health", "/api/queue/status", "/api/jobs", "/api/jobs/":
+			for _, r := range queueapi.Routes() {
+				if on := slices.IndexFunc(queueapi.OnMain(), func(m queueapi.Route) bool {
+					return m.Path == prefix && m.Method == r.Method && strings.HasPrefix(r.Path, prefix)
+				}); on >= 0 {
+					w.queueAddress(add, r.Method, r.Path)
+				}
+			}
 		default:
 			w.t.Fatalf("nobody tries the addresses below %s: add them here", prefix)
 		}
 	}
 	return all
+}
+
+// queueAddress adds one of the queue manager's interface.
+func (w *owned) queueAddress(add func(address, map[string]string, ...string), method, path string) {
+	a := address{method: method, path: path, public: strings.HasSuffix(path, "/health")}
+	worker := "?" + pairs("worker_id", "w1", "job_id", w.values["/jobs/{id}"])
+	switch name := strings.TrimPrefix(path, "/qm"); {
+	case strings.HasPrefix(name, "/api/workers/"):
+		a.hers = true
+		add(a, nil, worker)
+	case strings.Contains(name, "{id}"):
+		a.hers = true
+		add(a, nil, "", "?priority=3")
+	case name == "/api/jobs" && method == http.MethodGet:
+		add(a, nil, "", "?status=pending&limit=1000")
+		a.hers = true
+		add(a, nil, "?user_id="+owner)
+	case name == "/api/jobs":
+		add(a, nil, `{"workflow": {"1": {}}, "metadata": {"of": "bob"}}`)
+		a.hers = true
+		add(a, nil, `{"user_id": "`+owner+`", "workflow": {"1": {"class_type": "EmptyImage", "inputs": {}}}}`)
+	default:
+		add(a, nil)
+	}
 }
 
 // comfyBody returns what to send to a route of the ComfyUI server: bodies, or queries that begin with ?.

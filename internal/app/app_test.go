@@ -23,7 +23,7 @@ import (
 // options are those of a small studio of its own.
 func options(t *testing.T, flags map[string]string) app.Options {
 	t.Helper()
-	all := map[string]string{"data": filepath.Join(t.TempDir(), "data"), "listen": "127.0.0.1:0", "metrics": ""}
+	all := map[string]string{"data": filepath.Join(t.TempDir(), "data"), "listen": "127.0.0.1:0", "metrics": "", "queue_api": ""}
 	for k, v := range flags {
 		all[k] = v
 	}

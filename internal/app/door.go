@@ -12,12 +12,17 @@ import (
 
 // checkDoor refuses to serve a network without encryption, unless that is wanted.
 func checkDoor(c *config.Loaded) error {
-	if c.TLS.Mode != "off" || loopback(c.Listen) || c.InsecureLAN {
+	if c.TLS.Mode != "off" || c.InsecureLAN {
 		return nil
 	}
-	return fault.New(fault.Invalid, "Without encryption, passwords and pictures can be read by everybody on the network of %s.", c.Listen).
-		WithCode("insecure_lan").
-		WithRemedy("Set tls (--tls-mode self needs nothing else), put a proxy with TLS in front and listen on 127.0.0.1, or accept it with insecure_lan: true.")
+	for _, address := range []string{c.Listen, c.QueueAPI} {
+		if address != "" && !loopback(address) {
+			return fault.New(fault.Invalid, "Without encryption, passwords and pictures can be read by everybody on the network of %s.", address).
+				WithCode("insecure_lan").
+				WithRemedy("Set tls (--tls-mode self needs nothing else), put a proxy with TLS in front and listen on 127.0.0.1, or accept it with insecure_lan: true.")
+		}
+	}
+	return nil
 }
 
 // insecure reports whether the studio is open to a network without encryption.

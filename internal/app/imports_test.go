@@ -59,6 +59,7 @@ var layers = map[string]struct {
 	"comfyserver/room":    {[]string{"comfy", "comfy/pyjson", "job", "event", "fault"}, "the live side of one person hears by the bus"},
 	"comfyserver":         {[]string{"comfyserver/room", "comfy", "comfy/pyjson", "job", "event", "fault", "identity", "file"}, "everything else comes as its own small interface"},
 	"api":                 {[]string{"job", "event", "fault", "identity"}, "everything else comes as its own small interface"},
+	"queueapi":            {[]string{"comfy", "comfy/pyjson", "job", "event", "fault", "identity"}, "everything else comes as its own small interface"},
 	"gateway":             {[]string{"account", "fault", "identity"}, "faces are handed in as http.Handler"},
 	"frontend":            {[]string{"fault"}, "the official page is data"},
 	"sqlite":              {append([]string{"queue", "account", "deliver", "workspace", "catalog", "fleet", "blob", "backend", "usage"}, words...), "an adapter knows the contracts it implements"},
@@ -79,7 +80,7 @@ var layers = map[string]struct {
 var onlyIn = map[string][]string{
 	"modernc.org/sqlite":                  {"sqlite"},
 	"github.com/pressly/goose":            {"sqlite"},
-	"github.com/coder/websocket":          {"comfyserver", "comfyserver/room", "backend/comfyui", "backend/backendtest", "sim", "../e2e"},
+	"github.com/coder/websocket":          {"comfyserver", "comfyserver/room", "backend/comfyui", "backend/backendtest", "sim", "queueapi", "../e2e"},
 	"github.com/caddyserver/certmagic":    {"tlscert"},
 	"go.uber.org/zap":                     {"tlscert"},
 	"github.com/alecthomas/kong":          {"cli"},

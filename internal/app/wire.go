@@ -27,6 +27,7 @@ import (
 	"github.com/ahelme/comfyume/internal/identity"
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/queue"
+	"github.com/ahelme/comfyume/internal/queueapi"
 	"github.com/ahelme/comfyume/internal/sqlite"
 	"github.com/ahelme/comfyume/internal/telemetry"
 	"github.com/ahelme/comfyume/internal/thumb"
@@ -69,6 +70,9 @@ type Studio struct {
 	comfy   *comfyserver.Server
 	api     *api.Face
 	door    *gateway.Gateway
+
+	queueAPI  *queueapi.Face
+	queuePort string // address of its own port; empty: it has none
 
 	backends []config.Back // those of the settings, and the simulated one
 	serving  bool          // a server, not a command that looks into the folder
@@ -166,6 +170,7 @@ func (s *Studio) faces(context.Context) (err error) {
 	if err = s.newComfy(); err != nil {
 		return err
 	}
+	s.newQueueAPI()
 	s.door, err = gateway.New(s.accounts, gateway.Faces{
 		Comfy:  s.comfy,
 		Work:   myWork{s},
@@ -195,10 +200,10 @@ func (s *Studio) noPage() string {
 
 // mounts are the faces that have addresses of their own.
 func (s *Studio) mounts() []gateway.Mount {
-	return []gateway.Mount{
+	return append([]gateway.Mount{
 		{Prefix: api.Base + "/", Handler: s.apiFace()},
 		{Prefix: "/metrics", Role: identity.Operator, Handler: s.metrics.Handler(s.log)},
-	}
+	}, s.queueMounts()...)
 }
 
 // doors opens the listeners: whoever gets through finds everything behind them ready.
@@ -216,7 +221,7 @@ func (s *Studio) doors(context.Context) error {
 	if err != nil {
 		return errors.Join(err, main.Close())
 	}
-	if err := s.metricsDoor(); err != nil {
+	if err := errors.Join(s.metricsDoor(), s.queueDoor()); err != nil {
 		return errors.Join(err, main.Close(), control.Close())
 	}
 	s.parts.serveOn("control", control, s.control(), nil, s.log)

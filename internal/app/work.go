@@ -61,7 +61,7 @@ func (s *Studio) work(ctx context.Context) error {
 // changed tells everybody of a change of a job, after the commit that made it true.
 func (s *Studio) changed(c job.Changed) {
 	if s.dispatch != nil { // nil while the queue is being read at the start
-		s.dispatch.JobChanged(c)
+		s.dispatch.JobChanged(forDispatch(c))
 	}
 	s.bus.Publish(event.Event{User: c.Job.User, Body: event.JobChanged{Changed: c}})
 }
@@ -209,7 +209,7 @@ func (s *Studio) newDispatch() {
 		SaltAll: s.cfg.Isolation == "strict", Allowed: s.checker().allowed,
 	})
 	s.dispatch = dispatch.New(dispatch.Deps{
-		Queue: s.queue, Fleet: s.fleet, Deliver: deliverer{s.deliver}, Rewriter: rewriterFace{rewriter}, Bus: s.bus,
+		Queue: ownJobs{s.queue}, Fleet: s.fleet, Deliver: deliverer{s.deliver}, Rewriter: rewriterFace{rewriter}, Bus: s.bus,
 		Missing: s.catalog.Missing,
 		Room:    func() error { return s.files.Room(context.Background()) }, Log: s.log,
 	}, dispatch.Options{Order: sched.Order(s.queue.Order()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser})
@@ -237,6 +237,8 @@ func (s *Studio) begin(context.Context) error {
 	s.parts.run("dispatch", s.dispatch.Run)
 	s.parts.run("pings", s.comfy.Run)
 	s.parts.add("sockets", s.comfy.Close)
+	s.parts.run("queue manager's workers", s.queueAPI.Run)
+	s.parts.add("queue manager's sockets", s.queueAPI.Close)
 	return nil
 }
 

@@ -13,7 +13,7 @@ type Config struct {
 	TLS            TLS      `yaml:"tls" doc:"encryption; beyond loopback serve refuses to run without it unless insecure_lan is true"`
 	TrustedProxies []string `yaml:"trusted_proxies" doc:"addresses or networks whose X-Forwarded-* and X-Real-IP count"`
 	InsecureLAN    bool     `yaml:"insecure_lan" doc:"serve without encryption beyond loopback, and say so"`
-	QueueAPI       string   `yaml:"queue_api" doc:"the queue manager's API on a port of its own; empty turns it off" yet:"opens no port"`
+	QueueAPI       string   `yaml:"queue_api" doc:"the queue manager's API on a port of its own, beside /qm/ on listen; empty turns it off"`
 	Metrics        string   `yaml:"metrics" doc:"/metrics, /healthz and /readyz without sign-in; empty: only on listen, for operators"`
 	Data           string   `yaml:"data" doc:"database and files"`
 	Store          string   `yaml:"store" doc:"sqlite"`
