@@ -12,12 +12,15 @@ type queueMetrics struct{ q *queue.Service }
 var (
 	jobsNow   = prometheus.NewDesc("comfyume_queue_jobs", "Open jobs.", []string{"state"}, nil)
 	jobsEnded = prometheus.NewDesc("comfyume_queue_ended_jobs_total", "Jobs that ended since the start.", []string{"state"}, nil)
+	results   = prometheus.NewDesc("comfyume_queue_rejected_results_total",
+		"Results that came late, twice or for a cancelled job, and were kept out.", []string{"reason"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (queueMetrics) Describe(out chan<- *prometheus.Desc) {
 	out <- jobsNow
 	out <- jobsEnded
+	out <- results
 }
 
 // Collect implements prometheus.Collector.
@@ -28,5 +31,9 @@ func (m queueMetrics) Collect(out chan<- prometheus.Metric) {
 	}
 	for state, n := range map[string]int{"completed": c.Completed, "failed": c.Failed, "cancelled": c.Cancelled} {
 		out <- prometheus.MustNewConstMetric(jobsEnded, prometheus.CounterValue, float64(n), state)
+	}
+	r := m.q.Rejected()
+	for reason, n := range map[string]int64{"late": r.Late, "doubled": r.Doubled, "cancelled": r.Cancelled} {
+		out <- prometheus.MustNewConstMetric(results, prometheus.CounterValue, float64(n), reason)
 	}
 }

@@ -296,7 +296,7 @@ func (s *Service) CancelUser(ctx context.Context, user string) (removed, stopped
 			return removed, stopped, err
 		}
 		asked, err := s.stop(ctx, slices.DeleteFunc(s.refreshed(jobs), func(j job.Job) bool {
-			return visible(j) != job.Running
+			return visible(j) != job.Running || j.Stop
 		}))
 		if stopped = append(stopped, asked...); err != nil {
 			return removed, stopped, err
