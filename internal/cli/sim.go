@@ -18,7 +18,8 @@ import (
 
 // simCmd is about simulated machines.
 type simCmd struct {
-	Comfyui simComfyUI `cmd:"" name:"comfyui" help:"Run a simulated ComfyUI server."`
+	Comfyui  simComfyUI  `cmd:"" name:"comfyui" help:"Run a simulated ComfyUI server."`
+	Schedule simSchedule `cmd:"" help:"Rehearse classes in virtual time, in every mode, and compare."`
 }
 
 // simComfyUI runs a simulated ComfyUI server.

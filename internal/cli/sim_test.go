@@ -1,6 +1,10 @@
 package cli_test
 
 import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -33,6 +37,64 @@ func TestSimWrongUse(t *testing.T) {
 		}
 		if out.Len() > 0 {
 			t.Errorf("%s: %s", args, out.String())
+		}
+	}
+}
+
+// TestSimSchedule rehearses a class and prints it as a table, as JSON, and as files, the same each time.
+func TestSimSchedule(t *testing.T) {
+	t.Parallel()
+	run := func(args ...string) (out, errs string, code int) {
+		var o, e strings.Builder
+		sys := cli.System{Stdin: strings.NewReader(""), Stdout: &o, Stderr: &e}
+		code = cli.Main(t.Context(), append([]string{"sim", "schedule", "--class=workshop", "--for=1h"}, args...), sys)
+		return o.String(), e.String(), code
+	}
+	dir := t.TempDir()
+	page, picture := filepath.Join(dir, "s.html"), filepath.Join(dir, "schedule-workshop.svg")
+	table, errs, code := run("--users=5", "--gpus=1", "--html", page, "--pictures", dir)
+	if code != 0 || !strings.Contains(table, "simulated") || !strings.Contains(table, "round_robin") {
+		t.Fatalf("code %d, %s%s", code, table, errs)
+	}
+	for _, file := range []string{page, picture} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(text, []byte("</svg>")) || !bytes.Contains(bytes.ToLower(text), []byte("simulated")) {
+			t.Errorf("%s: %.300s", file, text)
+		}
+		if bytes.Contains(text, []byte("<script")) || bytes.Contains(text, []byte(`src="http`)) {
+			t.Errorf("%s needs something outside itself", file)
+		}
+	}
+	flags := []string{"--json", "--modes=fair", "--affinity=on", "--users=6", "--gpus=3", "--speeds=1,0.5", "--memory=40GiB", "--models=4", "--load-times=5s,120s", "--seed=9"}
+	facts, errs, code := run(flags...)
+	if again, _, _ := run(flags...); code != 0 || again != facts {
+		t.Fatalf("code %d, %s: another output\n%s\n%s", code, errs, facts, again)
+	}
+	var got []struct {
+		People int
+		Fleet  []struct{ Speed, GiB float64 }
+		Models []struct{ Load float64 }
+		Modes  []struct {
+			Order string
+			Jobs  int
+		}
+	}
+	if err := json.Unmarshal([]byte(facts), &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 1 || got[0].People != 6 || len(got[0].Fleet) != 3 || got[0].Fleet[1].Speed != 0.5 || got[0].Fleet[1].GiB != 40 ||
+		len(got[0].Models) != 4 || got[0].Models[3].Load != 120 || len(got[0].Modes) != 1 || got[0].Modes[0].Order != "fair" || got[0].Modes[0].Jobs == 0 {
+		t.Errorf("%s", facts)
+	}
+	for arg, want := range map[string]string{
+		"--class=nope": "There is no class", "--modes=lottery": "There is no mode", "--memory=0.5": "memory is above 0", "--speeds=0": "speed",
+		"--load-times=9s,2s": "quickest", "--load-times=1s,2s,3s": "--load-times", "--gpus=-1": "GPUs", "--memory=1GiB": "No GPU has room",
+	} {
+		if out, errs, code := run(arg); code != 2 || out != "" || !strings.Contains(errs, want) {
+			t.Errorf("%s: code %d, %s%s", arg, code, out, errs)
 		}
 	}
 }
