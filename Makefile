@@ -14,7 +14,7 @@ GO_DIRS   := $(wildcard cmd internal e2e)
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 # What the tests need beside Go, Node and Python, as PROGRAM:DEBIAN-PACKAGE. apt-get brings it where that is allowed.
-TEST_DEBS := chromium:chromium nginx:nginx caddy:caddy ip:iproute2 gcc:gcc,libc6-dev
+TEST_DEBS := chromium:chromium nginx:nginx caddy:caddy ip:iproute2 gcc:gcc,libc6-dev redis-server:redis-server
 # The editors the tests run with: one of each generation.
 TEST_FRONTENDS := 1.27.10 1.40.10 1.58.1
 
@@ -52,7 +52,7 @@ dist: ## build for linux, darwin and windows on amd64 and arm64 into dist/, with
 
 test: deps fmt-check vet lint build unit cross bench-once race e2e ## bring what the tests need and run all of them
 
-deps: ## bring what the tests need (chromium, nginx, caddy, iproute2, gcc, pip)
+deps: ## bring what the tests need (chromium, nginx, caddy, iproute2, gcc, redis, pip)
 	@missing=; \
 	for need in $(TEST_DEBS); do \
 		PATH="$$PATH:/usr/sbin:/sbin" command -v $${need%%:*} >/dev/null 2>&1 || missing="$$missing $$(echo $${need#*:} | tr , ' ')"; \
@@ -119,7 +119,7 @@ bench: ## run the benchmarks for real
 	@$(GO) test -run '^$$' -bench . -benchmem ./internal/...
 
 # Packages whose goroutines share state. They are tested with the race detector, which needs a C compiler.
-RACE := app event queue dispatch comfyserver backend/comfyui
+RACE := app event queue redis dispatch comfyserver backend/comfyui
 
 race: ## the concurrent packages with the race detector (needs gcc)
 	@CGO_ENABLED=1 $(GO) test -race -timeout 15m $(foreach p,$(RACE),$(if $(wildcard internal/$(p)),./internal/$(p)/...))

@@ -63,6 +63,7 @@ var layers = map[string]struct {
 	"gateway":             {[]string{"account", "fault", "identity"}, "faces are handed in as http.Handler"},
 	"frontend":            {[]string{"fault"}, "the official page is data"},
 	"sqlite":              {append([]string{"queue", "account", "deliver", "workspace", "catalog", "fleet", "blob", "backend", "usage"}, words...), "an adapter knows the contracts it implements"},
+	"redis":               {append([]string{"queue", "account", "deliver", "workspace", "catalog", "fleet", "blob", "backend", "usage"}, words...), "an adapter knows the contracts it implements"},
 	"tlscert":             {[]string{"fault"}, "an adapter of one outside thing"},
 	"telemetry":           {[]string{"fault"}, "an adapter of one outside thing"},
 	"sim":                 {[]string{"comfy", "comfy/pyjson", "fault", "sim/folders", "sim/raster", "sim/media", "sim/nodes", "sim/executor"}, "the simulator stands outside: it must not share our server's code"},
@@ -81,6 +82,7 @@ var layers = map[string]struct {
 var onlyIn = map[string][]string{
 	"modernc.org/sqlite":                  {"sqlite"},
 	"github.com/pressly/goose":            {"sqlite"},
+	"github.com/redis/rueidis":            {"redis"},
 	"github.com/coder/websocket":          {"comfyserver", "comfyserver/room", "backend/comfyui", "backend/backendtest", "sim", "queueapi", "../e2e"},
 	"github.com/caddyserver/certmagic":    {"tlscert"},
 	"go.uber.org/zap":                     {"tlscert"},
