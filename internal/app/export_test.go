@@ -49,3 +49,6 @@ func (s *Studio) SignIn(ctx context.Context, user string) (cookie, id string, er
 
 // CookieName is the session cookie's on http.
 func (s *Studio) CookieName() string { return "comfyume-" + s.self.ID }
+
+// QueuePort is the address of the queue manager's own port; empty: it has none.
+func (s *Studio) QueuePort() string { return s.queuePort }

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -194,7 +195,11 @@ func (a answer) want(status int) answer {
 // ask sends a request as a person; "" is nobody.
 func (s *studio) ask(as, method, path, body string, headers ...string) answer {
 	s.t.Helper()
-	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	return s.send(as, method, path, strings.NewReader(body), headers...)
+}
+
+func (s *studio) send(as, method, path string, body io.Reader, headers ...string) answer {
+	r := httptest.NewRequest(method, path, body)
 	for n := 0; n < len(headers); n += 2 {
 		r.Header.Set(headers[n], headers[n+1])
 	}
