@@ -2,7 +2,9 @@ package queue
 
 import (
 	"cmp"
+	"iter"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -15,16 +17,16 @@ import (
 // old ones by it.
 const numberBlock = 64
 
-// book mirrors the open jobs in memory. A *job.Job in it is never changed, only replaced, so that readers may keep
-// what they got. It is safe for concurrent use.
+// book mirrors the open jobs in memory: those that wait in little room, the others as they are. What comes out of it is
+// never changed, so that readers may keep it; digests of waiting jobs are left out. It is safe for concurrent use.
 type book struct {
-	mu     sync.RWMutex
-	jobs   map[job.ID]*job.Job
-	runs   map[job.ID]*job.Job // those of jobs that are running
-	people map[string]*person
-	counts job.Counts
-	coming int   // submissions on their way to the store
-	ended  int64 // number of the last end that the book knows
+	mu      sync.RWMutex
+	waiting waiting
+	whole   map[job.ID]*job.Job // those that run, and those that waiting does not take; replaced, never changed
+	people  map[string]*person
+	counts  job.Counts
+	coming  int   // submissions on their way to the store
+	ended   int64 // number of the last end that the book knows
 
 	// withdrawn holds the fences of staged attempts that their owner is just taking away: such an attempt may no
 	// longer report that it was posted.
@@ -33,16 +35,28 @@ type book struct {
 
 // person is what the book knows of one user.
 type person struct {
-	open     map[string]*job.Job // by prompt id
+	user     string
+	number   uint32              // in waiting; zero: none so far
+	first    uint32              // of the jobs in waiting
+	named    map[string]uint32   // those of them whose prompt id is not their id
+	whole    map[string]*job.Job // the other open jobs by prompt id
+	open     int
 	pending  int
 	coming   int
-	number   int64 // last number given
+	counter  int64 // last number given
 	reserved int64 // numbers up to here are reserved in the store
+}
+
+func (p *person) name(promptID string, n uint32) {
+	if p.named == nil {
+		p.named = map[string]uint32{}
+	}
+	p.named[promptID] = n
 }
 
 func newBook() *book {
 	return &book{
-		jobs: map[job.ID]*job.Job{}, runs: map[job.ID]*job.Job{}, people: map[string]*person{}, withdrawn: map[job.ID]int64{},
+		waiting: newWaiting(), whole: map[job.ID]*job.Job{}, people: map[string]*person{}, withdrawn: map[job.ID]int64{},
 	}
 }
 
@@ -51,7 +65,7 @@ func (b *book) setNumbers(marks map[string]int64) {
 	defer b.mu.Unlock()
 	for user, mark := range marks {
 		p := b.person(user)
-		p.number, p.reserved = mark, mark
+		p.counter, p.reserved = mark, mark
 	}
 }
 
@@ -59,7 +73,7 @@ func (b *book) setNumbers(marks map[string]int64) {
 func (b *book) person(user string) *person {
 	p := b.people[user]
 	if p == nil {
-		p = &person{open: map[string]*job.Job{}}
+		p = &person{user: user, whole: map[string]*job.Job{}}
 		b.people[user] = p
 	}
 	return p
@@ -75,28 +89,44 @@ func (b *book) put(j *job.Job) {
 // replace is put with the lock held.
 func (b *book) replace(j *job.Job) {
 	p := b.person(j.User)
-	if old := b.jobs[j.ID]; old != nil {
-		b.counts.Add(old.State, -1)
-		if old.State == job.Pending {
-			p.pending--
-		}
+	if old, ok := b.whole[j.ID]; ok {
+		delete(b.whole, j.ID)
+		delete(p.whole, j.PromptID)
+		b.count(p, old.State, -1)
+	} else if n := b.waiting.find(j.ID); n != 0 {
+		b.waiting.remove(n)
+		b.count(p, job.Pending, -1)
 	}
-	b.counts.Add(j.State, 1)
-	if j.State == job.Running {
-		b.runs[j.ID] = j
-	} else {
-		delete(b.runs, j.ID)
-	}
+	b.count(p, j.State, 1)
 	if j.State.Final() {
-		delete(b.jobs, j.ID)
-		delete(p.open, j.PromptID)
 		return
 	}
-	if j.State == job.Pending {
-		p.pending++
+	if id, ok := plain(j); ok {
+		b.waiting.add(id, j, p)
+		return
 	}
-	b.jobs[j.ID] = j
-	p.open[j.PromptID] = j
+	b.whole[j.ID], p.whole[j.PromptID] = j, j
+}
+
+func (b *book) count(p *person, s job.State, n int) {
+	b.counts.Add(s, n)
+	if !s.Final() {
+		p.open += n
+	}
+	if s == job.Pending {
+		p.pending += n
+	}
+}
+
+// lookup returns an open job, which is not to be changed; nil: it is not open. The lock is held.
+func (b *book) lookup(id job.ID) *job.Job {
+	if j := b.whole[id]; j != nil {
+		return j
+	}
+	if n := b.waiting.find(id); n != 0 {
+		return b.waiting.job(n)
+	}
+	return nil
 }
 
 // update replaces the open job with a copy that fn changed, and returns the copy; nil when the job is no longer open or
@@ -108,7 +138,7 @@ func (b *book) update(id job.ID, fn func(*job.Job) bool) *job.Job {
 }
 
 func (b *book) updateLocked(id job.ID, fn func(*job.Job) bool) *job.Job {
-	old := b.jobs[id]
+	old := b.lookup(id)
 	if old == nil {
 		return nil
 	}
@@ -123,7 +153,7 @@ func (b *book) updateLocked(id job.ID, fn func(*job.Job) bool) *job.Job {
 func (b *book) get(id job.ID) (job.Job, bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	if j := b.jobs[id]; j != nil {
+	if j := b.lookup(id); j != nil {
 		return *j, true
 	}
 	return job.Job{}, false
@@ -132,10 +162,15 @@ func (b *book) get(id job.ID) (job.Job, bool) {
 func (b *book) find(user, promptID string) (job.Job, bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	if p := b.people[user]; p != nil {
-		if j := p.open[promptID]; j != nil {
-			return *j, true
-		}
+	p := b.people[user]
+	if p == nil {
+		return job.Job{}, false
+	}
+	if j := p.whole[promptID]; j != nil {
+		return *j, true
+	}
+	if n := b.waiting.findPrompt(p, promptID); n != 0 {
+		return *b.waiting.job(n), true
 	}
 	return job.Job{}, false
 }
@@ -145,37 +180,107 @@ func (b *book) remaining(user string) int {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	if p := b.people[user]; p != nil {
-		return len(p.open)
+		return p.open
 	}
 	return 0
 }
 
-// open returns the user's open jobs in the order in which they are shown, and the number of the last end that they
-// already leave out.
-func (b *book) open(user string) ([]job.Job, int64) {
+// open returns the user's open jobs in the order in which they are shown.
+func (b *book) open(user string) []job.Job {
 	b.mu.RLock()
-	p, ended := b.people[user], b.ended
-	if p == nil || len(p.open) == 0 {
+	p := b.people[user]
+	if p == nil || p.open == 0 {
 		b.mu.RUnlock()
-		return nil, ended
+		return nil
 	}
-	list := make([]*job.Job, 0, len(p.open))
-	for _, j := range p.open {
+	list := make([]*job.Job, 0, p.open)
+	for _, j := range p.whole {
 		list = append(list, j)
 	}
+	b.waiting.each(p, func(n uint32, _ *slot) { list = append(list, b.waiting.job(n)) })
 	b.mu.RUnlock()
 	slices.SortFunc(list, shown)
-	return values(list), ended
+	return values(list)
 }
 
-// all returns everybody's open jobs in order of acceptance, and the number of the last end that they leave out.
-func (b *book) all() ([]job.Job, int64) {
+// ids returns the ids of everybody's open jobs in order of acceptance.
+func (b *book) ids() iter.Seq[job.ID] {
 	b.mu.RLock()
-	ended := b.ended
-	list := slices.AppendSeq(make([]*job.Job, 0, len(b.jobs)), maps.Values(b.jobs))
-	b.mu.RUnlock()
-	slices.SortFunc(list, func(x, y *job.Job) int { return cmp.Compare(x.Seq, y.Seq) })
-	return values(list), ended
+	defer b.mu.RUnlock()
+	type open struct {
+		seq   int64
+		id    [16]byte
+		whole *job.Job
+	}
+	all := make([]open, 0, len(b.whole)+b.waiting.n)
+	for _, j := range b.whole {
+		all = append(all, open{seq: j.Seq, whole: j})
+	}
+	b.waiting.each(nil, func(_ uint32, s *slot) { all = append(all, open{seq: s.seq, id: s.id}) })
+	slices.SortFunc(all, func(x, y open) int { return cmp.Compare(x.seq, y.seq) })
+	return func(yield func(job.ID) bool) {
+		for _, o := range all {
+			id := job.ID("")
+			if o.whole != nil {
+				id = o.whole.ID
+			} else {
+				var text [36]byte
+				encodeID(&text, o.id)
+				id = job.ID(text[:])
+			}
+			if !yield(id) {
+				return
+			}
+		}
+	}
+}
+
+// choice says which open jobs a list has.
+type choice struct {
+	user       string // empty: everybody's
+	states     []job.State
+	workflowID string
+	ascending  bool // the oldest first, else the newest
+	most       int  // 0: all
+}
+
+func (c *choice) wants(state job.State, workflowID string) bool {
+	return (c.states == nil || slices.Contains(c.states, state)) && (c.workflowID == "" || c.workflowID == workflowID)
+}
+
+// list returns the open jobs of a choice in order of acceptance, how many there are in all, and the number of the last
+// end that they leave out.
+func (b *book) list(c choice) (jobs []job.Job, total int, ended int64) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	ended = b.ended
+	whole := maps.Values(b.whole)
+	var p *person
+	if c.user != "" {
+		if p = b.people[c.user]; p == nil {
+			return nil, 0, ended
+		}
+		whole = maps.Values(p.whole)
+	}
+	top := topJobs{ascending: c.ascending, most: c.most}
+	for j := range whole {
+		if c.wants(visible(*j), j.WorkflowID) {
+			top.offer(listed{seq: j.Seq, whole: j})
+		}
+	}
+	pending := c.states == nil || slices.Contains(c.states, job.Pending)
+	b.waiting.each(p, func(n uint32, s *slot) {
+		if pending && (c.workflowID == "" || b.waiting.origins.all[s.origin].workflowID == c.workflowID) {
+			top.offer(listed{seq: s.seq, slot: n})
+		}
+	})
+	for _, l := range top.sorted() {
+		if l.whole == nil {
+			l.whole = b.waiting.job(l.slot)
+		}
+		jobs = append(jobs, *l.whole)
+	}
+	return jobs, top.total, ended
 }
 
 // first returns the lowest number of the person's other waiting jobs of the job's class; false: it runs before all of them.
@@ -186,16 +291,19 @@ func (b *book) first(j job.Job) (number float64, ok bool) {
 	if p == nil {
 		return 0, false
 	}
-	var lowest *job.Job
-	for _, other := range p.open {
-		if other.ID != j.ID && other.Class == j.Class && visible(*other) == job.Pending && (lowest == nil || Compare(other, lowest) < 0) {
-			lowest = other
+	lowest := job.Job{Class: j.Class, Number: math.Inf(1), Seq: math.MaxInt64}
+	look := func(other job.Job) {
+		if other.Seq != j.Seq && other.Class == j.Class && Compare(&other, &lowest) < 0 {
+			lowest, ok = other, true
 		}
 	}
-	if lowest == nil || Compare(&j, lowest) < 0 {
-		return 0, false
+	for _, other := range p.whole {
+		if visible(*other) == job.Pending {
+			look(*other)
+		}
 	}
-	return lowest.Number, true
+	b.waiting.each(p, func(_ uint32, s *slot) { look(job.Job{Class: s.class, Number: s.number, Seq: s.seq}) })
+	return lowest.Number, ok && Compare(&lowest, &j) < 0
 }
 
 // end takes an open job out: fn makes it final. ended is the number of its end. Nil: it was not open.
@@ -212,7 +320,7 @@ func (b *book) withdraw(jobs []job.Job) (still []job.Job) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, j := range jobs {
-		now := b.jobs[j.ID]
+		now := b.lookup(j.ID)
 		if now == nil || visible(*now) != job.Pending {
 			continue
 		}
@@ -256,8 +364,8 @@ func (b *book) expired(at time.Time) []job.Job {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	var list []job.Job
-	for _, j := range b.runs {
-		if !j.Attempt.LeaseUntil.After(at) {
+	for _, j := range b.whole {
+		if j.State == job.Running && !j.Attempt.LeaseUntil.After(at) {
 			list = append(list, *j)
 		}
 	}
@@ -271,8 +379,8 @@ func (b *book) byUser() map[string]job.Counts {
 	defer b.mu.RUnlock()
 	out := map[string]job.Counts{}
 	for user, p := range b.people {
-		if len(p.open) > 0 {
-			out[user] = job.Counts{Pending: p.pending, Running: len(p.open) - p.pending}
+		if p.open > 0 {
+			out[user] = job.Counts{Pending: p.pending, Running: p.open - p.pending}
 		}
 	}
 	return out

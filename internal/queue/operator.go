@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/ahelme/comfyume/internal/job"
 )
@@ -38,11 +37,7 @@ func (s *Service) Get(ctx context.Context, id job.ID) (job.Job, error) {
 
 // ListAll lists everybody's jobs, or one person's, also those that are out of history.
 func (s *Service) ListAll(ctx context.Context, q job.ListQuery, user string) ([]job.Job, int, error) {
-	open, ended := s.book.all()
-	if user != "" {
-		open = slices.DeleteFunc(open, func(j job.Job) bool { return j.User != user })
-	}
-	return s.list(ctx, open, Scope{User: user, Hidden: true, Ended: ended}, q)
+	return s.list(ctx, Scope{User: user, Hidden: true}, q)
 }
 
 // Cancel ends anybody's job: a waiting one is taken out, a running one is asked to stop. It returns the job as it

@@ -20,8 +20,7 @@ func (s *Service) Open(ctx context.Context, user string) ([]job.Job, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	jobs, _ := s.book.open(user)
-	return jobs, nil
+	return s.book.open(user), nil
 }
 
 // Requests returns what the person's jobs with these ids ask for; others' and unknown ones are left out.
@@ -111,43 +110,36 @@ func (s *Service) Jobs(ctx context.Context, user string, q job.ListQuery) ([]job
 	if user == "" {
 		return nil, 0, nil
 	}
-	open, ended := s.book.open(user)
-	return s.list(ctx, open, Scope{User: user, Ended: ended}, q)
+	return s.list(ctx, Scope{User: user}, q)
 }
 
 // list merges open jobs, which are in memory, with final ones from the store.
-func (s *Service) list(ctx context.Context, open []job.Job, scope Scope, q job.ListQuery) ([]job.Job, int, error) {
-	wants := func(j job.Job) bool {
-		return (q.States == nil || slices.Contains(q.States, visible(j))) &&
-			(q.WorkflowID == "" || q.WorkflowID == j.WorkflowID)
+func (s *Service) list(ctx context.Context, scope Scope, q job.ListQuery) ([]job.Job, int, error) {
+	c := choice{user: scope.User, states: q.States, workflowID: q.WorkflowID, ascending: q.Ascending}
+	if q.Limit > 0 {
+		c.most = q.Limit + max(q.Offset, 0)
 	}
-	open = slices.DeleteFunc(open, func(j job.Job) bool { return !wants(j) })
+	open, total, ended := s.book.list(c)
+	scope.Ended = ended
 	final := finals(q.States)
 	if len(final) == 0 {
-		order(open, q)
-		return window(open, q), len(open), nil
+		return window(open, q), total, nil
 	}
 	stored := q
-	stored.States, stored.Offset = final, 0
-	if q.Limit > 0 {
-		stored.Limit = q.Limit + q.Offset
-	}
-	if len(open) == 0 { // the store's order is the whole order
+	stored.States, stored.Limit, stored.Offset = final, c.most, 0
+	if total == 0 { // the store's order is the whole order
 		stored.Limit, stored.Offset = q.Limit, q.Offset
-		jobs, total, err := s.store.List(ctx, scope, stored)
-		if err != nil {
-			return nil, 0, fmt.Errorf("list jobs: %w", err)
-		}
-		return jobs, total, nil
 	}
-	jobs, total, err := s.store.List(ctx, scope, stored)
+	jobs, more, err := s.store.List(ctx, scope, stored)
 	if err != nil {
 		return nil, 0, fmt.Errorf("list jobs: %w", err)
 	}
-	total += len(open)
+	if total == 0 {
+		return jobs, more, nil
+	}
 	all := append(open, jobs...)
 	order(all, q)
-	return window(all, q), total, nil
+	return window(all, q), total + more, nil
 }
 
 // visible is the state as its owner sees it.
@@ -200,7 +192,7 @@ func (s *Service) RemovePending(ctx context.Context, user string, promptIDs []st
 
 // ClearPending takes all of the person's waiting jobs out of the queue.
 func (s *Service) ClearPending(ctx context.Context, user string) ([]job.Job, error) {
-	jobs, _ := s.book.open(user)
+	jobs := s.book.open(user)
 	return s.withdraw(ctx, jobs)
 }
 
@@ -253,7 +245,7 @@ func (s *Service) withdrawSome(ctx context.Context, jobs []job.Job) ([]job.Job, 
 func (s *Service) Stop(ctx context.Context, user, promptID string) ([]job.Job, error) {
 	var jobs []job.Job
 	if promptID == "" {
-		jobs, _ = s.book.open(user)
+		jobs = s.book.open(user)
 	} else if j, ok := s.book.find(user, promptID); ok {
 		jobs = []job.Job{j}
 	}
@@ -289,7 +281,7 @@ func (s *Service) stop(ctx context.Context, jobs []job.Job) ([]job.Job, error) {
 // CancelUser ends all that the person has open: what waits is taken out, what runs is asked to stop. What they submit
 // meanwhile is left alone.
 func (s *Service) CancelUser(ctx context.Context, user string) (removed, stopped []job.Job, err error) {
-	jobs, _ := s.book.open(user)
+	jobs := s.book.open(user)
 	for len(jobs) > 0 {
 		gone, err := s.withdraw(ctx, jobs)
 		if removed = append(removed, gone...); err != nil {

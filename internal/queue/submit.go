@@ -26,7 +26,13 @@ func (s *Service) Submit(ctx context.Context, sub job.Submission) (j job.Job, ex
 		return job.Job{}, false, err
 	}
 	if old, ok := s.book.find(sub.User, in.Job.PromptID); ok && in.Key == "" {
-		return s.repeated(Clash{Job: old}, in)
+		stored, err := s.store.Get(ctx, old.ID) // digests are not in memory
+		if err == nil && !stored.State.Final() {
+			return s.repeated(Clash{Job: stored}, in)
+		}
+		if err != nil && !errors.Is(err, ErrMissing) {
+			return job.Job{}, false, fmt.Errorf("look for an earlier submission: %w", err)
+		}
 	}
 	mark, err := s.admit(ctx, sub, &in)
 	if err != nil {
@@ -115,11 +121,10 @@ func (s *Service) refused(ctx context.Context, in Insertion, why error) (job.Job
 
 // repeated answers a submission whose key or prompt id the person has used before.
 func (s *Service) repeated(clash Clash, in Insertion) (job.Job, bool, error) {
-	old := clash.Job
+	old, same := clash.Job, clash.Job.Digest == in.Job.Digest
 	if j, ok := s.book.get(old.ID); ok {
 		old = j // with what only memory knows of it
 	}
-	same := old.Digest == in.Job.Digest
 	if clash.Key {
 		if same && givenPromptID(old) == givenPromptID(in.Job) {
 			return old, true, nil
@@ -231,12 +236,12 @@ func (b *book) admit(user string, o Options, given *float64, front bool) (number
 // next gives the next number of the person's counter. mark is above zero when the reservation has to be raised in the
 // store with what gets the number. The book's lock is held.
 func (p *person) next() (number float64, mark int64) {
-	p.number++
-	if p.number > p.reserved {
+	p.counter++
+	if p.counter > p.reserved {
 		// Until the store has the mark, others behind this one ask for the same: it only ever rises.
-		mark = p.number + numberBlock
+		mark = p.counter + numberBlock
 	}
-	return float64(p.number), mark
+	return float64(p.counter), mark
 }
 
 // frontNumber gives a number before all that the person's counter has given so far.

@@ -11,12 +11,15 @@ import (
 )
 
 // EachOpen calls fn for every open job of everybody in order of acceptance. After a restart it is how the
-// dispatcher learns what waits and what may still run somewhere.
+// dispatcher learns what waits and what may still run somewhere. What changes meanwhile is given as it is then.
 func (s *Service) EachOpen(ctx context.Context, fn func(job.Job) error) error {
-	jobs, _ := s.book.all()
-	for _, j := range jobs {
+	for id := range s.book.ids() {
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		j, ok := s.book.get(id)
+		if !ok {
+			continue
 		}
 		if err := fn(j); err != nil {
 			return err

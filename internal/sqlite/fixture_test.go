@@ -95,7 +95,7 @@ func TestFixtures(t *testing.T) {
 			defer store.Close()
 			q, err := queue.New(t.Context(), store, queue.Options{Sealer: studioKey(t)})
 			must(t, err)
-			if diff := cmp.Diff(want, withKey(readFixture(t, db, q), want.Keyed), sameNull); diff != "" {
+			if diff := cmp.Diff(want, withKey(readFixture(t, db, store, q), want.Keyed), sameNull); diff != "" {
 				t.Errorf("want -, got +\n%s", diff)
 			}
 			if want.Keyed != "" {
@@ -188,13 +188,16 @@ func texts(rows *sql.Rows) (all []string, err error) {
 }
 
 // readFixture reads ann's jobs, and the studio.
-func readFixture(t *testing.T, db *sqlite.DB, q *queue.Service) (f fixture) {
+func readFixture(t *testing.T, db *sqlite.DB, store *sqlite.Queue, q *queue.Service) (f fixture) {
 	t.Helper()
 	open, err := q.Open(t.Context(), "ann")
 	must(t, err)
 	for _, j := range open {
 		e, err := q.Entry(t.Context(), "ann", j.PromptID)
 		must(t, err)
+		stored, err := store.Get(t.Context(), j.ID)
+		must(t, err)
+		e.Job.Digest = stored.Digest
 		f.Open = append(f.Open, describe(e))
 	}
 	_, f.Secret, err = q.Load(t.Context(), open[0].ID, open[0].Attempt.Fence)
@@ -257,7 +260,7 @@ func writeFixture(t *testing.T) {
 		t.Fatal(err)
 	}
 	fill(t, db, e.Job)
-	f := readFixture(t, db, q)
+	f := readFixture(t, db, store, q)
 	f.Keyed = last.ID
 	raw, err := json.MarshalIndent(f, "", " ")
 	must(t, err)

@@ -74,7 +74,7 @@ func testStoreRank(t *testing.T, shelf Shelf) {
 	in.Job.Held = true
 	in.Job.Profile = job.Profile{Like: "like\x00", Work: 0.1, Models: "a.safetensors\nb"}
 	first := b.insert(in)
-	equal(t, "as it was put in", []any{first.Held, first.Profile}, []any{true, in.Job.Profile})
+	equal(t, "as it was put in", []any{first.Held, first.Profile, first.Digest}, []any{true, in.Job.Profile, [32]byte{1}})
 	second := b.insert(insertion("ann", "p2"))
 	fence := int64(0)
 	b.must(b.store.Claim(t.Context(), second.Seq, job.Attempt{N: 1, BackEnd: "gpu", LeaseUntil: at}, func(n int64) { fence = n }))
@@ -352,6 +352,7 @@ func testStoreRecords(t *testing.T, shelf Shelf) {
 	equal(t, "after it", len(c.records()), 0)
 	c.must(c.store.Restore(t.Context(), numbers, given(want, nil)))
 	equal(t, "restored", c.records(), want)
+	equal(t, "a digest", c.records()[0].Job.Digest, [32]byte{1})
 	c.restart()
 	equal(t, "after a restart", c.records(), want)
 	got, err := c.store.Numbers(t.Context())
