@@ -45,6 +45,7 @@ const (
 type attempt struct {
 	*Dispatcher
 	id      job.ID
+	user    string
 	backEnd string
 	driver  backend.Driver
 	turn    chan struct{}   // closed when the back end is free for it
@@ -57,11 +58,11 @@ type attempt struct {
 	fence     atomic.Int64 // zero before the claim
 	held      atomic.Bool  // its lease is to be renewed
 	stopped   atomic.Bool  // its owner wants it interrupted
+	begun     atomic.Bool  // its back end works at it
 	interrupt sync.Once
 	run       backend.Run // set before the phase becomes starting
 
 	// Set by work, read by the loop after a message of it.
-	user    string
 	job     job.Job
 	resumed *job.Job // the job as it was found at our start
 	tells   bool     // set before its turn: others wait for it to be posted
@@ -212,7 +213,7 @@ func (a *attempt) claim() (job.Entry, map[string]string, error) {
 
 // own takes over a claimed job.
 func (a *attempt) own(entry job.Entry, hold bool) {
-	a.entry, a.job, a.user = entry, entry.Job, entry.Job.User
+	a.entry, a.job = entry, entry.Job
 	a.fence.Store(entry.Job.Attempt.Fence)
 	a.held.Store(hold)
 }

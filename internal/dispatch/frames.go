@@ -28,6 +28,7 @@ type frames struct {
 // update takes one frame as the back end sent it.
 func (f *frames) update(u backend.Update) error {
 	a := f.attempt
+	a.begun.Store(true)
 	if len(u.Data) > maxReport { // the result will tell why
 		u.Data = json.RawMessage("{}")
 		if u.Type == "executed" {

@@ -20,7 +20,7 @@ type line struct {
 const (
 	quickRun  = 50 * time.Millisecond // what takes less is quick
 	quickRuns = 8                     // so many in a row, and the next are expected to be
-	handAhead = 2                     // runs handed over ahead then
+	handAhead = 4                     // runs handed over ahead then
 	// waitAhead is how long such a run waits behind one that turns out not to be quick. Then it is taken back: it may
 	// run elsewhere, and its owner is not told any longer that it runs.
 	waitAhead = 250 * time.Millisecond
@@ -139,7 +139,7 @@ func (l *loop) takeBack(now time.Time) (next time.Time) {
 		ln.quick = 0
 		l.pace(ln)
 		for _, a := range ln.queue[1:] {
-			if !a.called.IsZero() && !a.recall() {
+			if !a.called.IsZero() && !a.begun.Load() && !a.recall() {
 				a.cancel(errTakenBack)
 			}
 		}
@@ -147,13 +147,14 @@ func (l *loop) takeBack(now time.Time) (next time.Time) {
 	return next
 }
 
-// call gives those their turn that may be handed over now: each when the one before it is on the back end, so that they
-// keep their order.
+// call gives those their turn that may be handed over now: the first one, and when the back end has it the next ones,
+// but no run while an earlier one of the same person is still on its way there.
 func (ln *line) call(now time.Time) {
 	ahead := ln.ahead()
 	for i, a := range ln.queue[:min(1+ahead, len(ln.queue))] {
-		if i > 0 && !ln.queue[i-1].there {
-			return
+		onTheWay := func(b *attempt) bool { return !b.there && (b == ln.queue[0] || b.user == a.user) }
+		if slices.ContainsFunc(ln.queue[:i], onTheWay) {
+			continue
 		}
 		if a.called.IsZero() {
 			a.called, a.tells = now, ahead > 0

@@ -2,6 +2,7 @@ package dispatch_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,6 +29,13 @@ func (s *studio) queued() (n int) {
 	return n + len(pending)
 }
 
+// ahead is where the job's run waits on the first back end, -1 where it does not.
+func (s *studio) ahead(j job.Job) int {
+	s.Helper()
+	_, pending := s.gpus[0].Queue()
+	return slices.Index(pending, s.get(j).Job.Attempt.RunID)
+}
+
 func TestOneRunAtATimeUnlessTheyAreQuick(t *testing.T) {
 	inBubble(t, 1, func(s *studio) {
 		jobs := []job.Job{s.submit("ann", "Wait"), s.submit("ann", "Text a"), s.submit("bob", "Text b")}
@@ -39,9 +47,15 @@ func TestOneRunAtATimeUnlessTheyAreQuick(t *testing.T) {
 			s.want(j, job.Completed)
 		}
 		s.hurry()
-		jobs = []job.Job{s.submit("ann", "Wait"), s.submit("ann", "Text a"), s.submit("bob", "Text b"), s.submit("bob", "Text c")}
-		if n := s.queued(); n != 3 {
-			s.Errorf("%d runs are on the back end, want two ahead", n)
+		jobs = []job.Job{
+			s.submit("ann", "Wait"), s.submit("ann", "Text a"), s.submit("bob", "Text b"), s.submit("bob", "Text c"),
+			s.submit("bob", "Text d"), s.submit("ann", "Text e"),
+		}
+		if n := s.queued(); n != 5 {
+			s.Errorf("%d runs are on the back end, want four ahead", n)
+		}
+		if a, b, c := s.ahead(jobs[2]), s.ahead(jobs[3]), s.ahead(jobs[4]); a < 0 || b < a || c != -1 && c < b {
+			s.Errorf("bob's runs are on the back end at %d, %d and %d", a, b, c)
 		}
 		s.gpus[0].Release()
 		for _, j := range jobs {
@@ -104,8 +118,8 @@ func TestRunsAheadSurviveARestart(t *testing.T) {
 	inBubble(t, 1, func(s *studio) {
 		s.hurry()
 		jobs := []job.Job{s.submit("ann", "Wait"), s.submit("ann", "Text a"), s.submit("bob", "Text b"), s.submit("bob", "Text c")}
-		if n := s.queued(); n != 3 {
-			s.Fatalf("%d runs are on the back end, want two ahead", n)
+		if n := s.queued(); n != len(jobs) {
+			s.Fatalf("%d runs are on the back end, want %d", n, len(jobs))
 		}
 		s.restart()
 		time.Sleep(time.Second)

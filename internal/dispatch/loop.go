@@ -343,7 +343,7 @@ func (l *loop) schedule(now time.Time) time.Time {
 			break
 		}
 		l.stale = true
-		l.begin(l.attempt(decision.Job, "", decision.BackEnd))
+		l.begin(l.attempt(decision.Job, decision.User, decision.BackEnd))
 	}
 	at, _ := l.machine.NextTime(now)
 	if at.IsZero() || !back.IsZero() && back.Before(at) {

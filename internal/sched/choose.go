@@ -10,6 +10,7 @@ import (
 // Decision says that a job is to be claimed for a back end now. It runs behind what is claimed there already.
 type Decision struct {
 	Job      job.ID
+	User     string
 	BackEnd  string
 	Overtook bool // it goes before its turn, since its models are loaded there
 }
@@ -32,7 +33,7 @@ func (m *Machine) Next(now time.Time) (d Decision, ok bool) {
 			m.unfile(it)
 			m.claim(it, b)
 			m.serve(it)
-			return Decision{Job: it.ID, BackEnd: b.Name}, true
+			return Decision{Job: it.ID, User: it.user.name, BackEnd: b.Name}, true
 		}
 	}
 	return Decision{}, false

@@ -156,7 +156,7 @@ func TestReleased(t *testing.T) {
 	}
 	m.Apply(sched.Ended{Job: "ann2"})
 	m.Apply(sched.BackEnd{Name: "gpu2", Ready: true, Slots: 1})
-	if d, ok := m.Next(later); !ok || d != (sched.Decision{Job: "ann1", BackEnd: "gpu2"}) {
+	if d, ok := m.Next(later); !ok || d != (sched.Decision{Job: "ann1", User: "ann", BackEnd: "gpu2"}) {
 		t.Errorf("Next = %v, %v", d, ok)
 	}
 	m.Apply(sched.BackEnd{Name: "gpu2", Reason: "gpu2 does not answer."})
