@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ahelme/comfyume/internal/config"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/sim"
@@ -22,9 +24,9 @@ type simCmd struct {
 	Schedule simSchedule `cmd:"" help:"Rehearse classes in virtual time, in every mode, and compare."`
 }
 
-// simComfyUI runs a simulated ComfyUI server.
+// simComfyUI runs simulated ComfyUI servers.
 type simComfyUI struct {
-	Listen string `help:"Address to listen on (127.0.0.1:8188)." default:"127.0.0.1:8188" placeholder:"ADDR"`
+	Listen []string `help:"Address to listen on (127.0.0.1:8188); may be repeated for several servers in one program." default:"127.0.0.1:8188" placeholder:"ADDR"`
 
 	BaseDirectory   string `help:"Folder for the folders below; a temporary one when left out." placeholder:"DIR" group:"Folders"`
 	OutputDirectory string `help:"Where results go." placeholder:"DIR" group:"Folders"`
@@ -110,7 +112,7 @@ func (cmd *simComfyUI) options() (sim.Options, error) {
 	return o, nil
 }
 
-// Run serves until a signal comes.
+// Run serves until a signal comes, or one of the servers ends.
 func (cmd *simComfyUI) Run(c *call) error {
 	o, err := cmd.options()
 	if err != nil {
@@ -119,23 +121,52 @@ func (cmd *simComfyUI) Run(c *call) error {
 	if o.Log, _, err = telemetry.Logger(c.Stderr, logFormat("", c.Stderr), "info"); err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", cmd.Listen)
+	listeners, err := cmd.listen()
 	if err != nil {
-		return fault.Wrap(fault.Unavailable, err, "The address %s can't be opened.", cmd.Listen).
-			WithRemedy("Choose another one with --listen HOST:PORT.")
-	}
-	s, err := sim.NewComfyUI(o)
-	if err != nil {
-		l.Close() //nolint:errcheck // the error that counts is err
-		if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind == fault.Invalid {
-			return f.WithCode("wrong_use") // it comes of the flags
-		}
 		return err
+	}
+	servers := make([]*sim.ComfyUI, len(listeners))
+	for i := range servers {
+		if servers[i], err = sim.NewComfyUI(o); err != nil {
+			closeAll(listeners)
+			if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind == fault.Invalid {
+				return f.WithCode("wrong_use") // it comes of the flags
+			}
+			return err
+		}
 	}
 	ctx, stop := signal.NotifyContext(c.ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if _, err := fmt.Fprintf(c.Stdout, "A simulated ComfyUI %s is at http://%s\n", cmd.Identity, l.Addr()); err != nil {
-		return err
+	all, ctx := errgroup.WithContext(ctx)
+	for i, s := range servers {
+		l := listeners[i]
+		if _, err := fmt.Fprintf(c.Stdout, "A simulated ComfyUI %s is at http://%s\n", cmd.Identity, l.Addr()); err != nil {
+			return err
+		}
+		all.Go(func() error { return s.Run(ctx, l) })
 	}
-	return s.Run(ctx, l)
+	return all.Wait()
+}
+
+// listen opens all of the addresses, or none.
+func (cmd *simComfyUI) listen() (open []net.Listener, err error) {
+	if folders := cmd.BaseDirectory + cmd.OutputDirectory + cmd.InputDirectory + cmd.TempDirectory + cmd.UserDirectory; len(cmd.Listen) > 1 && folders != "" {
+		return nil, wrongUse("Several servers can't share a folder: leave out the folders, or --listen on one address.")
+	}
+	for _, addr := range cmd.Listen {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			closeAll(open)
+			return nil, fault.Wrap(fault.Unavailable, err, "The address %s can't be opened.", addr).
+				WithRemedy("Choose another one with --listen HOST:PORT.")
+		}
+		open = append(open, l)
+	}
+	return open, nil
+}
+
+func closeAll(listeners []net.Listener) {
+	for _, l := range listeners {
+		l.Close() //nolint:errcheck // nobody was let in yet
+	}
 }

@@ -1,10 +1,15 @@
 package cli_test
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -38,6 +43,45 @@ func TestSimWrongUse(t *testing.T) {
 		if out.Len() > 0 {
 			t.Errorf("%s: %s", args, out.String())
 		}
+	}
+}
+
+// TestSimSeveral runs two servers in one program, and refuses to give them one folder.
+func TestSimSeveral(t *testing.T) {
+	t.Parallel()
+	ctx, stop := context.WithCancel(t.Context())
+	said, ended := io.Pipe()
+	code := make(chan int, 1)
+	args := []string{"sim", "comfyui", "--listen=127.0.0.1:0", "--listen", "127.0.0.1:0"}
+	go func() {
+		code <- cli.Main(ctx, args, cli.System{Stdin: strings.NewReader(""), Stdout: ended, Stderr: io.Discard})
+		ended.Close() //nolint:errcheck // a pipe's never fails
+	}()
+	lines := bufio.NewScanner(said)
+	var seen []string
+	for range 2 {
+		if !lines.Scan() {
+			t.Fatal("it ended early")
+		}
+		_, url, _ := strings.Cut(lines.Text(), " is at ")
+		res, err := http.Get(url + "/queue")
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close() //nolint:errcheck // nothing of it is wanted
+		if res.StatusCode != http.StatusOK || slices.Contains(seen, url) {
+			t.Errorf("%s answers %s", url, res.Status)
+		}
+		seen = append(seen, url)
+	}
+	stop()
+	if c := <-code; c != 0 {
+		t.Errorf("code %d", c)
+	}
+	var errs strings.Builder
+	c := cli.Main(t.Context(), append(args, "--output-directory", t.TempDir()), cli.System{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: &errs})
+	if c != 2 || !strings.Contains(errs.String(), "can't share a folder") {
+		t.Errorf("code %d, %s", c, errs.String())
 	}
 }
 
