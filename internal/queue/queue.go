@@ -55,6 +55,7 @@ type Place func(job.Job) (p job.ClaimParams, ok bool)
 // Options.Control is called alike for every change of mode or pauses, with all of them as they are then.
 type Service struct {
 	store    Store
+	shared   Shared // nil: no other server changes the store
 	opts     Options
 	log      *slog.Logger
 	book     *book
@@ -94,7 +95,14 @@ func New(ctx context.Context, store Store, o Options) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the open jobs: %w", err)
 	}
-	return s, s.readControl(ctx)
+	if err := s.readControl(ctx); err != nil {
+		return nil, err
+	}
+	if shared, ok := store.(Shared); ok {
+		s.shared = shared
+		shared.Follow(s.follow)
+	}
+	return s, nil
 }
 
 // change runs one change of the book and announces what it says, in order.

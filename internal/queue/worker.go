@@ -109,6 +109,9 @@ func (s *Service) Posted(id job.ID, fence int64) error {
 		if j, held = s.book.post(id, fence, now()); j == nil {
 			return nil
 		}
+		if s.shared != nil {
+			s.shared.Post(Renewal{Ref: Ref{Seq: j.Seq, Fence: fence}, Posted: true, Started: j.Started})
+		}
 		return []job.Changed{{Change: job.Posted, Job: j}}
 	})
 	if !held {

@@ -158,6 +158,7 @@ var (
 	scriptChange  = rueidis.NewLuaScript(script("change"))
 	scriptFind    = rueidis.NewLuaScriptReadOnly(script("find"))
 	scriptHistory = rueidis.NewLuaScriptReadOnly(script("history"))
+	scriptEnd     = rueidis.NewLuaScriptReadOnly(script("end"))
 	scriptRestore = rueidis.NewLuaScript(script("restore"))
 )
 

@@ -21,8 +21,10 @@ import (
 // step of Redis, one wait for its disk, and one order of results. A batch whose answer is lost is sent again and happens
 // once.
 type Queue struct {
-	db   *DB
-	pack *payload.Packer
+	db      *DB
+	pack    *payload.Packer
+	session string // names what this store does, to itself and to others
+	feed    feed
 
 	requests chan *request
 	closing  chan struct{}
@@ -41,8 +43,9 @@ func NewQueue(ctx context.Context, db *DB) (*Queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &Queue{db: db, pack: pack, requests: make(chan *request, most), closing: make(chan struct{})}
-	w := &writer{q: q, session: rand.Text(), keys: db.keys("meta", "tick", "last", "log", "open", "done", "request", "outcome",
+	q := &Queue{db: db, pack: pack, session: rand.Text(), requests: make(chan *request, most), closing: make(chan struct{})}
+	q.feed = feed{q: q, moved: make(chan struct{}, 1)}
+	w := &writer{q: q, keys: db.keys("meta", "tick", "last", "log", "open", "done", "request", "outcome",
 		"sealed", "ids", "prompts", "keys", "keyends", "numbers", "settings", "history", "gone", "past")}
 	q.work.Go(w.run)
 	return q, nil

@@ -19,8 +19,29 @@ const scanCount = 1000
 
 // EachOpen implements queue.Store.
 func (q *Queue) EachOpen(ctx context.Context, fn func(job.Job) error) (int64, error) {
+	q.feed.mu.Lock()
+	open, ended, err := q.readOpen(ctx)
+	q.feed.mu.Unlock()
+	if err != nil {
+		return 0, err
+	}
+	for _, j := range open {
+		if err := fn(j); err != nil {
+			return 0, err
+		}
+	}
+	return ended, nil
+}
+
+// readOpen returns everything that is open, in order of acceptance, and the last number that was given, both as they are
+// at one place of the log: the feed goes on behind it. Its lock is held.
+func (q *Queue) readOpen(ctx context.Context) (list []job.Job, ended int64, err error) {
+	_, before, _, err := q.logEnd(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
 	open := map[int64]job.Job{}
-	err := q.db.scan(ctx, "open", func(field, value string) error {
+	err = q.db.scan(ctx, "open", func(field, value string) error {
 		seq, err := strconv.ParseInt(field, 10, 64)
 		if err != nil {
 			return errRecord
@@ -30,22 +51,77 @@ func (q *Queue) EachOpen(ctx context.Context, fn func(job.Job) error) (int64, er
 		return err
 	})
 	if err != nil {
-		return 0, err
+		return nil, 0, err
 	}
-	results, err := q.db.read(ctx, q.db.client.B().Get().Key(q.db.key("tick")).Build())
-	if err != nil {
-		return 0, err
-	}
-	ended, err := results[0].AsInt64()
-	if err != nil && !rueidis.IsRedisNil(err) {
-		return 0, fmt.Errorf("read the queue's counter: %w", err)
-	}
-	for _, seq := range slices.Sorted(maps.Keys(open)) {
-		if err := fn(open[seq]); err != nil {
-			return 0, err
+	// What changed while we read: the log says it, in order, and saying it twice does no harm.
+	for at := before; ; {
+		last, end, by, err := q.logEnd(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		for at < end {
+			entries, err := q.logRange(ctx, at+1, end)
+			if err != nil {
+				return nil, 0, err
+			}
+			if at, err = q.replay(entries, at, open); err != nil {
+				return nil, 0, err
+			}
+		}
+		if at == end {
+			q.feed.at, q.feed.by, q.feed.highest = end, by, max(last, q.feed.highest)
+			list = make([]job.Job, 0, len(open))
+			for _, seq := range slices.Sorted(maps.Keys(open)) {
+				list = append(list, open[seq])
+			}
+			return list, last, nil
 		}
 	}
-	return ended, nil
+}
+
+// replay brings what was read up to the entries, and returns the place of the last one.
+func (q *Queue) replay(entries []rueidis.XRangeEntry, at int64, open map[int64]job.Job) (int64, error) {
+	if len(entries) == 0 {
+		return 0, fmt.Errorf("the queue changes faster than it can be read")
+	}
+	for _, e := range entries {
+		place, _, err := readOrigin(e)
+		if err != nil {
+			return 0, err
+		}
+		if place != at+1 {
+			return 0, fmt.Errorf("the queue changes faster than it can be read")
+		}
+		changes, err := q.readChanges(e.FieldValues["c"])
+		if err != nil {
+			return 0, err
+		}
+		for _, c := range changes {
+			if c.Job.State.Final() {
+				delete(open, c.Job.Seq)
+			} else if c.Job.ID != "" {
+				open[c.Job.Seq] = c.Job
+			}
+		}
+		at = place
+	}
+	return at, nil
+}
+
+// logEnd returns the last number that was given and where the log ends, of the same moment.
+func (q *Queue) logEnd(ctx context.Context) (tick, place int64, by origin, err error) {
+	reply, err := q.db.ask(ctx, scriptEnd, q.db.keys("meta", "tick", "log"), nil)
+	if err != nil {
+		return 0, 0, by, err
+	}
+	if tick, err = strconv.ParseInt(reply[1], 10, 64); err != nil {
+		return 0, 0, by, fmt.Errorf("read the queue's counter: %w", err)
+	}
+	if len(reply) == 2 {
+		return tick, 0, by, nil
+	}
+	place, by, err = readOrigin(rueidis.XRangeEntry{ID: reply[2], FieldValues: map[string]string{"s": reply[3], "b": reply[4]}})
+	return tick, place, by, err
 }
 
 // scan calls fn for every field of a hash that is there from beginning to end; some may come twice.

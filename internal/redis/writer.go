@@ -85,10 +85,9 @@ var errNoAnswer = errors.New("no answer in time")
 
 // writer sends batches, one at a time, and hands out their results.
 type writer struct {
-	q       *Queue
-	session string
-	number  int64 // of the last batch
-	keys    []string
+	q      *Queue
+	number int64 // of the last batch
+	keys   []string
 }
 
 // run works until closing is closed and no request waits.
@@ -150,7 +149,7 @@ func (w *writer) commit(batch []*request) {
 	w.number++
 	answer, err := w.send(w.args("do", batch))
 	if err == nil {
-		err = w.apply(batch, answer.results)
+		err = w.q.feed.hand(answer.place, w.origin(), func() error { return w.apply(batch, answer.results) })
 	}
 	for _, r := range batch {
 		if err != nil {
@@ -163,15 +162,17 @@ func (w *writer) commit(batch []*request) {
 	}
 }
 
+func (w *writer) origin() origin { return origin{w.q.session, w.number} }
+
 // args are the arguments of a batch's script.
 func (w *writer) args(what string, batch []*request) []string {
-	n, numbers := 6, 0
+	n, numbers := 7, 0
 	for _, r := range batch {
 		n += len(r.args)
 		numbers += r.numbers
 	}
-	args := append(make([]string, 0, n), w.q.db.generation, w.session, decimal(w.number), what,
-		decimal(time.Now().UnixMilli()), strconv.Itoa(numbers))
+	args := append(make([]string, 0, n), w.q.db.generation, w.q.session, decimal(w.number), what,
+		decimal(time.Now().UnixMilli()), strconv.Itoa(numbers), decimal(w.q.feed.seen()))
 	for _, r := range batch {
 		args = append(args, r.args...)
 	}
@@ -234,7 +235,12 @@ func (w *writer) once(deadline time.Time, args []string) (a answer, err error) {
 	if a.place, err = list[1].AsInt64(); err != nil {
 		return a, err
 	}
-	a.results = list[2:]
+	tick, err := list[2].AsInt64()
+	if err != nil {
+		return a, err
+	}
+	w.q.feed.given(tick)
+	a.results = list[3:]
 	return a, nil
 }
 
@@ -279,6 +285,9 @@ func (w *writer) settle() {
 	for wait := 50 * time.Millisecond; !w.q.closed(); wait = min(2*wait, time.Second) {
 		a, err := w.once(time.Now().Add(w.q.db.patience), w.args("void", nil))
 		if err == nil {
+			if !a.void {
+				w.q.feed.adopt(a.place, w.origin())
+			}
 			w.q.db.log.Info("the studio's Redis answers again", "happened", !a.void)
 			return
 		}

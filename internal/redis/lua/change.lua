@@ -25,9 +25,10 @@
 --    4 "do", or "void": the batch shall never happen if it has not
 --    5 now, in milliseconds
 --    6 how many numbers the commands may need
---    7 and on: commands, each a letter and its arguments; numbers in 8 bytes, big end first, unless said otherwise
--- Answer: {"done", place in the log or 0, results…}, {"again", place, results…}, {"void"} or {"other"}. Each command
--- gives one result, 0 where its condition did not hold.
+--    7 the highest number that the server has seen: a Redis that has lost changes goes on far beyond it
+--    8 and on: commands, each a letter and its arguments; numbers in 8 bytes, big end first, unless said otherwise
+-- Answer: {"done", place in the log or 0, last number given, results…}, {"again", the same}, {"void"} or {"other"}. Each
+-- command gives one result, 0 where its condition did not hold.
 --
 -- A record: state (1 letter), flags, fence, end, started, finished, hash of the workflow id (8 each), class (1), number, lease (8),
 -- length of what never changes (4); that: person, prompt id, job id, idempotency key (each behind its length in 2), and more;
@@ -49,8 +50,8 @@ local seen = call('HGET', key(LAST), session)
 if seen then
   local at, place, _, results = cmsgpack.unpack(seen)
   if at == number and results then
-    local again = {'again', place}
-    for i = 1, #results do again[i + 2] = results[i] end
+    local again = {'again', place, tonumber(call('GET', key(TICK)) or 0)}
+    for i = 1, #results do again[i + 3] = results[i] end
     return again
   end
   if at >= number then return {'void'} end
@@ -60,9 +61,12 @@ if ARGV[4] == 'void' then
   return {'void'}
 end
 
-local tick = 0
+local tick, highest = 0, tonumber(ARGV[7])
 local need = tonumber(ARGV[6])
-if need > 0 then tick = call('INCRBY', key(TICK), need) - need end
+if need > 0 then
+  tick = call('INCRBY', key(TICK), need) - need
+  if tick < highest then tick = call('INCRBY', key(TICK), highest - tick + 1048576) - need end
+end
 local function take()
   tick = tick + 1
   return tick
@@ -191,11 +195,12 @@ local function renew(i)
     ARGV[i + 2] .. sub(rec, 60)), i + 5
 end
 
--- P, posted: seq (decimal), fence, started. Result: 1.
+-- P, posted: seq (decimal), fence, started. It is only told: the next renewal keeps it. Result: 1.
 local function posted(i)
   local rec = running(ARGV[i], ARGV[i + 1])
   if not rec then return 0, i + 3 end
-  return put('P', ARGV[i], 'r' .. flags(rec, POSTED, 0) .. sub(rec, 3, 18) .. ARGV[i + 2] .. sub(rec, 27)), i + 3
+  say('P', ARGV[i], 'r' .. flags(rec, POSTED, 0) .. sub(rec, 3, 18) .. ARGV[i + 2] .. sub(rec, 27), '')
+  return 1, i + 3
 end
 
 -- R, release: seq (decimal), fence. Result: 1.
@@ -284,7 +289,7 @@ local function setting(i)
   else
     call('HDEL', key(SETTINGS), ARGV[i])
   end
-  say('V', 0, ARGV[i], '')
+  say('V', 0, ARGV[i], ARGV[i + 1] == '1' and '=' .. ARGV[i + 2] or '')
   return 1, i + 3
 end
 
@@ -360,7 +365,7 @@ local commands = {
   X = expire, T = restore,
 }
 
-local results, i = {}, 7
+local results, i = {}, 8
 while i <= #ARGV do
   results[#results + 1], i = commands[ARGV[i]](i + 1)
 end
@@ -371,6 +376,6 @@ if #said > 0 then
   place = tonumber(sub(id, 3))
 end
 call('HSET', key(LAST), session, cmsgpack.pack(number, place, now, results))
-local answer = {'done', place}
-for k = 1, #results do answer[k + 2] = results[k] end
+local answer = {'done', place, tick}
+for k = 1, #results do answer[k + 3] = results[k] end
 return answer
