@@ -64,7 +64,7 @@ func (s *Service) followJob(c Change) {
 		what = job.Posted
 	case what == job.Submitted:
 		s.recent.forget(j.User, j.PromptID)
-		s.book.count(j.User, j.Number)
+		s.book.numbered(j.User, j.Number)
 	}
 	s.change(func() []job.Changed {
 		s.book.put(&j)
@@ -103,23 +103,24 @@ func (s *Service) takeAnew(open []job.Job, ended int64) {
 	for i := range open {
 		now[open[i].ID] = true
 	}
-	known, _ := s.book.all()
 	s.book.saw(ended)
 	s.change(func() (all []job.Changed) {
-		for i := range known {
-			if j := &known[i]; !now[j.ID] {
-				j.State, j.Hidden = job.Cancelled, true // how it ended is in the store
-				s.recent.forget(j.User, j.PromptID)
-				s.book.put(j)
-				all = append(all, job.Changed{Change: job.Removed, Job: j})
+		for id := range s.book.ids() {
+			j, known := s.book.get(id)
+			if !known || now[id] {
+				continue
 			}
+			j.State, j.Hidden = job.Cancelled, true // how it ended is in the store
+			s.recent.forget(j.User, j.PromptID)
+			s.book.put(&j)
+			all = append(all, job.Changed{Change: job.Removed, Job: &j})
 		}
 		for i := range open {
 			j := &open[i]
 			what := job.Moved
 			if _, ok := s.book.get(j.ID); !ok {
 				what = job.Submitted
-				s.book.count(j.User, j.Number)
+				s.book.numbered(j.User, j.Number)
 			}
 			s.book.put(j)
 			all = append(all, job.Changed{Change: what, Job: j})
@@ -135,12 +136,13 @@ func (b *book) saw(ended int64) {
 	b.ended = max(b.ended, ended)
 }
 
-// count lets the person's counter go on behind a number that another server gave. A number far away is the client's own.
-func (b *book) count(user string, number float64) {
+// numbered lets the person's counter go on behind a number that another server gave. A number far away is the client's
+// own.
+func (b *book) numbered(user string, number float64) {
 	n := int64(max(number, -number)) // negative: before the person's other jobs
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if p := b.person(user); n > p.number && n-p.number <= 16*numberBlock {
-		p.number = n
+	if p := b.person(user); n > p.counter && n-p.counter <= 16*numberBlock {
+		p.counter = n
 	}
 }
