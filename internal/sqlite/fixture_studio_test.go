@@ -15,6 +15,7 @@ import (
 	"github.com/ahelme/comfyume/internal/identity"
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/sqlite"
+	"github.com/ahelme/comfyume/internal/usage"
 	"github.com/ahelme/comfyume/internal/workspace"
 )
 
@@ -33,6 +34,8 @@ type studio struct {
 	Snapshots map[string]string
 	Packs     []fleet.PackFile
 	Script    string
+	Hours     []usage.Hour
+	Learned   []usage.Learned
 }
 
 // What the fixtures' studio is made of.
@@ -87,6 +90,11 @@ func fill(t *testing.T, db *sqlite.DB, running job.Job) {
 	must(t, told.SavePackFile(ctx, fleet.PackFile{
 		BackEnd: "gpu", Pack: "nodes", Path: "js/nodes.js", Hash: hex.EncodeToString(sum[:]), Listed: true,
 	}, []byte(fixtureScript)))
+
+	must(t, sqlite.NewUsage(db).Save(ctx, usage.Snapshot{
+		Hours:   []usage.Hour{{Start: fixtureTime, User: "ann", Group: "class-a", Jobs: 2, GPU: time.Minute}},
+		Learned: []usage.Learned{{Key: []byte("a hash"), Body: []byte("runs")}},
+	}))
 }
 
 func sumOf(content string) blob.Sum {
@@ -146,6 +154,12 @@ func readStudio(t *testing.T, db *sqlite.DB, running job.Job) (s studio) {
 	script, err := told.PackContent(ctx, s.Packs[0].Hash)
 	must(t, err)
 	s.Script = string(script)
+
+	took := sqlite.NewUsage(db)
+	s.Hours, err = took.Hours(ctx, fixtureTime)
+	must(t, err)
+	s.Learned, err = took.Learned(ctx)
+	must(t, err)
 	return s
 }
 
