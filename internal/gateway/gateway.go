@@ -59,8 +59,9 @@ type Faces struct {
 	Comfy  http.Handler // a person's ComfyUI server: every path that nothing else has
 	Static Static       // nil: none
 	Mounts []Mount
-	Work   Work // nil: /me shows no results
-	Runs   Runs // nil: /me shows no open jobs
+	Work   Work   // nil: /me shows no results
+	Runs   Runs   // nil: /me shows no open jobs
+	Quotas Quotas // nil: /me shows no quotas
 	// Ready returns why the studio can't do its work, a sentence each; nil or empty: it can.
 	Ready func(context.Context) []string
 }

@@ -40,6 +40,7 @@ type bundle struct {
 	tokenID  string
 	cookie   string // of ann
 	runs     *runs
+	quotas   *quotas
 }
 
 type static map[string]bool
@@ -82,7 +83,7 @@ func (b *syncBuffer) Write(p []byte) (int, error) {
 
 func setup(t testing.TB, o gateway.Options) bundle {
 	t.Helper()
-	b := bundle{live: gateway.NewLive(), log: &bytes.Buffer{}, runs: &runs{}}
+	b := bundle{live: gateway.NewLive(), log: &bytes.Buffer{}, runs: &runs{}, quotas: &quotas{}}
 	b.accounts = account.New(accounttest.NewMemory(), account.Options{
 		Cost: account.Cost{MemoryKiB: 8, Passes: 1, Lanes: 1}, Ended: b.live.End,
 	})
@@ -119,7 +120,7 @@ func setup(t testing.TB, o gateway.Options) bundle {
 			{Prefix: "/api/jobs/", Methods: []string{"DELETE", "PATCH"}, Handler: tell("qm"), Bare: true},
 		},
 		Work: work{},
-		Runs: b.runs,
+		Runs: b.runs, Quotas: b.quotas,
 	}, o)
 	ok(t, err)
 	b.Gateway = g

@@ -79,6 +79,7 @@ type mePage struct {
 	Person          account.User
 	Runs            []Run
 	RunsTotal       int
+	Meters          []Meter
 	HasWork         bool
 	Results         []resultCard
 	Total           int
@@ -117,6 +118,9 @@ func (g *Gateway) showMeWith(v *visit, r *http.Request, p mePage) error {
 	p.Current = v.cred.ID
 	p.Editor = g.address(v)
 	if err := g.showRuns(r, user, &p); err != nil {
+		return err
+	}
+	if err := g.showQuotas(r, &p); err != nil {
 		return err
 	}
 	if g.faces.Work != nil {

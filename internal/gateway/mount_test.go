@@ -25,9 +25,15 @@ func TestMountsByMethod(t *testing.T) {
 	t.Parallel()
 	b := setup(t, gateway.Options{})
 	for _, c := range [][3]string{
-		{"POST", "/api/jobs", "qm"}, {"GET", "/api/jobs", "comfy"}, {"DELETE", "/api/jobs", "comfy"},
-		{"DELETE", "/api/jobs/1", "qm"}, {"PATCH", "/api/jobs/1/priority", "qm"}, {"GET", "/api/jobs/1", "comfy"},
-		{"POST", "/api/jobs/1/cancel", "comfy"}, {"POST", "/u/ann/api/jobs", "comfy"}, {"GET", "/qm/api/jobs", "qm"},
+		{"POST", "/api/jobs", "qm"},
+		{"GET", "/api/jobs", "comfy"},
+		{"DELETE", "/api/jobs", "comfy"},
+		{"DELETE", "/api/jobs/1", "qm"},
+		{"PATCH", "/api/jobs/1/priority", "qm"},
+		{"GET", "/api/jobs/1", "comfy"},
+		{"POST", "/api/jobs/1/cancel", "comfy"},
+		{"POST", "/u/ann/api/jobs", "comfy"},
+		{"GET", "/qm/api/jobs", "qm"},
 	} {
 		got := face(t, b.do(c[0], c[1], "Authorization", "Bearer "+b.token))
 		if got.Face != c[2] || got.Person != "ann" {
