@@ -32,6 +32,7 @@ import (
 	"github.com/ahelme/comfyume/internal/telemetry"
 	"github.com/ahelme/comfyume/internal/thumb"
 	"github.com/ahelme/comfyume/internal/tlscert"
+	"github.com/ahelme/comfyume/internal/usage"
 	"github.com/ahelme/comfyume/internal/workspace"
 )
 
@@ -52,6 +53,8 @@ type Studio struct {
 	// work
 	bus       *event.Bus
 	queue     *queue.Service
+	took      *sqlite.Usage
+	usage     *usage.Ledger // nil in a command without server
 	blobs     *disk.Disk
 	files     *workspace.Files
 	home      *workspace.Home
@@ -141,7 +144,8 @@ func (s *Studio) newQueue(ctx context.Context, notify func(job.Changed)) error {
 	}
 	s.queue, err = queue.New(ctx, store, queue.Options{
 		Mode: s.cfg.Queue.Mode, MaxPending: s.cfg.Queue.MaxPending, MaxPendingPerUser: s.cfg.Queue.MaxPendingPerUser,
-		Sealer: sealer, Notify: notify, Place: s.place, Control: s.controlled, Log: s.log,
+		KeepFor: time.Duration(s.cfg.Queue.KeepFor), KeepPerUser: s.cfg.Queue.KeepPerUser,
+		Sealer: sealer, Notify: notify, Admit: s.admit, Place: s.place, Control: s.controlled, Log: s.log,
 	})
 	return err
 }
@@ -175,6 +179,7 @@ func (s *Studio) faces(context.Context) (err error) {
 		Comfy:  s.comfy,
 		Work:   myWork{s},
 		Runs:   myRuns{s},
+		Quotas: myQuotas{s.usage},
 		Static: s.page,
 		Mounts: s.mounts(),
 		Ready:  s.whyNotReady,
@@ -285,8 +290,11 @@ func (s *Studio) removed(ctx context.Context, user string, files bool) error {
 		if err := s.newFiles(ctx); err != nil {
 			return err
 		}
+		if err := s.newUsage(ctx); err != nil {
+			return err
+		}
 	}
-	return errors.Join(s.files.Forget(ctx, user), s.home.ForgetDocuments(user))
+	return errors.Join(s.files.Forget(ctx, user), s.home.ForgetDocuments(user), s.usage.Forget(ctx, user))
 }
 
 // left reports whether a name leads to files, documents or jobs, of whoever had it before.

@@ -35,7 +35,13 @@ func (s *Studio) work(ctx context.Context) error {
 	if err := s.newFiles(ctx); err != nil {
 		return err
 	}
+	if err := s.newUsage(ctx); err != nil {
+		return err
+	}
 	if err := s.newQueue(ctx, s.changed); err != nil {
+		return err
+	}
+	if err := s.recount(ctx); err != nil {
 		return err
 	}
 	if note := s.queue.Note(); note != "" {
@@ -60,6 +66,7 @@ func (s *Studio) work(ctx context.Context) error {
 
 // changed tells everybody of a change of a job, after the commit that made it true.
 func (s *Studio) changed(c job.Changed) {
+	s.usage.JobChanged(c)
 	if s.dispatch != nil { // nil while the queue is being read at the start
 		s.dispatch.JobChanged(forDispatch(c))
 	}
@@ -138,6 +145,9 @@ func (s *Studio) sweep(ctx context.Context) error {
 		if err := s.deliver.Prune(ctx, now.Add(-24*time.Hour)); err != nil && ctx.Err() == nil {
 			s.log.Warn("old delivery notes were not deleted", "err", err)
 		}
+		if _, err := s.queue.Prune(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("old jobs were not deleted", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -210,9 +220,13 @@ func (s *Studio) newDispatch() {
 	})
 	s.dispatch = dispatch.New(dispatch.Deps{
 		Queue: ownJobs{s.queue}, Fleet: s.fleet, Deliver: deliverer{s.deliver}, Rewriter: rewriterFace{rewriter}, Bus: s.bus,
-		Missing: s.catalog.Missing,
-		Room:    func() error { return s.files.Room(context.Background()) }, Log: s.log,
-	}, dispatch.Options{Order: sched.Order(s.queue.Order()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser})
+		Missing: s.catalog.Missing, Estimate: s.estimate, Ran: s.usage.Ran, Share: s.usage.Share,
+		Room: func() error { return s.files.Room(context.Background()) }, Log: s.log,
+	}, dispatch.Options{
+		Order: sched.Order(s.queue.Order()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser,
+		AgeAfter: time.Duration(s.cfg.Queue.AgeAfter), HalfLife: time.Duration(s.cfg.Queue.HalfLife),
+		Affinity: time.Duration(s.cfg.Queue.Affinity),
+	})
 	s.controlled(queue.Control{Mode: s.queue.Mode(), Pauses: s.queue.Pauses()})
 }
 
@@ -231,6 +245,7 @@ func (s *Studio) controlled(c queue.Control) {
 // begin lets everything work that waits for work. All of it is built by now: whoever is called back finds whom to
 // tell, and people's sessions hear of a run that is taken up again from its first frame on.
 func (s *Studio) begin(context.Context) error {
+	s.parts.run("usage", s.usage.Run)
 	s.parts.run("sweep", s.sweep)
 	s.parts.run("packs", s.packs.Run)
 	s.parts.run("fleet", s.fleet.Run)
