@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -18,10 +19,11 @@ type Decision struct {
 // Next makes the next decision, if one can be made at this time, and holds the place for it: the caller claims the
 // job and reports with Released or Ended when that fails. Call it until ok is false.
 //
-// A free back end goes before one that would only stage the job, then one that worked for the same person last,
-// then the order in which back ends became known.
+// A free back end goes before one that would only stage the job, then the one that is done with it first, models to
+// load counted, then one that worked for the same person last, then the order in which back ends became known.
 func (m *Machine) Next(now time.Time) (d Decision, ok bool) {
-	if m.paused || len(m.rotation) == 0 {
+	m.wake(now)
+	if m.paused || m.waiting == 0 {
 		return Decision{}, false
 	}
 	for _, idle := range []bool{true, false} {
@@ -29,11 +31,10 @@ func (m *Machine) Next(now time.Time) (d Decision, ok bool) {
 		if len(free) == 0 {
 			continue
 		}
-		if it, b := m.choose(free, now); it != nil {
-			m.unfile(it)
-			m.claim(it, b)
-			m.serve(it)
-			return Decision{Job: it.ID, User: it.user.name, BackEnd: b.Name}, true
+		if c := m.choose(free); c.item != nil {
+			m.unfile(c.item)
+			m.serve(m.claim(c.item, c.on))
+			return Decision{Job: c.id, User: c.lot.user.name, BackEnd: c.on.Name, Overtook: c.overtook}, true
 		}
 	}
 	return Decision{}, false
@@ -42,158 +43,302 @@ func (m *Machine) Next(now time.Time) (d Decision, ok bool) {
 // NextTime returns when a job that must not run yet may run, so that the caller knows when to ask again. ok is false
 // when none waits for its time.
 func (m *Machine) NextTime(now time.Time) (at time.Time, ok bool) {
-	for _, u := range m.rotation {
-		for _, g := range u.groups {
-			if g.notBefore.After(now) && (!ok || g.notBefore.Before(at)) {
-				at, ok = g.notBefore, true
-			}
+	for l := range m.later.all() {
+		if l.retry.notBefore.After(now) {
+			return l.retry.notBefore, true
 		}
 	}
-	return at, ok
-}
-
-// Recall names a job that is staged behind another one although a back end that could run it at once is free: the
-// caller withdraws the attempt and reports Released, and Next gives it to the free back end.
-func (m *Machine) Recall(now time.Time) (job.ID, bool) {
-	if m.paused {
-		return "", false
-	}
-	free := m.free(true)
-	if len(free) == 0 {
-		return "", false
-	}
-	for _, b := range m.backends {
-		for _, it := range b.items[min(1, len(b.items)):] {
-			if it.posted {
-				continue
-			}
-			for _, f := range free {
-				if m.runs(f, it.needs, it.avoid) && m.within(it.user, f, it) {
-					return it.ID, true
-				}
-			}
-		}
-	}
-	return "", false
+	return time.Time{}, false
 }
 
 // Idle is a back end that has nothing to do.
 type Idle struct {
 	BackEnd string
 	User    string // for whom it worked last; empty: for nobody yet
+	Models  string // what it has loaded, as far as that is known
 }
 
-// Idle returns the back ends that would run a job at once, if no job waits for one.
+// Idle returns the back ends that would run a job at once, and for which no job waits.
 func (m *Machine) Idle() []Idle {
-	if m.paused || len(m.rotation) > 0 {
+	if m.paused {
 		return nil
 	}
 	var idle []Idle
 	for _, b := range m.free(true) {
+		if m.waiting > 0 && m.wanted(b) {
+			continue
+		}
 		last := ""
 		if b.lastUser != nil {
 			last = b.lastUser.name
 		}
-		idle = append(idle, Idle{b.Name, last})
+		idle = append(idle, Idle{b.Name, last, b.warm()})
 	}
 	return idle
+}
+
+// wanted reports whether a job waits that the back end can run.
+func (m *Machine) wanted(b *backEnd) bool {
+	for p := range m.turns() {
+		for _, q := range p.pools {
+			if q.lots.n > 0 && b.can(q.kind) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // free returns the back ends that have nothing to do, or else those that can stage one more.
 func (m *Machine) free(idle bool) []*backEnd {
 	var out []*backEnd
 	for _, b := range m.backends {
-		if b.Ready && (idle && len(b.items) == 0 || !idle && len(b.items) > 0 && len(b.items) < b.Slots) {
+		if b.open() && (idle && len(b.runs) == 0 || !idle && len(b.runs) > 0 && len(b.runs) < b.Slots) {
 			out = append(out, b)
 		}
 	}
 	return out
 }
 
-// choose finds the job whose turn it is among those that one of the back ends can run.
-func (m *Machine) choose(free []*backEnd, now time.Time) (best *item, where *backEnd) {
-	for _, u := range m.rotation {
-		it, b := m.head(u, free, now)
-		if it == nil {
-			continue
-		}
-		if m.opts.Order != FIFO { // the rotation is the order
-			return it, b
-		}
-		if best == nil || it.Seq < best.Seq {
-			best, where = it, b
-		}
-	}
-	return best, where
+// choice is a job and a back end for it.
+type choice struct {
+	*item
+	on       *backEnd
+	overtook bool
 }
 
-// head returns the person's first job that one of the back ends can run.
-func (m *Machine) head(u *user, free []*backEnd, now time.Time) (first *item, where *backEnd) {
-	for _, g := range u.groups {
-		it := g.items[0]
-		if g.notBefore.After(now) || first != nil && compare(first, it) < 0 {
-			continue
-		}
-		if b := m.place(u, g, free); b != nil {
-			first, where = it, b
-		}
+// choose finds the job whose turn it is among those that one of the back ends can run, or one whose models are loaded
+// and that may go before it.
+func (m *Machine) choose(free []*backEnd) choice {
+	first := m.first(free, "")
+	if first.item == nil || m.opts.Affinity <= 0 || !first.on.cold(first.lot.kind) {
+		return first
 	}
-	return first, where
-}
-
-// place returns the best of the back ends for the group's jobs, nil if none will do.
-func (m *Machine) place(u *user, g *group, free []*backEnd) (best *backEnd) {
+	var best choice
+	spared := make([]*backEnd, 0, len(free)) // nobody waits for what they have loaded
 	for _, b := range free {
-		if !m.runs(b, g.needs, g.avoid) || !m.within(u, b, nil) {
+		var warm choice
+		if models := b.warm(); models != "" {
+			if warm = m.first([]*backEnd{b}, models); warm.item != nil && !m.mayOvertake(warm, first.item) {
+				warm.item = nil
+			}
+		}
+		switch {
+		case warm.item == nil:
+			spared = append(spared, b)
+		case best.item == nil || m.ahead(warm.lot, best.lot):
+			best = warm
+		}
+	}
+	if best.item == nil {
+		return first
+	}
+	if b := m.place(first.item, spared); b != nil {
+		return choice{item: first.item, on: b}
+	}
+	first.lot.user.passed += m.expected(best.item, best.on)
+	best.overtook = true
+	return best
+}
+
+// newcomer is who was not served for so long: nobody overtakes them.
+const newcomer = 10 * time.Minute
+
+// mayOvertake reports whether a job whose models are loaded may go before the first in line.
+func (m *Machine) mayOvertake(c choice, first *item) bool {
+	u, v := first.lot.user, c.lot.user
+	cost := m.expected(c.item, c.on)
+	if u == v || u.served.IsZero() || m.now.Sub(u.served) >= newcomer || u.passed+cost > m.opts.Affinity {
+		return false
+	}
+	if m.opts.Order != Fair {
+		return true
+	}
+	// Nobody gets so far ahead that all who wait together were overtaken by more than that on each back end.
+	lead, sharing := v.tag-u.tag, u.group.people
+	if u.group != v.group {
+		lead, sharing = v.group.tag-u.group.tag, m.parties.n
+	}
+	ready := 0
+	for _, b := range m.backends {
+		if b.open() {
+			ready++
+		}
+	}
+	return time.Duration(lead)*time.Duration(sharing) <= m.opts.Affinity*time.Duration(ready)
+}
+
+// turns goes through the parties in the order of their turns.
+func (m *Machine) turns() func(yield func(*party) bool) {
+	return func(yield func(*party) bool) {
+		if m.opts.Order != Fair {
+			yield(&m.all)
+			return
+		}
+		for g := range m.parties.all() {
+			if !yield(&g.party) {
+				return
+			}
+		}
+	}
+}
+
+// first finds the job whose turn it is among those that one of the back ends can run, and that load the models; empty:
+// any.
+func (m *Machine) first(free []*backEnd, models string) choice {
+	for p := range m.turns() {
+		cursors := m.cursors[:0]
+		for _, q := range p.pools {
+			if q.lots.n > 0 && (models == "" || q.kind.models == models) && slices.ContainsFunc(free, func(b *backEnd) bool { return b.can(q.kind) }) {
+				cursors = append(cursors, cursor[*lot]{list: &q.lots})
+			}
+		}
+		m.cursors = cursors
+		for {
+			l := m.draw(cursors)
+			if l == nil {
+				break
+			}
+			if c := m.head(l, free); c.item != nil && (models == "" || c.lot.kind.models == models) {
+				return c
+			}
+		}
+	}
+	return choice{}
+}
+
+// draw takes the lot whose turn is first from under the cursors; nil when there is none.
+func (m *Machine) draw(cursors []cursor[*lot]) *lot {
+	best := -1
+	var first *lot
+	for i := range cursors {
+		if l, ok := cursors[i].at(); ok && (first == nil || m.before(l, first)) {
+			best, first = i, l
+		}
+	}
+	if first != nil {
+		cursors[best].next()
+	}
+	return first
+}
+
+// before reports whether x has its turn before y, of the same party.
+func (m *Machine) before(x, y *lot) bool {
+	if m.opts.Order == Priority {
+		if d := cmp.Compare(m.class(x), m.class(y)); d != 0 {
+			return d < 0
+		}
+	}
+	return x.compare(y) < 0
+}
+
+// ahead reports whether x has its turn before y.
+func (m *Machine) ahead(x, y *lot) bool {
+	if g, h := x.user.group, y.user.group; m.opts.Order == Fair && g != h {
+		return g.compare(h) < 0
+	}
+	return m.before(x, y)
+}
+
+// class is what the lot's first job has become by waiting.
+func (m *Machine) class(l *lot) int { return m.aged(l.class, l.items.first()) }
+
+// aged is the class that an item of a class has become by waiting.
+func (m *Machine) aged(c job.Class, it *item) int {
+	if m.opts.AgeAfter < 0 || c == 0 {
+		return int(c)
+	}
+	waited := m.now.UnixMilli() - it.created
+	return max(0, int(c)-int(min(max(waited, 0)/max(m.opts.AgeAfter.Milliseconds(), 1), int64(c))))
+}
+
+// head returns the first job that one of the back ends can run of the person whose turn came up with the lot; none
+// when it is another lot's, whose turn comes up for itself.
+func (m *Machine) head(l *lot, free []*backEnd) (first choice) {
+	u := l.user
+	for _, other := range u.lots {
+		if other.pool == nil || m.opts.Order == Priority && other.class != l.class {
 			continue
 		}
-		if best == nil || len(b.items) < len(best.items) ||
-			len(b.items) == len(best.items) && b.lastUser == u && best.lastUser != u {
-			best = b
+		it := other.items.first()
+		if first.item != nil && own(first.item, it) < 0 {
+			continue
 		}
+		if b := m.place(it, free); b != nil {
+			first = choice{item: it, on: b}
+		}
+	}
+	if first.item != nil && first.lot != l && m.lined() {
+		return choice{}
+	}
+	return first
+}
+
+// place returns the best of the back ends for a waiting item, nil if none will do.
+func (m *Machine) place(it *item, free []*backEnd) (best *backEnd) {
+	if len(free) == 1 { // the usual case
+		if b := free[0]; m.takes(b, it) {
+			return b
+		}
+		return nil
+	}
+	var least time.Duration
+	var most int
+	for _, b := range free {
+		if !m.takes(b, it) {
+			continue
+		}
+		lasts, knows := m.expected(it, b), 0
+		if b.lastUser == it.lot.user {
+			knows = 2
+		}
+		if b.lastLike == it.like {
+			knows++
+		}
+		if best != nil {
+			d := cmp.Or(cmp.Compare(len(b.runs), len(best.runs)), cmp.Compare(lasts, least), cmp.Compare(most, knows))
+			if d >= 0 {
+				continue
+			}
+		}
+		best, least, most = b, lasts, knows
 	}
 	return best
 }
 
-// runs reports whether the back end may be given jobs with these needs that avoid some back ends.
-func (m *Machine) runs(b *backEnd, n *needs, avoid []string) bool {
-	if len(b.lacks(n)) > 0 {
+// takes reports whether the back end may be given a waiting item now, room apart.
+func (m *Machine) takes(b *backEnd, it *item) bool {
+	return m.runsOn(b, it.lot) && m.within(it.lot.user, b, nil)
+}
+
+// runsOn reports whether the back end may be given jobs of the lot, room apart.
+func (m *Machine) runsOn(b *backEnd, l *lot) bool {
+	if !b.can(l.kind) {
 		return false
 	}
-	return !slices.Contains(avoid, b.Name) || !slices.ContainsFunc(m.backends, func(other *backEnd) bool {
-		return other.Ready && !slices.Contains(avoid, other.Name) && len(other.lacks(n)) == 0
+	return !l.avoids(b.Name) || !slices.ContainsFunc(m.backends, func(other *backEnd) bool {
+		return other.open() && !l.avoids(other.Name) && other.can(l.kind)
 	})
 }
 
 // within reports whether one more job on b, in place of moved if that is not nil, keeps to the person's limit. The
 // limit counts back ends: what is staged behind the person's own job does not run beside it.
-func (m *Machine) within(u *user, b *backEnd, moved *item) bool {
+func (m *Machine) within(u *user, b *backEnd, moved *run) bool {
 	most := m.opts.MaxRunningPerUser
-	if most <= 0 || len(u.claimed) < most {
+	if most <= 0 || len(u.runs) < most {
 		return true
 	}
-	on := make([]*backEnd, 0, len(u.claimed))
-	for _, it := range u.claimed {
-		if it == moved {
+	on := make([]*backEnd, 0, len(u.runs))
+	for _, r := range u.runs {
+		if r == moved {
 			continue
 		}
-		if it.on == b {
+		if r.on == b {
 			return true
 		}
-		if !slices.Contains(on, it.on) {
-			on = append(on, it.on)
+		if !slices.Contains(on, r.on) {
+			on = append(on, r.on)
 		}
 	}
 	return len(on) < most
-}
-
-// serve moves the person of a claimed job to the end of the rotation.
-func (m *Machine) serve(it *item) {
-	m.served++
-	u := it.user
-	it.turn, it.before, it.joined = m.served, u.turn, u.joined
-	u.turn = m.served
-	if i := slices.Index(m.rotation, u); i >= 0 {
-		m.rotation = append(slices.Delete(m.rotation, i, i+1), u)
-	}
 }

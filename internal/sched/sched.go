@@ -1,14 +1,9 @@
 // Package sched chooses which job runs next and where, or says why one waits. It is a deterministic machine: events
 // go in, decisions come out; there is no clock, no goroutine and no I/O in it. The same events give the same
-// decisions.
-//
-// Order has two levels. One person's jobs run by class, number and acceptance. Between people the mode decides:
-// fifo serves the person whose next job was accepted first, round_robin the one who was served longest ago.
+// decisions. DESIGN.md tells the rules.
 package sched
 
 import (
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/job"
@@ -16,38 +11,63 @@ import (
 
 // Options are the optional settings of New.
 type Options struct {
-	Order             Order         // empty: Fair
-	MaxRunningPerUser int           // most back ends that work for one person at once; 0: no limit
-	AgeAfter          time.Duration // after which a waiting job rises by one class in Priority; 0: 10 min
-	HalfLife          time.Duration // after which what somebody used beyond their share weighs half in Fair; 0: 1 h
-	// Affinity is how long, in GPU time, the first in line may be overtaken by jobs whose models are loaded already;
-	// 0: 2 min, negative: never.
+	Order             Order // empty: Fair
+	MaxRunningPerUser int   // most back ends that work for one person at once; 0: no limit
+	// AgeAfter is when a waiting job rises by one class in Priority: nobody who comes after that time for each class
+	// above its own goes before it. 0: 10 min, negative: never.
+	AgeAfter time.Duration
+	HalfLife time.Duration // after which what somebody used beyond their share weighs half in Fair; 0: 1 h
+	// Affinity is how much GPU time the first in line may be overtaken by, for jobs whose models are loaded already.
+	// 0: 2 min, negative: none.
 	Affinity time.Duration
 }
-
-// defaultSlots is one running job and one staged behind it.
-const defaultSlots = 2
 
 // Machine is the state of the choice. It is owned by one goroutine.
 type Machine struct {
 	opts     Options
+	now      time.Time // the latest that it heard of
 	paused   bool
 	reason   string // why it is paused
 	backends []*backEnd
 	users    map[string]*user
-	rotation []*user // people with waiting jobs, the longest unserved first
+	active   []*user // those with waiting jobs that are not held
+	groups   map[string]*group
 	items    map[job.ID]*item
-	needs    map[string]*needs
-	served   int64 // counts decisions
-	joins    int64 // counts how often somebody got into the rotation
+	runs     map[*item]*run // of claimed ones
+	kinds    map[kindKey]*kind
+	spare    []int // numbers of kinds that are given again
+
+	// The order. In Fair the parties have the turn by their tags, and in each its people; else everybody is in all.
+	parties list[*group]
+	virtual int64 // virtual time of the groups: the latest begin of one of their jobs
+	all     party
+	later   list[later]
+	lines   [job.ClassLow + 1]list[bySeq] // by class, where the order goes by acceptance
+	waiting int                           // jobs that may have their turn some time
+	stirred bool                          // others may go before what is staged
+
+	served, joins, lots int64 // how often that happened
+	known               experience
+	cursors             []cursor[*lot] // for reuse
 }
 
 // New returns a machine without jobs and back ends.
 func New(o Options) *Machine {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&o.AgeAfter, 10*time.Minute)
+	set(&o.HalfLife, time.Hour)
+	set(&o.Affinity, 2*time.Minute)
 	if o.Order == "" {
 		o.Order = Fair
 	}
-	return &Machine{opts: o, users: map[string]*user{}, items: map[job.ID]*item{}, needs: map[string]*needs{}}
+	return &Machine{
+		opts: o, users: map[string]*user{}, groups: map[string]*group{}, items: map[job.ID]*item{}, runs: map[*item]*run{},
+		kinds: map[kindKey]*kind{}, known: newExperience(),
+	}
 }
 
 // Apply takes an event in. Events about unknown jobs change nothing.
@@ -57,161 +77,140 @@ func (m *Machine) Apply(e Event) {
 		m.add(e.Job)
 	case Needed:
 		if it := m.items[e.Job]; it != nil {
-			m.refile(it, func() { m.setNeeds(it, e.Needs) })
+			m.need(it, e)
+		}
+	case Estimated:
+		if it := m.items[e.Job]; it != nil {
+			m.estimate(it, e.Cost)
 		}
 	case Resumed:
-		m.add(e.Job)
-		it := m.items[e.Job.ID]
-		m.unclaim(it)
-		m.unfile(it)
-		m.claim(it, m.backEnd(e.BackEnd))
-		it.posted = e.Posted
+		m.resume(e)
 	case Posted:
-		if it := m.items[e.Job]; it != nil && it.on != nil {
-			it.posted = true
+		if r := m.runs[m.items[e.Job]]; r != nil {
+			m.heard(e.At)
+			m.post(r)
 		}
 	case Released:
-		if it := m.items[e.Job]; it != nil {
-			m.unclaim(it)
-			m.giveBack(it)
-			m.refile(it, func() { it.avoid, it.notBefore, it.why = e.Avoid, e.NotBefore, e.Reason })
-		}
+		m.release(e)
 	case Ended:
-		if it := m.items[e.Job]; it != nil {
-			m.unclaim(it)
-			m.unfile(it)
-			m.setNeeds(it, nil)
-			delete(m.items, it.ID)
-		}
+		m.heard(e.At)
+		m.end(e)
 	case BackEnd:
 		m.update(e)
 	case BackEndGone:
 		m.remove(e.Name)
 	case Paused:
-		if e.Group == "" && e.BackEnd == "" {
-			m.paused, m.reason = e.On, e.Reason
-		}
+		m.pause(e)
 	case Mode:
-		m.opts.Order = e.Order
+		m.setOrder(e.Order)
+	case Share:
+		m.share(e)
 	}
 }
 
-// Waiting counts the jobs that wait and are not claimed.
-func (m *Machine) Waiting() (n int) {
-	for _, u := range m.rotation {
-		n += len(u.all)
+// heard moves the time on.
+func (m *Machine) heard(at time.Time) {
+	if at.After(m.now) {
+		m.now = at
 	}
-	return n
 }
 
-// backEnd is one GPU source.
-type backEnd struct {
-	BackEnd
-	known    bool
-	items    []*item // claimed for it, in order of the claim
-	lastUser *user
-	missing  map[*needs][]string
-}
-
-// backEnd returns the entry with that name and makes one that is not ready if there is none.
-func (m *Machine) backEnd(name string) *backEnd {
-	i := slices.IndexFunc(m.backends, func(b *backEnd) bool { return b.Name == name })
-	if i >= 0 {
-		return m.backends[i]
+func (m *Machine) need(it *item, e Needed) {
+	k := m.intern(e.Needs, e.Memory, it.lot.kind.models)
+	k.items++
+	m.drop(it.lot.kind)
+	refile := func() {
+		l := *it.lot
+		it.lot = &lot{user: l.user, kind: k, class: l.class, held: l.held, retry: l.retry}
 	}
-	b := &backEnd{BackEnd: BackEnd{Name: name, Slots: defaultSlots}, missing: map[*needs][]string{}}
-	m.backends = append(m.backends, b)
-	return b
-}
-
-func (m *Machine) update(e BackEnd) {
-	if e.Slots <= 0 {
-		e.Slots = defaultSlots
-	}
-	b := m.backEnd(e.Name)
-	b.BackEnd, b.known = e, true
-	clear(b.missing)
-}
-
-func (m *Machine) remove(name string) {
-	i := slices.IndexFunc(m.backends, func(b *backEnd) bool { return b.Name == name })
-	if i < 0 {
+	if it.claimed {
+		refile()
 		return
 	}
-	b := m.backends[i]
-	b.known, b.Ready = false, false
-	if len(b.items) == 0 {
-		m.backends = slices.Delete(m.backends, i, i+1)
-	}
+	m.unfile(it)
+	refile()
+	m.file(it)
 }
 
-// lacks returns what the back end lacks for the needs.
-func (b *backEnd) lacks(n *needs) []string {
-	if b.Missing == nil || len(n.classes) == 0 {
-		return nil
+func (m *Machine) resume(e Resumed) {
+	it := m.add(e.Job)
+	if r := m.runs[it]; r != nil {
+		m.unclaim(r)
+	} else {
+		m.unfile(it)
 	}
-	lacking, ok := b.missing[n]
-	if !ok {
-		lacking = b.Missing(n.classes)
-		b.missing[n] = lacking
-	}
-	return lacking
-}
-
-// needs is a set of node classes, one for all jobs with the same.
-type needs struct {
-	classes []string
-	key     string
-	jobs    int // items that have it
-}
-
-// setNeeds changes what a job needs; nil leaves it without needs.
-func (m *Machine) setNeeds(it *item, classes []string) {
-	old := it.needs
-	it.needs = m.intern(classes)
-	it.needs.jobs++
-	if old == nil {
-		return
-	}
-	if old.jobs--; old.jobs == 0 && len(old.classes) > 0 {
-		delete(m.needs, old.key)
-		for _, b := range m.backends {
-			delete(b.missing, old)
+	m.heard(e.At)
+	r := m.claim(it, m.backEnd(e.BackEnd))
+	m.serve(r)
+	if e.Posted {
+		m.post(r)
+		if !e.At.IsZero() {
+			r.began = e.At
 		}
 	}
 }
 
-// intern returns the one entry for a set of classes.
-func (m *Machine) intern(classes []string) *needs {
-	classes = slices.Clone(classes)
-	slices.Sort(classes)
-	classes = slices.Compact(classes)
-	key := strings.Join(classes, "\x00")
-	n := m.needs[key]
-	if n == nil {
-		n = &needs{classes: classes, key: key}
-		m.needs[key] = n
-	}
-	return n
-}
-
-func (m *Machine) claim(it *item, b *backEnd) {
-	it.on, it.posted = b, false
-	b.items = append(b.items, it)
-	b.lastUser = it.user
-	it.user.claimed = append(it.user.claimed, it)
-}
-
-func (m *Machine) unclaim(it *item) {
-	b := it.on
-	if b == nil {
+// post notes that a run has begun, or does so as soon as the one before it is over.
+func (m *Machine) post(r *run) {
+	if r.posted {
 		return
 	}
-	same := func(other *item) bool { return other == it }
-	b.items = slices.DeleteFunc(b.items, same)
-	it.user.claimed = slices.DeleteFunc(it.user.claimed, same)
-	it.on, it.posted = nil, false
-	if !b.known && len(b.items) == 0 {
-		m.remove(b.Name)
+	r.posted, r.began = true, m.now
+	if models := r.lot.kind.models; models != "" {
+		r.on.loaded = models
+	}
+	m.begun(r)
+}
+
+func (m *Machine) release(e Released) {
+	it := m.items[e.Job]
+	if it == nil {
+		return
+	}
+	var retried *retry
+	if len(e.Avoid) > 0 || !e.NotBefore.IsZero() || e.Reason != "" {
+		retried = &retry{e.Avoid, e.NotBefore, e.Reason}
+	}
+	if r := m.runs[it]; r != nil {
+		m.unclaim(r)
+		m.giveBack(r)
+	} else {
+		m.unfile(it)
+	}
+	l := it.lot
+	it.lot = &lot{user: l.user, kind: l.kind, class: l.class, held: l.held || it.held, retry: retried}
+	it.held = false
+	m.file(it)
+}
+
+func (m *Machine) end(e Ended) {
+	it := m.items[e.Job]
+	if it == nil {
+		return
+	}
+	if r := m.runs[it]; r != nil {
+		m.unclaim(r)
+		m.learn(r, e.Ran)
+		m.settle(r, e.Ran)
+	} else {
+		m.unfile(it)
+	}
+	m.drop(it.lot.kind)
+	delete(m.items, it.id)
+}
+
+func (m *Machine) pause(e Paused) {
+	m.stirred = true
+	switch {
+	case e.BackEnd != "":
+		b := m.backEnd(e.BackEnd)
+		b.paused, b.why = e.On, e.Reason
+	case e.Group != "":
+		m.pauseGroup(e.Group, e.On, e.Reason)
+	default:
+		m.paused, m.reason = e.On, e.Reason
 	}
 }
+
+// Waiting counts the jobs that wait for their turn: they are not claimed, not held, and their group is not paused.
+func (m *Machine) Waiting() int { return m.waiting }

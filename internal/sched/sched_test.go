@@ -1,7 +1,6 @@
 package sched_test
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -233,33 +232,4 @@ func TestWhy(t *testing.T) {
 	equal(t, why("bob1"), "It is the next one on gpu.")
 	equal(t, m.Why("zoe1", noon).Code, sched.WhyUnknown)
 	equal(t, m.Waiting(), 2)
-}
-
-func BenchmarkNext(b *testing.B) {
-	for _, size := range []struct{ users, jobs int }{{1, 1000}, {100, 1000}, {100, 100_000}, {1000, 100_000}} {
-		b.Run(fmt.Sprintf("users=%d/jobs=%d", size.users, size.jobs), func(b *testing.B) {
-			m := machine(sched.Options{}, "gpu1", "gpu2", "gpu3", "gpu4")
-			seq := int64(0)
-			enqueue := func() {
-				seq++
-				m.Apply(sched.Added{Job: sched.Job{
-					ID: job.ID(fmt.Sprint(seq)), User: fmt.Sprint("user", seq%int64(size.users)),
-					Number: float64(seq), Seq: seq, Needs: []string{"KSampler", "SaveImage", "VAEDecode"},
-				}})
-			}
-			for range size.jobs {
-				enqueue()
-			}
-			b.ReportAllocs()
-			for b.Loop() {
-				d, ok := m.Next(noon)
-				if !ok {
-					b.Fatal("nothing to do")
-				}
-				m.Apply(sched.Posted{Job: d.Job})
-				m.Apply(sched.Ended{Job: d.Job})
-				enqueue()
-			}
-		})
-	}
 }

@@ -1,0 +1,96 @@
+package sched
+
+import (
+	"math"
+	"time"
+)
+
+// experience is what the runs so far teach.
+type experience struct {
+	typical mean            // how long a job runs
+	load    mean            // how long models are loaded
+	loads   map[string]mean // by models
+	error   mean            // the square of the error of estimates, in powers of e
+	bias    mean            // the error itself
+}
+
+// mean is a mean over the last so many values.
+type mean struct {
+	value float64
+	n     float64
+}
+
+// add takes one more value into a mean over about most values.
+func (a *mean) add(v, most float64) {
+	a.n = min(a.n+1, most)
+	a.value += (v - a.value) / a.n
+}
+
+const (
+	firstTypical = 10 // seconds, until runs tell
+	firstLoad    = 20
+	mostLoads    = 1000 // models whose loading is remembered
+)
+
+func newExperience() experience {
+	return experience{
+		typical: mean{firstTypical, 1}, load: mean{firstLoad, 1}, loads: map[string]mean{},
+		error: mean{0.09, 1}, bias: mean{0, 4},
+	}
+}
+
+// learn takes in how long a run was.
+func (m *Machine) learn(r *run, ran time.Duration) {
+	if ran <= 0 || !r.posted {
+		return
+	}
+	e := &m.known
+	took, models := ran.Seconds(), r.lot.kind.models
+	usual := m.cost(r.item).Seconds() / r.on.Speed
+	if r.cold {
+		if r.cost > 0 {
+			load := max(took-usual, 0)
+			e.load.add(load, 50)
+			one, ok := e.loads[models]
+			if ok || len(e.loads) < mostLoads {
+				one.add(load, 10)
+				e.loads[models] = one
+			}
+		}
+		return
+	}
+	e.typical.add(took*r.on.Speed, 50)
+	if r.cost > 0 {
+		miss := math.Log(max(took, 0.001) / max(usual, 0.001))
+		miss = min(max(miss, -3), 3)
+		e.error.add(miss*miss, 100)
+		e.bias.add(miss, 100)
+	}
+}
+
+// cost is how long an item is expected to run at usual speed.
+func (m *Machine) cost(it *item) time.Duration {
+	if it.cost > 0 {
+		return time.Duration(it.cost) * time.Millisecond
+	}
+	return seconds(m.known.typical.value)
+}
+
+// loading is how long models are expected to be loaded.
+func (m *Machine) loading(models string) time.Duration {
+	if one, ok := m.known.loads[models]; ok {
+		return seconds(one.value)
+	}
+	return seconds(m.known.load.value)
+}
+
+// expected is how long an item would keep a back end busy.
+func (m *Machine) expected(it *item, b *backEnd) time.Duration {
+	d := time.Duration(float64(m.cost(it)) / b.Speed)
+	if b.cold(it.lot.kind) {
+		d += m.loading(it.lot.kind.models)
+	}
+	return d
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
