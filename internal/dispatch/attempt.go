@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -77,9 +76,10 @@ type attempt struct {
 
 	// Of the loop alone.
 	called     time.Time // when it got its turn
-	there      bool      // the back end has it
-	freed      bool      // the schedule takes it for over
-	delivering bool      // it counts among those brought home
+	ran        time.Duration
+	there      bool // the back end has it
+	freed      bool // the schedule takes it for over
+	delivering bool // it counts among those brought home
 }
 
 // attempt makes an attempt; begin lets it work.
@@ -227,50 +227,6 @@ func (h hindrance) Unwrap() error { return h.error }
 type graphError struct{ error }
 
 func (e graphError) Unwrap() error { return e.error }
-
-// translate makes the back end's graph.
-func (a *attempt) translate(credentials map[string]string) error {
-	tr, err := a.deps.Rewriter.Out(a.ctx, a.entry, credentials)
-	switch fault.KindOf(err) {
-	case fault.Invalid, fault.Denied, fault.Missing:
-		return graphError{err}
-	}
-	if err != nil {
-		return fmt.Errorf("translating the graph: %w", err)
-	}
-	a.tr = &oneAtATime{Translation: tr}
-	return nil
-}
-
-// oneAtATime lets frames be translated while files of earlier ones are brought home.
-type oneAtATime struct {
-	mu sync.Mutex
-	Translation
-}
-
-func (t *oneAtATime) Files(u backend.Update) []Found {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.Translation.Files(u)
-}
-
-func (t *oneAtATime) In(u backend.Update, names Names) (backend.Update, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.Translation.In(u, names)
-}
-
-func (t *oneAtATime) PNG() func(io.Reader) io.Reader {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.Translation.PNG()
-}
-
-func (a *attempt) task() backend.Task {
-	t := backend.Task{Job: a.id, Attempt: a.job.Attempt, Previews: a.deps.Bus.Watched(a.user)}
-	a.tr.Task(&t)
-	return t
-}
 
 // takeUp looks for a run from before our start. Until its back end answers, or its lease ends, nothing is known.
 func (a *attempt) takeUp() (err error) {
@@ -447,6 +403,9 @@ func (a *attempt) finish(out job.Outcome) {
 	}
 	if held && a.log.Enabled(a.final, slog.LevelDebug) {
 		a.note().Debug("finished", "state", string(out.State), "dur", out.ExecSeconds)
+	}
+	if held && a.posted && a.deps.Ran != nil {
+		a.deps.Ran(a.job, a.backEnd, time.Duration(out.ExecSeconds*float64(time.Second)), out.State == job.Completed)
 	}
 	a.close()
 	if ofRun := a.frames.ended.Load(); ofRun && held { // the loop has gone on at its end frame already

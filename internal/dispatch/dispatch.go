@@ -159,6 +159,7 @@ type Options struct {
 	DeliverFor        time.Duration // how long a result that can't be brought home is tried again; 0: 10 min
 	MaxDelivering     int           // results brought home from one back end while it runs the next; 0: 4
 	PlacesEvery       time.Duration // how often at most a person is told where their jobs stand; 0: 250 ms
+	BandsEvery        time.Duration // how often at most it is looked ahead how long jobs wait; 0: 1 s
 	RoomEvery         time.Duration // how often the disk is looked at; 0: 2 s
 }
 
@@ -172,6 +173,7 @@ func (o *Options) setDefaults() {
 	def(&o.RetryDelay, time.Second)
 	def(&o.DeliverFor, 10*time.Minute)
 	def(&o.PlacesEvery, 250*time.Millisecond)
+	def(&o.BandsEvery, time.Second)
 	def(&o.RoomEvery, 2*time.Second)
 	if o.MaxAttempts <= 0 {
 		o.MaxAttempts = 3
@@ -211,15 +213,6 @@ func (d *Dispatcher) JobChanged(c job.Changed) {
 
 // FleetChanged takes in that back ends, or what they can run, changed. It does not block.
 func (d *Dispatcher) FleetChanged() { d.inbox.send(fleetChanged{}) }
-
-// Pause keeps jobs from being given to back ends: all of them, or as far as Scope says "group:NAME" or "backend:NAME".
-type Pause struct {
-	Scope  string
-	Reason string // a sentence for people; may be empty
-}
-
-// PauseAll is the scope of a pause of everything.
-const PauseAll = "all"
 
 // Control sets the order and the pauses that are in effect from now on; what runs is not touched. It does not block.
 func (d *Dispatcher) Control(order sched.Order, pauses []Pause) {

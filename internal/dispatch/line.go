@@ -68,7 +68,8 @@ func (l *loop) work(a *attempt) {
 func (l *loop) free(a *attempt) {
 	ln := l.lines[a.backEnd]
 	now := time.Now()
-	if ln.quick++; now.Sub(ln.began(a)) > quickRun {
+	a.ran = max(now.Sub(ln.began(a)), 1) // it did run
+	if ln.quick++; a.ran > quickRun {
 		ln.quick = 0
 	}
 	ln.ended = now
@@ -79,7 +80,7 @@ func (l *loop) free(a *attempt) {
 	}
 	a.freed, a.delivering = true, true
 	ln.delivering++
-	l.machine.Apply(sched.Ended{Job: a.id})
+	l.machine.Apply(sched.Ended{Job: a.id, Ran: a.ran, At: now})
 }
 
 // leave forgets an attempt.

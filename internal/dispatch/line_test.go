@@ -79,10 +79,19 @@ func TestRunsAheadAreTakenBack(t *testing.T) {
 		if n := s.queued(); n != 1 {
 			s.Errorf("%d runs are on the back end after a while", n)
 		}
-		if e := s.get(next); e.Job.Attempt.Posted {
-			s.Errorf("it is shown as running: %+v", e.Job.Attempt)
+		staged := 0
+		for _, j := range []job.Job{next, last} {
+			e := s.get(j)
+			if e.Job.Attempt.Posted {
+				s.Errorf("it is shown as running: %+v", e.Job.Attempt)
+			}
+			if e.Job.State == job.Running {
+				staged++
+			}
 		}
-		s.want(last, job.Pending)
+		if staged != 1 {
+			s.Errorf("%d are staged, want one", staged)
+		}
 		s.gpus[0].Release()
 		for _, j := range []job.Job{long, next, last} {
 			s.want(j, job.Completed)

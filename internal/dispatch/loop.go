@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -63,10 +62,13 @@ type loop struct {
 	losses   map[job.ID]int     // runs lost after they were posted
 	again    map[job.ID]job.Job // released, and its attempt has not said so yet
 	waiting  map[string]bool    // people who may have waiting jobs
-	told     map[string]map[job.ID]event.Place
+	weighed  map[member]bool    // people of whom the schedule knows what they weigh
+	places   places
 	stale    bool // places may have changed
+	moved    bool // what is staged may have to wait again
 	pauses   []Pause
-	full     error // the disk's trouble
+	shut     []string // groups that are paused
+	full     error    // the disk's trouble
 	looked   time.Time
 	renewing bool
 }
@@ -76,7 +78,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer d.wg.Wait()
 	defer stop(errShutdown)
-	defer d.offers.set(nil)
+	defer d.offers.set(nil, nil)
 	l := &loop{
 		Dispatcher: d, ctx: work,
 		hands: make(chan *attempt),
@@ -85,7 +87,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 			AgeAfter: d.options.AgeAfter, HalfLife: d.options.HalfLife, Affinity: d.options.Affinity,
 		}),
 		attempts: make(map[job.ID]*attempt), lines: make(map[string]*line), drivers: make(map[string]backend.Driver), losses: make(map[job.ID]int), again: make(map[job.ID]job.Job),
-		waiting: make(map[string]bool), told: make(map[string]map[job.ID]event.Place),
+		waiting: make(map[string]bool), weighed: make(map[member]bool), places: newPlaces(),
 	}
 	l.fleetChanged()
 	if err := d.deps.Queue.EachOpen(ctx, l.found); err != nil {
@@ -96,8 +98,8 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 	renew := time.NewTicker(d.options.Lease / 3)
 	defer renew.Stop()
-	places := time.NewTimer(0)
-	defer places.Stop()
+	tell := time.NewTimer(0)
+	defer tell.Stop()
 	again := time.NewTimer(0)
 	defer again.Stop()
 	var messages []any
@@ -110,10 +112,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		case <-renew.C:
 			l.renew()
 			l.releaseOrphans(time.Now())
-		case <-places.C:
-			l.tellPlaces()
-			if l.stale {
-				places.Reset(d.options.PlacesEvery)
+		case <-tell.C:
+			if again := l.tellPlaces(time.Now()); again > 0 {
+				tell.Reset(again)
 			}
 		}
 		before := l.stale
@@ -127,7 +128,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		}
 		l.offer()
 		if l.stale && !before {
-			places.Reset(d.options.PlacesEvery)
+			tell.Reset(d.options.PlacesEvery)
 		}
 	}
 }
@@ -176,7 +177,7 @@ func (l *loop) placed(j job.Job) {
 // claimed makes the attempt of a job that is claimed already.
 func (l *loop) claimed(j job.Job, posted bool) *attempt {
 	l.waiting[j.User] = true
-	l.machine.Apply(sched.Resumed{Job: sched.Of(j, nil), BackEnd: j.Attempt.BackEnd, Posted: posted})
+	l.machine.Apply(sched.Resumed{Job: l.known(j), BackEnd: j.Attempt.BackEnd, Posted: posted, At: time.Now()})
 	a := l.attempt(j.ID, j.User, j.Attempt.BackEnd)
 	a.fence.Store(j.Attempt.Fence)
 	return a
@@ -190,7 +191,7 @@ func (l *loop) add(j job.Job) {
 		l.wg.Go(func() { l.giveUpStopped(l.ctx, j) })
 		return
 	}
-	l.machine.Apply(sched.Added{Job: sched.Of(j, nil)})
+	l.machine.Apply(sched.Added{Job: l.known(j)})
 }
 
 func (l *loop) handle(m any) {
@@ -203,11 +204,12 @@ func (l *loop) handle(m any) {
 		l.control(m)
 		l.offers.release()
 	case why:
-		position, _ := l.machine.Place(m.id)
-		reason := l.machine.Why(m.id, time.Now())
-		m.answer <- whyAnswer{event.Place{Position: position, Reason: reason.Sentence}, reason}
+		m.answer <- l.why(m.id, time.Now())
+	case foreseen:
+		l.places.foreseen(m, time.Now())
+		l.stale = true
 	case posted:
-		l.machine.Apply(sched.Posted{Job: m.a.id})
+		l.machine.Apply(sched.Posted{Job: m.a.id, At: time.Now()})
 		m.a.there = true
 		l.lines[m.a.backEnd].call(time.Now())
 		l.stale = true
@@ -230,7 +232,11 @@ func (l *loop) handle(m any) {
 		l.hinder(m.err, time.Now())
 	case over:
 		l.leave(m.a)
-		l.machine.Apply(sched.Ended{Job: m.a.id})
+		now := time.Now()
+		if m.a.there && m.a.ran == 0 {
+			m.a.ran = now.Sub(l.lines[m.a.backEnd].began(m.a))
+		}
+		l.machine.Apply(sched.Ended{Job: m.a.id, Ran: m.a.ran, At: now})
 		delete(l.losses, m.a.id)
 		l.stale = true
 		if j, ok := l.again[m.a.id]; ok {
@@ -257,8 +263,8 @@ func (l *loop) jobChanged(c changed) {
 			l.placed(c.job)
 		}
 	case job.Moved:
-		l.machine.Apply(sched.Added{Job: sched.Of(c.job, nil)})
-		l.stale = true
+		l.machine.Apply(sched.Added{Job: l.known(c.job)})
+		l.stale, l.moved = true, true
 	case job.Released:
 		if a == nil {
 			l.add(c.job)
@@ -290,7 +296,7 @@ func (l *loop) back(a *attempt, avoid []string, notBefore time.Time, reason stri
 		return
 	}
 	if a.freed { // the schedule took it for over
-		l.machine.Apply(sched.Added{Job: sched.Of(a.job, nil)})
+		l.machine.Apply(sched.Added{Job: l.known(a.job)})
 	}
 	l.machine.Apply(sched.Released{Job: a.id, Avoid: avoid, NotBefore: notBefore, Reason: reason})
 	l.waiting[a.user] = true
@@ -324,19 +330,12 @@ func (l *loop) fleetChanged() {
 // schedule gives jobs to back ends as long as one can be given, and returns when to try again; zero: when something
 // happens.
 func (l *loop) schedule(now time.Time) time.Time {
-	if l.machine.Waiting() == 0 && l.full == nil && !l.anyStaged() {
+	if l.machine.Waiting() == 0 && l.full == nil && !l.moved && !l.anyStaged() {
 		return time.Time{}
 	}
 	l.look(now)
 	back := l.takeBack(now)
-	for id, ok := l.machine.Recall(now); ok; id, ok = l.machine.Recall(now) {
-		// One that has started is told as posted, so that the question is not asked again.
-		if a := l.attempts[id]; a == nil || !a.recall() {
-			l.machine.Apply(sched.Posted{Job: id})
-			continue
-		}
-		break // one at a time: its release comes as a message
-	}
+	l.recall(now)
 	for {
 		decision, ok := l.machine.Next(now)
 		if !ok {
@@ -355,6 +354,23 @@ func (l *loop) schedule(now time.Time) time.Time {
 		}
 	}
 	return at
+}
+
+// recall takes staged jobs back that are to wait again. What can't be written down for want of room stays.
+func (l *loop) recall(now time.Time) {
+	l.moved = false
+	if l.full != nil {
+		return
+	}
+	for id, ok := l.machine.Recall(now); ok; id, ok = l.machine.Recall(now) {
+		// One that has started is told as posted, so that the question is not asked again.
+		if a := l.attempts[id]; a == nil || !a.recall() {
+			l.machine.Apply(sched.Posted{Job: id})
+			continue
+		}
+		l.moved = true
+		return // one at a time: its release comes as a message
+	}
 }
 
 // anyStaged reports whether a job waits behind another one for its back end.
@@ -394,46 +410,6 @@ func (l *loop) hinder(err error, now time.Time) {
 	}
 	l.full, l.looked = err, now
 	l.pause()
-}
-
-// control takes in the order and the pauses.
-func (l *loop) control(c control) {
-	for _, p := range l.pauses {
-		l.machine.Apply(p.event(false))
-	}
-	l.pauses = c.pauses
-	for _, p := range l.pauses {
-		l.machine.Apply(p.event(true))
-	}
-	l.machine.Apply(sched.Mode{Order: c.order})
-	l.pause()
-}
-
-// event is what a pause, or its end, is to the schedule.
-func (p Pause) event(on bool) sched.Paused {
-	e := sched.Paused{On: on, Reason: p.Reason}
-	if kind, name, ok := strings.Cut(p.Scope, ":"); ok && kind == "group" {
-		e.Group = name
-	} else if ok {
-		e.BackEnd = name
-	}
-	return e
-}
-
-// pause tells the schedule whether all is paused, by the operator or by the disk.
-func (l *loop) pause() {
-	all := sched.Paused{}
-	for _, p := range l.pauses {
-		if p.Scope == PauseAll {
-			all = p.event(true)
-		}
-	}
-	if l.full != nil {
-		all.On = true
-		all.Reason, _ = fault.Public(l.full)
-	}
-	l.machine.Apply(all)
-	l.stale = true
 }
 
 // renew extends the leases of all attempts, beside the loop.

@@ -17,6 +17,7 @@ import (
 type offers struct {
 	mu    sync.Mutex
 	list  []offer
+	shut  []string             // groups whose jobs are paused
 	taken map[string]time.Time // by back end; the loop has not heard of the job yet
 	holds int                  // changes that the loop has not heard of yet and that may close them
 }
@@ -25,19 +26,33 @@ type offer struct {
 	backEnd string
 	driver  backend.Driver
 	user    string // for whom it worked last
+	models  string // what it has loaded
 }
 
 // takenFor is how long the loop waits for a job that took an offer: it may not have been accepted after all.
 const takenFor = time.Second
 
-// take gives the user an offer: of the back end that worked for them last, else the first.
-func (o *offers) take(user string) (offer, bool) {
+// take gives a job an offer: of a back end that has its models loaded, then of one that worked for the person last,
+// else the first.
+func (o *offers) take(j job.Job) (offer, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.list) == 0 {
+	if len(o.list) == 0 || j.Held || slices.Contains(o.shut, j.Group) {
 		return offer{}, false
 	}
-	i := max(0, slices.IndexFunc(o.list, func(of offer) bool { return of.user == user }))
+	i, best := 0, -1
+	for k, of := range o.list {
+		fits := 0
+		if of.user == j.User {
+			fits = 1
+		}
+		if of.models == j.Profile.Models {
+			fits += 2
+		}
+		if fits > best {
+			i, best = k, fits
+		}
+	}
 	taken := o.list[i]
 	o.list = slices.Delete(o.list, i, i+1)
 	if o.taken == nil {
@@ -69,9 +84,10 @@ func (o *offers) release() {
 }
 
 // set replaces the offers.
-func (o *offers) set(list []offer) {
+func (o *offers) set(list []offer, shut []string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.shut = shut
 	if o.holds > 0 {
 		list = nil
 	}
@@ -88,16 +104,16 @@ func (l *loop) offer() {
 	if most := l.options.MaxRunningPerUser; l.full == nil && (most <= 0 || len(l.attempts) < most) {
 		for _, b := range l.machine.Idle() {
 			if driver := l.drivers[b.BackEnd]; driver != nil {
-				list = append(list, offer{b.BackEnd, driver, b.User})
+				list = append(list, offer{b.BackEnd, driver, b.User, b.Models})
 			}
 		}
 	}
-	l.offers.set(list)
+	l.offers.set(list, l.shut)
 }
 
 // Place chooses, for a job that is about to be accepted, a back end that would run it at once. It does not block.
 func (d *Dispatcher) Place(j job.Job) (p job.ClaimParams, ok bool) {
-	o, ok := d.offers.take(j.User)
+	o, ok := d.offers.take(j)
 	if !ok {
 		return job.ClaimParams{}, false
 	}

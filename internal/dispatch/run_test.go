@@ -231,8 +231,11 @@ func TestPlacesAreToldWhenTheyChange(t *testing.T) {
 		s.submit("ann", "Text staged")
 		waiting := []job.Job{s.submit("ann", "Text b"), s.submit("bob", "Text c"), s.submit("ann", "Text d")}
 		time.Sleep(time.Second)
+		if e := s.get(waiting[1]); e.Job.State != job.Running || e.Job.Attempt.Posted {
+			s.Errorf("who comes with a first job is not staged before the second one of another: %+v", e.Job)
+		}
 		places := s.places()
-		if len(places) != 2 || places[waiting[0].ID].Position == 0 || places[waiting[2].ID].Position == 0 {
+		if len(places) != 3 || places[waiting[0].ID].Position == 0 || places[waiting[2].ID].Position == 0 {
 			s.Fatalf("places: %+v", places)
 		}
 		if _, reason, err := s.disp.Why(s.Context(), waiting[1].ID); err != nil || reason.Sentence == "" {

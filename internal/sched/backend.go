@@ -20,6 +20,7 @@ type backEnd struct {
 	loaded   string // the models of what was posted last
 	lastUser *user
 	lastLike unique.Handle[string]
+	pace     mean  // how fast its runs were, as a power of e
 	fits     []fit // by kind.no
 }
 
@@ -51,7 +52,7 @@ func (m *Machine) backEnd(name string) *backEnd {
 	if i := m.find(name); i >= 0 {
 		return m.backends[i]
 	}
-	b := &backEnd{BackEnd: BackEnd{Name: name, Slots: defaultSlots, Speed: 1}}
+	b := &backEnd{BackEnd: BackEnd{Name: name, Slots: defaultSlots}, pace: mean{n: 4}}
 	m.backends = append(m.backends, b)
 	return b
 }
@@ -59,9 +60,6 @@ func (m *Machine) backEnd(name string) *backEnd {
 func (m *Machine) update(e BackEnd) {
 	if e.Slots <= 0 {
 		e.Slots = defaultSlots
-	}
-	if !(e.Speed > 0) {
-		e.Speed = 1
 	}
 	b := m.backEnd(e.Name)
 	b.BackEnd, b.known = e, true

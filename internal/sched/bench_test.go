@@ -30,7 +30,9 @@ func newCrowd(b *testing.B, o sched.Options, users, jobs int) *crowd {
 	return c
 }
 
-func (c *crowd) id(seq int64) job.ID { return job.ID(fmt.Sprintf("01990000-0000-7000-8000-%012x", seq)) }
+func (c *crowd) id(seq int64) job.ID {
+	return job.ID(fmt.Sprintf("01990000-0000-7000-8000-%012x", seq))
+}
 
 func (c *crowd) add() {
 	c.seq++

@@ -96,7 +96,7 @@ type BackEnd struct {
 	Ready  bool
 	Reason string  // why it is not ready, in a sentence
 	Slots  int     // most claimed jobs at once; 0: 2, one running and one staged
-	Speed  float64 // how many times as fast as usual; 0: 1
+	Speed  float64 // how many times as fast as usual; 0: as its runs show
 	Memory int64   // bytes of the GPU; 0: enough for anything
 	// Models is what it has loaded, where that is known from elsewhere. Empty: what ran there last, as the machine
 	// saw it, and nothing after it was not ready.

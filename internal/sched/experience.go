@@ -11,7 +11,6 @@ type experience struct {
 	load    mean            // how long models are loaded
 	loads   map[string]mean // by models
 	error   mean            // the square of the error of estimates, in powers of e
-	bias    mean            // the error itself
 }
 
 // mean is a mean over the last so many values.
@@ -34,8 +33,8 @@ const (
 
 func newExperience() experience {
 	return experience{
-		typical: mean{firstTypical, 1}, load: mean{firstLoad, 1}, loads: map[string]mean{},
-		error: mean{0.09, 1}, bias: mean{0, 4},
+		typical: mean{value: firstTypical}, load: mean{value: firstLoad}, loads: map[string]mean{},
+		error: mean{0.09, 1},
 	}
 }
 
@@ -46,7 +45,7 @@ func (m *Machine) learn(r *run, ran time.Duration) {
 	}
 	e := &m.known
 	took, models := ran.Seconds(), r.lot.kind.models
-	usual := m.cost(r.item).Seconds() / r.on.Speed
+	usual := m.cost(r.item).Seconds() / r.on.speed()
 	if r.cold {
 		if r.cost > 0 {
 			load := max(took-usual, 0)
@@ -59,13 +58,21 @@ func (m *Machine) learn(r *run, ran time.Duration) {
 		}
 		return
 	}
-	e.typical.add(took*r.on.Speed, 50)
+	e.typical.add(took*r.on.speed(), 50)
 	if r.cost > 0 {
 		miss := math.Log(max(took, 0.001) / max(usual, 0.001))
 		miss = min(max(miss, -3), 3)
 		e.error.add(miss*miss, 100)
-		e.bias.add(miss, 100)
+		r.on.pace.add(r.on.pace.value-miss, 20)
 	}
+}
+
+// speed is how many times as fast as usual the back end is: as it was said, else as its runs showed.
+func (b *backEnd) speed() float64 {
+	if b.Speed > 0 {
+		return b.Speed
+	}
+	return math.Exp(b.pace.value)
 }
 
 // cost is how long an item is expected to run at usual speed.
@@ -86,7 +93,7 @@ func (m *Machine) loading(models string) time.Duration {
 
 // expected is how long an item would keep a back end busy.
 func (m *Machine) expected(it *item, b *backEnd) time.Duration {
-	d := time.Duration(float64(m.cost(it)) / b.Speed)
+	d := time.Duration(float64(m.cost(it)) / b.speed())
 	if b.cold(it.lot.kind) {
 		d += m.loading(it.lot.kind.models)
 	}

@@ -29,13 +29,38 @@ type Place struct {
 }
 
 // Places returns where all of the person's waiting jobs stand, in their order.
-func (m *Machine) Places(name string) []Place { return m.FirstPlaces(name, math.MaxInt) }
+func (m *Machine) Places(name string) []Place {
+	var out []Place
+	m.eachPlace(name, math.MaxInt, func(it *item, position int) { out = append(out, Place{it.id, position}) })
+	return out
+}
 
-// FirstPlaces returns what Places does, of the first jobs only.
-func (m *Machine) FirstPlaces(name string, most int) []Place {
+// Standing is where one waiting job stands, and why it waits.
+type Standing struct {
+	Place
+	Reason
+}
+
+// Standings returns the first of what Places returns, with the reasons.
+func (m *Machine) Standings(name string, most int, now time.Time) []Standing {
+	var out []Standing
+	m.eachPlace(name, most, func(it *item, position int) {
+		out = append(out, Standing{Place{it.id, position}, m.whyWaiting(it, position, now)})
+	})
+	return out
+}
+
+// Waits reports whether the person has jobs that are not claimed.
+func (m *Machine) Waits(name string) bool {
+	u := m.users[name]
+	return u != nil && len(u.lots) > 0
+}
+
+// eachPlace calls f for the first of the person's waiting jobs, in their order.
+func (m *Machine) eachPlace(name string, most int, f func(it *item, position int)) {
 	u := m.users[name]
 	if u == nil {
-		return nil
+		return
 	}
 	var first []*item
 	for _, l := range u.lots {
@@ -48,18 +73,16 @@ func (m *Machine) FirstPlaces(name string, most int) []Place {
 		}
 	}
 	slices.SortFunc(first, own)
-	first = first[:min(len(first), most)]
-	out := make([]Place, len(first))
 	r := ranked{user: u}
-	for i, it := range first {
-		out[i].Job = it.id
+	for _, it := range first[:min(len(first), most)] {
+		position := 0
 		if !it.lot.held && !u.group.paused {
 			r.item = it
-			out[i].Position = m.position(r)
+			position = m.position(r)
 			r.pass(it)
 		}
+		f(it, position)
 	}
-	return out
 }
 
 // ranked is an item with what goes before it of its person.

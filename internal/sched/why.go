@@ -40,6 +40,13 @@ func (m *Machine) Why(id job.ID, now time.Time) Reason {
 		return Reason{WhyUnknown, "There is no such job."}
 	case it.claimed:
 		return m.whyClaimed(m.runs[it])
+	}
+	position, _ := m.Place(id)
+	return m.whyWaiting(it, position, now)
+}
+
+func (m *Machine) whyWaiting(it *item, position int, now time.Time) Reason {
+	switch {
 	case it.lot.held:
 		return Reason{WhyHeld, "It is held until somebody lets it go."}
 	case m.paused:
@@ -57,15 +64,6 @@ func (m *Machine) Why(id job.ID, now time.Time) Reason {
 		return Reason{WhyLimit, fmt.Sprintf("You have %d running at once, and that is the limit for one person.",
 			m.opts.MaxRunningPerUser)}
 	}
-	position, _ := m.Place(id)
-	return turn(position)
-}
-
-func because(code string, sentences ...string) Reason {
-	return Reason{code, strings.TrimSpace(strings.Join(sentences, " "))}
-}
-
-func turn(position int) Reason {
 	switch position {
 	case 1:
 		return Reason{WhyNext, "It is the first in line."}
@@ -73,6 +71,10 @@ func turn(position int) Reason {
 		return Reason{WhyTurn, "One job goes before it."}
 	}
 	return Reason{WhyTurn, fmt.Sprintf("%d jobs go before it.", position-1)}
+}
+
+func because(code string, sentences ...string) Reason {
+	return Reason{code, strings.TrimSpace(strings.Join(sentences, " "))}
 }
 
 func (m *Machine) whyClaimed(r *run) Reason {
