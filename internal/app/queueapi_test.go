@@ -140,8 +140,11 @@ func managed(t *testing.T, flags map[string]string, fn func(*app.Studio, *client
 	}
 	o := options(t, all)
 	o.Settings.Users = []config.User{
-		{Name: "admin", Role: "operator"}, {Name: "ivy", Role: "instructor", Group: "class-a"}, {Name: "ann", Role: "participant", Group: "class-a"},
-		{Name: "amy", Role: "participant", Group: "class-a"}, {Name: "ben", Role: "participant", Group: "class-b"},
+		{Name: "admin", Role: "operator"},
+		{Name: "ivy", Role: "instructor", Group: "class-a"},
+		{Name: "ann", Role: "participant", Group: "class-a"},
+		{Name: "amy", Role: "participant", Group: "class-a"},
+		{Name: "ben", Role: "participant", Group: "class-b"},
 	}
 	o.Settings.Backends = []config.Back{{Name: "gpu", Driver: "comfyui", URL: simulated(t)}}
 	ok(t, run(t, o, func(s *app.Studio) {
@@ -172,9 +175,16 @@ func TestGuide(t *testing.T) {
 				}
 			}
 			for _, c := range [][2]string{
-				{"GET", "/api/queue/status"}, {"GET", "/api/jobs"}, {"POST", "/api/jobs"}, {"GET", "/api/jobs/1"}, {"DELETE", "/api/jobs/1"},
-				{"PATCH", "/api/jobs/1/priority?priority=1"}, {"GET", "/api/workers/next-job?worker_id=w"}, {"POST", "/api/workers/complete-job?job_id=1"},
-				{"POST", "/api/workers/fail-job?job_id=1&error=x"}, {"GET", "/ws"},
+				{"GET", "/api/queue/status"},
+				{"GET", "/api/jobs"},
+				{"POST", "/api/jobs"},
+				{"GET", "/api/jobs/1"},
+				{"DELETE", "/api/jobs/1"},
+				{"PATCH", "/api/jobs/1/priority?priority=1"},
+				{"GET", "/api/workers/next-job?worker_id=w"},
+				{"POST", "/api/workers/complete-job?job_id=1"},
+				{"POST", "/api/workers/fail-job?job_id=1&error=x"},
+				{"GET", "/ws"},
 			} { // defect 3: all of it was open to everybody
 				nobody.call(401, c[0], c[1], "")
 				wrong := nobody.as("ann")
@@ -211,8 +221,13 @@ func TestGuide(t *testing.T) {
 				query string
 				want  []string
 			}{
-				{ann, "?limit=3", []string{waiting, running, done}}, {ann, "?user_id=ann&status=running", []string{running}}, {ann, "?status=pending", []string{waiting}},
-				{ben, "?status=pending", nil}, {ivy, "?status=pending", []string{waiting}}, {admin, "?user_id=ann&status=running", []string{running}}, {admin, "?limit=1", []string{waiting}},
+				{ann, "?limit=3", []string{waiting, running, done}},
+				{ann, "?user_id=ann&status=running", []string{running}},
+				{ann, "?status=pending", []string{waiting}},
+				{ben, "?status=pending", nil},
+				{ivy, "?status=pending", []string{waiting}},
+				{admin, "?user_id=ann&status=running", []string{running}},
+				{admin, "?limit=1", []string{waiting}},
 			} {
 				if got := l.g.list(l.query); !slices.Equal(got, l.want) {
 					t.Errorf("%s lists %s: %v, want %v", l.g.user, l.query, got, l.want)

@@ -107,8 +107,11 @@ func Routes() []Route {
 // OnMain lists those that the studio's main address has too. The others are ComfyUI's there.
 func OnMain() []Route {
 	return []Route{
-		{http.MethodGet, "/api/health"}, {http.MethodGet, "/api/queue/status"}, {http.MethodPost, "/api/jobs"},
-		{http.MethodDelete, "/api/jobs/"}, {http.MethodPatch, "/api/jobs/"},
+		{http.MethodGet, "/api/health"},
+		{http.MethodGet, "/api/queue/status"},
+		{http.MethodPost, "/api/jobs"},
+		{http.MethodDelete, "/api/jobs/"},
+		{http.MethodPatch, "/api/jobs/"},
 	}
 }
 

@@ -220,27 +220,28 @@ func TestCancelledOnAWorker(t *testing.T) {
 	})
 }
 
-// TestRestart: what was given away before the studio was started anew is still the worker's, and what its owner had
+// TestNewStart: what was given away before the studio was started anew is still the worker's, and what its owner had
 // stopped meanwhile ends.
-func TestRestart(t *testing.T) {
-	bubble(t, func(s *studio) {
+func TestNewStart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStudio(t, queueapi.Options{}, queue.Options{}) // nobody listens yet
 		ids := []string{s.submit("ann"), s.submit("ben")}
 		if s.next("worker-1") != ids[0] || s.next("worker-2") != ids[1] {
 			s.t.Fatal("no jobs")
 		}
 		j, err := s.queue.Get(context.Background(), job.ID(ids[1]))
 		ok(s.t, err)
-		again := *s
-		again.Face = queueapi.New(s.Deps, queueapi.Options{})
+		s.Face = queueapi.New(s.Deps, queueapi.Options{})
 		if _, err := s.queue.Cancel(context.Background(), j.ID); err != nil { // before anybody listens
 			s.t.Fatal(err)
 		}
-		again.run()
+		s.run()
 		synctest.Wait()
-		if got := again.state("ben", ids[1]); got != "cancelled" {
+		if got := s.state("ben", ids[1]); got != "cancelled" {
 			s.t.Errorf("the stopped one is %s", got)
 		}
-		again.ask("gpu", "POST", "/api/workers/complete-job?job_id="+ids[0], `{"a": 1}`).want(200)
+		s.ask("gpu", "POST", "/api/workers/complete-job?job_id="+ids[0], `{"a": 1}`).want(200)
 	})
 }
 
