@@ -4,10 +4,25 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/ahelme/comfyume/internal/queue"
+	"github.com/ahelme/comfyume/internal/queueapi"
 )
 
 // queueMetrics tells how deep the queue is and how jobs ended.
 type queueMetrics struct{ q *queue.Service }
+
+// workerMetrics tells of the workers of the queue manager's interface.
+type workerMetrics struct{ f *queueapi.Face }
+
+var reports = prometheus.NewDesc("comfyume_worker_rejected_reports_total",
+	"Reports of workers about jobs that were not theirs any more, and were kept out.", nil, nil)
+
+// Describe implements prometheus.Collector.
+func (workerMetrics) Describe(out chan<- *prometheus.Desc) { out <- reports }
+
+// Collect implements prometheus.Collector.
+func (m workerMetrics) Collect(out chan<- prometheus.Metric) {
+	out <- prometheus.MustNewConstMetric(reports, prometheus.CounterValue, float64(m.f.Late()))
+}
 
 var (
 	jobsNow   = prometheus.NewDesc("comfyume_queue_jobs", "Open jobs.", []string{"state"}, nil)

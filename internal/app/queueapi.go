@@ -155,9 +155,10 @@ func (q ownJobs) EachOpen(ctx context.Context, fn func(job.Job) error) error {
 	})
 }
 
-// forDispatch returns a change as the dispatcher is to hear of it: a job that a worker has does not wait any more.
+// forDispatch returns a change as the dispatcher is to hear of it: a job that a worker has does not wait any more,
+// whatever else is said of it.
 func forDispatch(c job.Changed) job.Changed {
-	if c.Change == job.Claimed && queueapi.OnWorker(*c.Job) {
+	if c.Change != job.HistoryChanged && c.Job.State == job.Running && queueapi.OnWorker(*c.Job) {
 		c.Change = job.Removed
 	}
 	return c

@@ -175,6 +175,9 @@ func (s *Studio) faces(context.Context) (err error) {
 		return err
 	}
 	s.newQueueAPI()
+	if err = s.metrics.Register(workerMetrics{s.queueAPI}); err != nil {
+		return err
+	}
 	s.door, err = gateway.New(s.accounts, gateway.Faces{
 		Comfy:  s.comfy,
 		Work:   myWork{s},

@@ -35,7 +35,7 @@ type serveCmd struct {
 func demoUsers() []config.User {
 	return []config.User{
 		{Name: "operator", Role: string(identity.Operator)},
-		{Name: "instructor", Role: string(identity.Instructor)},
+		{Name: "instructor", Role: string(identity.Instructor), Group: "demo"},
 		{Name: "ann", Role: string(identity.Participant), Group: "demo"},
 		{Name: "ben", Role: string(identity.Participant), Group: "demo"},
 		{Name: "cleo", Role: string(identity.Participant), Group: "demo"},
