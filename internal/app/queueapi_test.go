@@ -209,7 +209,7 @@ func TestGuide(t *testing.T) {
 			running := ann.submit(2, 1000, "")
 			ann.become(running, "running")
 			waiting := ann.submit(3, 1, `, "priority": 3`)
-			if w := ann.call(200, "GET", "/api/jobs/"+waiting, ""); w["status"] != "pending" || w["position_in_queue"] == nil && w["reason"] == "" || w["priority"] != 3. {
+			if w := ann.call(200, "GET", "/api/jobs/"+waiting, ""); w["status"] != "pending" || w["position_in_queue"] != 1. || w["reason"] == "" || w["priority"] != 3. {
 				t.Errorf("the waiting one: %v", w)
 			}
 			st := admin.call(200, "GET", "/api/queue/status", "")

@@ -65,6 +65,13 @@ type errorBody struct {
 	NodeErrors map[string]any `json:"node_errors"`
 }
 
+// bareError is an error as programs without ComfyUI read it.
+type bareError struct {
+	Detail string `json:"detail"`
+	Code   string `json:"code"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
 // fail answers with an error: a page for who looks at pages, JSON for everybody else.
 func (g *Gateway) fail(v *visit, r *http.Request, err error) {
 	v.cause = err
@@ -79,6 +86,10 @@ func (g *Gateway) fail(v *visit, r *http.Request, err error) {
 	g.retryAfter(v, err)
 	if status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Bearer realm="ComfyuME"`) // not Basic: browsers would ask with a window of theirs
+	}
+	if v.bare {
+		g.writeJSON(v, status, bareError{sentence, codeOf(err), remedy})
+		return
 	}
 	if wantsPage(r) {
 		g.render(v, r, status, "message", messagePage{Heading: sentence, Text: remedy, Home: v.signedIn})
@@ -118,6 +129,10 @@ func (g *Gateway) refuse(v *visit, r *http.Request, err error) {
 		}
 		err = fault.New(fault.Denied, "Sign in to use this studio.").WithCode(codeUnauthorized).
 			WithRemedy("Open /signin in a browser, or send a personal token: Authorization: Bearer cm_…")
+		if v.bare {
+			err = fault.New(fault.Denied, "Sign in to use this studio.").WithCode(codeUnauthorized).
+				WithRemedy("Send a name and password (curl -u NAME:PASSWORD), or a personal token: Authorization: Bearer cm_…")
+		}
 	}
 	g.fail(v, r, err)
 }

@@ -39,7 +39,7 @@ type Mount struct {
 	Scope   account.Scope // what a token has to be for; empty: account.ScopeAll
 	Public  bool          // no sign-in, no person
 	Guests  bool          // who brings no credential comes in too, as nobody
-	Bare    bool          // for programs: nobody is led to the sign-in page
+	Bare    bool          // for programs: no pages, and errors are detail, code and remedy
 	Handler http.Handler
 }
 

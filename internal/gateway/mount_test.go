@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/ahelme/comfyume/internal/account"
@@ -130,8 +131,9 @@ func TestBelow(t *testing.T) {
 			t.Errorf("%q: %+v", public, got)
 		}
 		for _, path := range []string{"/api/jobs", "/signin", "/", "/u/ann/queue"} {
-			if r := ask(path, "Accept", "text/html"); r.StatusCode != http.StatusUnauthorized {
-				t.Errorf("%q: a browser that asks for %s gets %d, %s", public, path, r.StatusCode, r.Header.Get("Location"))
+			r := ask(path, "Accept", "text/html")
+			if text := body(t, r); r.StatusCode != http.StatusUnauthorized || !strings.HasPrefix(text, `{"detail":"Sign in`) {
+				t.Errorf("%q: a browser that asks for %s gets %d, %s, %s", public, path, r.StatusCode, r.Header.Get("Location"), text)
 			}
 		}
 	}

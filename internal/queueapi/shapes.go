@@ -66,8 +66,14 @@ func (f *Face) shape(ctx context.Context, j job.Job) Job {
 	return out
 }
 
+// codeStaged is the reason of a job that a back end has next.
+const codeStaged = "staged"
+
 // place adds where the job stands.
 func (o *Job) place(p event.Place) {
+	if p.Code == codeStaged { // it has left the line, and nobody goes before it
+		p.Position = 1
+	}
 	if p.Position > 0 {
 		o.PositionInQueue = &p.Position
 	}
