@@ -64,8 +64,8 @@ const longest = 48 * time.Hour
 // rounded writes seconds as few digits of the unit in which people would say them.
 func rounded(seconds float64, round func(float64) float64) (n int, unit string) {
 	step := func(value, step float64) int { return int(round(value/step) * step) }
-	if seconds < 60 {
-		if n := step(seconds, 5); n < 60 {
+	if seconds <= 90 {
+		if n := step(seconds, 5); n != 60 {
 			return n, "s"
 		}
 		return 1, "min"

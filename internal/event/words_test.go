@@ -39,7 +39,7 @@ func TestWait(t *testing.T) {
 		{3, 22, "within 25 s"},
 		{22, 41, "about 20 to 45 s"},
 		{20, 58, "about 20 s to 1 min"},
-		{0, 70, "within 2 min"},
+		{0, 70, "within 70 s"},
 		{60, 60, "about 1 min"},
 		{130, 230, "about 2 to 4 min"},
 		{1300, 1900, "about 20 to 35 min"},
