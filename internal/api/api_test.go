@@ -86,6 +86,7 @@ func (*fake) RevokeToken(context.Context, string, string) error { return nil }
 func (*fake) Groups(context.Context) ([]api.Group, error) {
 	return []api.Group{{Name: "class-a"}, {Name: "class-b"}}, nil
 }
+
 func (*fake) AddGroup(_ context.Context, name, _ string) (api.Group, error) {
 	return api.Group{Name: name}, nil
 }
@@ -107,8 +108,10 @@ func (f *fake) SetMode(_ context.Context, mode string) error {
 
 func (*fake) Pauses() []api.Pause {
 	return []api.Pause{
-		{Scope: "group:class-b", Reason: "Exam.", By: "olu", Since: made}, {Scope: "backend:gpu1", By: "olu", Since: made},
-		{Scope: "group:class-a", Reason: "Break.", By: "olu", Since: made}, {Scope: "all", By: "olu", Since: made},
+		{Scope: "group:class-b", Reason: "Exam.", By: "olu", Since: made},
+		{Scope: "backend:gpu1", By: "olu", Since: made},
+		{Scope: "group:class-a", Reason: "Break.", By: "olu", Since: made},
+		{Scope: "all", By: "olu", Since: made},
 	}
 }
 
@@ -170,7 +173,9 @@ func (f *fake) ToFront(ctx context.Context, id job.ID) (job.Job, error) {
 func (f *fake) SetClass(ctx context.Context, id job.ID, c job.Class) (job.Job, error) {
 	return f.act(ctx, id, "class", strconv.Itoa(int(c)))
 }
+
 func (f *fake) Retry(ctx context.Context, id job.ID) (job.Job, error) { return f.act(ctx, id, "retry") }
+
 func (f *fake) Reorder(_ context.Context, user string, ids []job.ID) ([]job.Job, error) {
 	return jobs[:1], f.note("reorder", user, fmt.Sprint(ids))
 }
