@@ -16,9 +16,10 @@ let fresh = true; // no graph has been shown on this page yet
 const css = `
 .comfyume-card{padding:12px;font:14px/1.45 system-ui,sans-serif;color:var(--fg-color,#ddd);display:flex;flex-direction:column;gap:12px;box-sizing:border-box;overflow-wrap:anywhere}
 .comfyume-card *{box-sizing:border-box}
+.comfyume-card [hidden]{display:none!important}
 .comfyume-card h3{margin:0;font-size:13px;opacity:.7;font-weight:600}
 .comfyume-card ol{list-style:none;margin:0;padding:0;display:flex;flex-direction:column;gap:8px}
-.comfyume-card li{padding:8px 10px 9px;border-radius:8px;background:var(--comfy-input-bg,#2223);border-left:3px solid var(--border-color,#666)}
+.comfyume-card li{padding:8px 10px 9px;border-radius:8px;background:color-mix(in srgb,var(--fg-color,#ddd) 8%,transparent);border-left:3px solid var(--border-color,#666)}
 .comfyume-card li[data-state=running]{border-left-color:#2a9d8f}
 .comfyume-card li[data-state=next]{border-left-color:#3b82c4}
 .comfyume-card li[data-state=held]{border-left-style:dashed}
@@ -30,13 +31,13 @@ const css = `
 .comfyume-card progress::-webkit-progress-value{background:#2a9d8f}
 .comfyume-card progress::-moz-progress-bar{background:#2a9d8f}
 .comfyume-card a{color:inherit}
-.comfyume-acts{display:flex;flex-wrap:wrap;gap:6px;margin-top:7px}
+.comfyume-acts{display:flex;flex-wrap:wrap;gap:5px;margin-top:7px}
 .comfyume-acts:empty{display:none}
-.comfyume-acts button{font:inherit;font-size:12px;line-height:1;padding:6px 9px;border-radius:6px;border:1px solid var(--border-color,#6668);background:transparent;color:inherit;cursor:pointer}
-.comfyume-acts button:hover,.comfyume-acts button:focus-visible{background:var(--border-color,#6664)}
+.comfyume-acts button{font:inherit;font-size:12px;line-height:1;padding:6px 8px;border-radius:6px;border:1px solid color-mix(in srgb,var(--fg-color,#ddd) 30%,transparent);background:transparent;color:inherit;cursor:pointer}
+.comfyume-acts button:hover,.comfyume-acts button:focus-visible{background:color-mix(in srgb,var(--fg-color,#ddd) 12%,transparent)}
 .comfyume-acts button:disabled{opacity:.5;cursor:default}
 .comfyume-who{display:flex;justify-content:space-between;gap:2px 8px;align-items:baseline;flex-wrap:wrap}
-.comfyume-card.comfyume-over{position:fixed;z-index:900;overflow:auto;border:1px solid var(--border-color,#6668);border-radius:10px;background:var(--comfy-menu-bg,#222);box-shadow:0 8px 30px #0008}
+.comfyume-card.comfyume-over{position:fixed;z-index:1100;overflow:auto;border:1px solid var(--border-color,#6668);border-radius:10px;background:var(--comfy-menu-bg,#222);box-shadow:0 8px 30px #0008}
 .comfyume-over .comfyume-acts button{font-size:14px;padding:10px 12px}
 `;
 
@@ -77,7 +78,7 @@ function acts(job) {
   if (job.backend) return [["cancel", "Cancel"]];
   if (job.held) return [["release", "Release"], ["cancel", "Cancel"]];
   const first = state.jobs.find((j) => j.state !== "running" && !j.backend && !j.held) === job;
-  return [...(first ? [] : [["front", "To my front"]]), ["hold", "Hold"], ["cancel", "Cancel"]];
+  return [...(first ? [] : [["front", "To front"]]), ["hold", "Hold"], ["cancel", "Cancel"]];
 }
 
 async function act(name, job, button) {
@@ -157,6 +158,7 @@ function drawRow(row, job) {
     row.acts.replaceChildren(...wanted.map(([name, words]) => {
       const button = element("button", { type: "button" }, words);
       button.dataset.act = name;
+      if (name === "front") button.title = "Before your other runs";
       button.addEventListener("click", () => act(name, job, button));
       return button;
     }));
