@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/json"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -109,4 +110,17 @@ func TestRecord(t *testing.T) {
 	if w := ask(f, "ann", "GET", v1+"/jobs/j-ben/record", ""); w.Code != 404 {
 		t.Errorf("ann gets ben's job: %d %s", w.Code, w.Body)
 	}
+}
+
+// TestExportIsCut: an export that can't be finished does not look finished.
+func TestExportIsCut(t *testing.T) {
+	t.Parallel()
+	f, state := face(t)
+	state.broken = true
+	defer func() {
+		if recover() != http.ErrAbortHandler {
+			t.Error("the connection is not cut")
+		}
+	}()
+	ask(f, "olu", "GET", v1+"/queue/export", "")
 }

@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -29,7 +30,10 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // fake is a studio of two participants, each with a job, and notes what is done to jobs.
-type fake struct{ done []string }
+type fake struct {
+	done   []string
+	broken bool
+}
 
 var (
 	made     = time.Date(2026, 11, 24, 8, 0, 0, 0, time.UTC)
@@ -124,6 +128,14 @@ func (*fake) Weights(user, group string) (person, all float64) {
 		return 2, 3
 	}
 	return 1, 1
+}
+
+func (f *fake) Export(_ context.Context, w io.Writer) error {
+	_, err := io.WriteString(w, "{}\n")
+	if f.broken {
+		return errors.New("the disk is gone")
+	}
+	return err
 }
 
 func (*fake) Places(_ context.Context, ids []job.ID) map[job.ID]event.Place {
@@ -280,6 +292,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"DELETE /users/{name}/jobs":        {"", "/users/ann/jobs", 401, 200, 403, 200, 200},
 		"PUT /users/{name}/jobs/order":     {`{"jobs":["j-ann"]}`, "/users/ann/jobs/order", 401, 200, 403, 200, 200},
 		"GET /queue":                       {"", "/queue", 401, 200, 200, 200, 200},
+		"GET /queue/export":                {"", "/queue/export", 401, 403, 403, 403, 200},
 		"PUT /queue/mode":                  {`{"mode":"fifo"}`, "/queue/mode", 401, 403, 403, 403, 200},
 		"PUT /queue/pauses/{scope}":        {`{"reason":"Lunch."}`, "/queue/pauses/group:class-a", 401, 403, 403, 403, 200},
 		"DELETE /queue/pauses/{scope}":     {"", "/queue/pauses/all", 401, 403, 403, 403, 200},

@@ -55,6 +55,9 @@ type Queue interface {
 	// Weights is the share of the GPUs that a person has in their group, and the group among the groups.
 	Weights(user, group string) (person, all float64)
 
+	// Export writes the whole queue, without credentials, for a studio with another store.
+	Export(ctx context.Context, w io.Writer) error
+
 	ListAll(ctx context.Context, q job.ListQuery, user string) ([]job.Job, int, error)
 	Get(ctx context.Context, id job.ID) (job.Job, error)
 	// Entry returns a person's job with what it asks for and how it ended; missing for one that is out of history.

@@ -3,9 +3,12 @@ package api
 import (
 	"cmp"
 	"context"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/identity"
@@ -20,6 +23,10 @@ func (f *Face) queues() {
 	on(f, route{http.MethodGet, "/queue", "queue", "The queue at a glance", anyone, 0},
 		func(ctx context.Context, who identity.Person, _ *struct{}) (*body[QueueState], error) {
 			return answer(f.queue(ctx, who))
+		})
+	on(f, route{http.MethodGet, "/queue/export", "export-queue", "The whole queue for a studio with another store, as lines of JSON", operators, 0},
+		func(_ context.Context, _ identity.Person, _ *struct{}) (*huma.StreamResponse, error) {
+			return &huma.StreamResponse{Body: f.exportQueue}, nil
 		})
 	on(f, route{http.MethodPut, "/queue/mode", "set-queue-mode", "Change how the queue chooses between people", operators, 0},
 		func(ctx context.Context, who identity.Person, in *body[QueueMode]) (*body[QueueState], error) {
@@ -52,6 +59,16 @@ func (f *Face) queues() {
 			}
 			return answer(f.queue(ctx, who))
 		})
+}
+
+// exportQueue streams the queue. What can't be finished is cut, so that nobody takes it for whole.
+func (f *Face) exportQueue(c huma.Context) {
+	c.SetHeader("Content-Type", "application/x-ndjson")
+	c.SetHeader("Content-Disposition", `attachment; filename="queue.ndjson"`)
+	if err := f.Queue.Export(c.Context(), c.BodyWriter()); err != nil {
+		f.log.LogAttrs(c.Context(), slog.LevelError, "the export was cut short", slog.Any("err", err))
+		panic(http.ErrAbortHandler)
+	}
 }
 
 // The scopes of a pause.

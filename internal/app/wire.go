@@ -52,6 +52,7 @@ type Studio struct {
 
 	// work
 	bus       *event.Bus
+	jobs      queue.Store
 	queue     *queue.Service
 	took      *sqlite.Usage
 	usage     *usage.Ledger // nil in a command without server
@@ -132,17 +133,21 @@ func (s *Studio) anybody(ctx context.Context) error {
 	return err
 }
 
-// newQueue opens the queue over the database.
-func (s *Studio) newQueue(ctx context.Context, notify func(job.Changed)) error {
-	store, err := sqlite.NewQueue(ctx, s.db)
-	if err != nil {
+// queueStore opens what keeps the queue.
+func (s *Studio) queueStore(ctx context.Context) (queue.Store, error) {
+	return sqlite.NewQueue(ctx, s.db)
+}
+
+// newQueue opens the queue.
+func (s *Studio) newQueue(ctx context.Context, notify func(job.Changed)) (err error) {
+	if s.jobs, err = s.queueStore(ctx); err != nil {
 		return err
 	}
 	sealer, err := queue.NewSealer(s.self.key)
 	if err != nil {
 		return err
 	}
-	s.queue, err = queue.New(ctx, store, queue.Options{
+	s.queue, err = queue.New(ctx, s.jobs, queue.Options{
 		Mode: s.cfg.Queue.Mode, MaxPending: s.cfg.Queue.MaxPending, MaxPendingPerUser: s.cfg.Queue.MaxPendingPerUser,
 		KeepFor: time.Duration(s.cfg.Queue.KeepFor), KeepPerUser: s.cfg.Queue.KeepPerUser,
 		Sealer: sealer, Notify: notify, Admit: s.admit, Place: s.place, Control: s.controlled, Log: s.log,

@@ -64,16 +64,31 @@ func (c *call) askFolder(settings *config.Loaded, fresh bool, fn func(*client.Cl
 		return fault.Wrap(fault.Missing, err, "There is no studio in %s.", settings.Data).
 			WithRemedy("Name its folder with --data DIR, its settings with --config FILE, or its address with --server URL.")
 	}
-	log, _, err := telemetry.Logger(c.Stderr, telemetry.Text, "warn")
+	o, err := c.options(settings)
 	if err != nil {
 		return err
 	}
-	h, closeStudio, err := app.Open(c.ctx, app.Options{Settings: settings, Version: version(), Log: log})
+	h, closeStudio, err := app.Open(c.ctx, o)
 	if err != nil {
 		return err
 	}
 	inside := client.Handler(h)
 	return errors.Join(fn(inside), closeStudio())
+}
+
+// options are those of a command that opens the data folder itself.
+func (c *call) options(settings *config.Loaded) (app.Options, error) {
+	log, _, err := telemetry.Logger(c.Stderr, telemetry.Text, "warn")
+	return app.Options{Settings: settings, Version: version(), Log: log}, err
+}
+
+// folder is options of the studio that is meant.
+func (c *call) folder() (app.Options, error) {
+	settings, err := config.Load(c.source())
+	if err != nil {
+		return app.Options{}, err
+	}
+	return c.options(settings)
 }
 
 // frontends returns the folder of installed editor pages.

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/api"
+	"github.com/ahelme/comfyume/internal/app"
 	"github.com/ahelme/comfyume/internal/client"
+	"github.com/ahelme/comfyume/internal/fault"
 )
 
 // queueCmd is about the queue.
@@ -18,6 +21,8 @@ type queueCmd struct {
 	Mode   queueMode   `cmd:"" help:"Show or change how the queue chooses between people."`
 	Pause  queuePause  `cmd:"" help:"Let nothing start: at all, of a group, or on a back end. What runs goes on."`
 	Resume queueResume `cmd:"" help:"Let go on what was paused."`
+	Export queueExport `cmd:"" help:"Write the whole queue, for a studio with another store."`
+	Import queueImport `cmd:"" help:"Fill the empty queue of a studio that does not run with what was exported."`
 }
 
 func writeQueue(w io.Writer, q api.QueueState) {
@@ -135,4 +140,47 @@ type queueResume struct {
 // Run lets the queue go on.
 func (cmd *queueResume) Run(c *call) error {
 	return c.theQueue(func(s *client.Client) (api.QueueState, error) { return s.Resume(c.ctx, cmd.scope()) })
+}
+
+type queueExport struct {
+	File string `arg:"" help:"Where to; - is stdout."`
+}
+
+// Run writes the queue: lines of JSON in any case. Credentials are left out.
+func (cmd *queueExport) Run(c *call) error {
+	return c.ask(false, func(s *client.Client) error {
+		return c.toFile(cmd.File, func(w io.Writer) error { return s.ExportQueue(c.ctx, w) })
+	})
+}
+
+type queueImport struct {
+	File string `arg:"" help:"What queue export wrote; - is stdin."`
+}
+
+// Run fills a queue.
+func (cmd *queueImport) Run(c *call) error {
+	if c.root.Server != "" {
+		return wrongUse("A queue is filled where it is.").WithRemedy("Leave out --server, and name the studio with --config or --data.")
+	}
+	in := c.Stdin
+	if cmd.File != "-" {
+		f, err := os.Open(cmd.File)
+		if err != nil {
+			return fault.Wrap(fault.Invalid, err, "The export can't be read.")
+		}
+		defer f.Close()
+		in = f
+	}
+	o, err := c.folder()
+	if err != nil {
+		return err
+	}
+	jobs, err := app.ImportQueue(c.ctx, o, in)
+	if err != nil {
+		return err
+	}
+	imported := struct {
+		Jobs int `json:"jobs"`
+	}{jobs}
+	return c.print(imported, func(w io.Writer) { fmt.Fprintf(w, "jobs taken over  %d\n", jobs) })
 }

@@ -140,6 +140,58 @@ func TestQueueCommands(t *testing.T) {
 	p.exports(ids[0])
 }
 
+// TestMoveQueue takes a queue out of a studio that runs, and into a new one.
+func TestMoveQueue(t *testing.T) {
+	t.Parallel()
+	p := program{t, t.TempDir()}
+	address, _, _ := strings.Cut(p.serve()["ann"], "/link/")
+	ann := p.must("token", "new", "ann")
+	p.until("nodes", func() bool { return strings.Contains(p.must("backend", "list"), "ready") })
+	over := p.submit(address, ann, 1)
+	p.until("a run", func() bool { return asked[api.Job](p, "job", "show", over).State == job.Completed })
+	p.must("queue", "pause")
+	waits := p.submit(address, ann, 2)
+	file := filepath.Join(p.dir, "queue.ndjson")
+	p.must("queue", "export", file)
+	if code, _, errs := p.run("queue", "import", file); code != 1 || !strings.Contains(errs, "uses the data folder") {
+		t.Errorf("into a studio that runs: %d %s", code, errs)
+	}
+	if code, _, errs := p.run("queue", "export", "-", "--server", address, "--token", ann); code != 1 || !strings.Contains(errs, "may not do this") {
+		t.Errorf("ann exports the queue: %d %s", code, errs)
+	}
+
+	other := program{t, t.TempDir()}
+	if got := other.must("queue", "import", file); got != "jobs taken over  2" {
+		t.Errorf("the import says %q", got)
+	}
+	if j := asked[api.Job](other, "job", "show", waits); j.State != job.Pending || j.User != "ann" {
+		t.Errorf("what waited is %+v", j)
+	}
+	if r := asked[api.Record](other, "job", "export", over); r.Job.State != job.Completed || len(r.Results) != 1 {
+		t.Errorf("what was over is %+v", r)
+	}
+	again := filepath.Join(p.dir, "again.ndjson")
+	other.must("queue", "export", again)
+	a, err1 := os.ReadFile(file)
+	b, err2 := os.ReadFile(again)
+	if diff := cmp.Diff(string(a), string(b)); diff != "" || err1 != nil || err2 != nil {
+		t.Errorf("the queue is another one: %v %v\n%s", err1, err2, diff)
+	}
+	if code, _, errs := other.run("queue", "import", file); code != 1 || !strings.Contains(errs, "has some already") {
+		t.Errorf("into a queue with jobs: %d %s", code, errs)
+	}
+	if err := os.WriteFile(file, a[:len(a)-20], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	third := program{t, t.TempDir()}
+	if code, _, errs := third.run("queue", "import", file); code != 1 {
+		t.Errorf("a file that was cut: %d %s", code, errs)
+	}
+	if got := third.must("job", "list"); strings.Contains(got, over) {
+		t.Errorf("half an import is left: %s", got)
+	}
+}
+
 // exports writes a finished job to stdout and to a file.
 func (p program) exports(id string) {
 	t := p.t

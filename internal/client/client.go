@@ -82,9 +82,26 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 	if len(query) > 0 {
 		address += "?" + query.Encode()
 	}
+	res, err := c.send(ctx, c.http, method, address, kind, body)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(res.Body).Decode(out); err != nil {
+		return fault.Wrap(fault.Unavailable, err, "The answer is not one of a studio.").
+			WithRemedy("See whether the address is right.")
+	}
+	return nil
+}
+
+// send sends one request. An answer that is none of success is an error.
+func (c *Client) send(ctx context.Context, over *http.Client, method, address, kind string, body io.Reader) (*http.Response, error) {
 	r, err := http.NewRequestWithContext(ctx, method, address, body)
 	if err != nil {
-		return fmt.Errorf("making the request: %w", err)
+		return nil, fmt.Errorf("making the request: %w", err)
 	}
 	if kind != "" {
 		r.Header.Set("Content-Type", kind)
@@ -92,21 +109,29 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 	if c.token != "" {
 		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
-	res, err := c.http.Do(r)
+	res, err := over.Do(r)
 	if err != nil {
-		return fault.Wrap(fault.Unavailable, err, "The studio does not answer.").
+		return nil, fault.Wrap(fault.Unavailable, err, "The studio does not answer.").
 			WithRemedy("See whether it runs, and whether the address is right.")
 	}
-	defer res.Body.Close()
 	if res.StatusCode >= 300 {
-		return refusal(res)
+		defer res.Body.Close()
+		return nil, refusal(res)
 	}
-	if out == nil {
-		return nil
+	return res, nil
+}
+
+// ExportQueue writes the whole queue to w. It takes as long as it takes.
+func (c *Client) ExportQueue(ctx context.Context, w io.Writer) error {
+	patient := &http.Client{Transport: c.http.Transport}
+	res, err := c.send(ctx, patient, http.MethodGet, c.base+api.Base+"/v1/queue/export", "", nil)
+	if err != nil {
+		return err
 	}
-	if err := json.NewDecoder(res.Body).Decode(out); err != nil {
-		return fault.Wrap(fault.Unavailable, err, "The answer is not one of a studio.").
-			WithRemedy("See whether the address is right.")
+	defer res.Body.Close()
+	if _, err := io.Copy(w, res.Body); err != nil {
+		return fault.Wrap(fault.Unavailable, err, "The export did not come to its end.").
+			WithRemedy("See the studio's log and the disk here, and try again.")
 	}
 	return nil
 }
@@ -160,47 +185,6 @@ func refusal(res *http.Response) error {
 		p.Detail += " " + strings.TrimPrefix(e.Location, "body.") + ": " + e.Message + "."
 	}
 	return fault.New(kind, "%s", p.Detail).WithCode(p.Code).WithRemedy("%s", p.Remedy)
-}
-
-// inside answers requests by calling a handler.
-type inside struct{ h http.Handler }
-
-// RoundTrip implements http.RoundTripper.
-func (i inside) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Body == nil {
-		r.Body = http.NoBody
-	}
-	defer r.Body.Close()
-	rec := &record{header: http.Header{}}
-	i.h.ServeHTTP(rec, r)
-	if rec.status == 0 {
-		rec.status = http.StatusOK
-	}
-	return &http.Response{
-		Status: http.StatusText(rec.status), StatusCode: rec.status, Header: rec.header,
-		Proto: r.Proto, ProtoMajor: 1, ProtoMinor: 1, Request: r,
-		Body: io.NopCloser(&rec.body), ContentLength: int64(rec.body.Len()),
-	}, nil
-}
-
-// record keeps what a handler writes.
-type record struct {
-	header http.Header
-	status int
-	body   bytes.Buffer
-}
-
-func (r *record) Header() http.Header { return r.header }
-
-func (r *record) Write(p []byte) (int, error) {
-	r.WriteHeader(http.StatusOK)
-	return r.body.Write(p)
-}
-
-func (r *record) WriteHeader(status int) {
-	if r.status == 0 {
-		r.status = status
-	}
 }
 
 // Answers reports whether a studio answers at all.
