@@ -105,8 +105,9 @@ compare: build ## make pictures, sounds and films through the studio and directl
 e2e-real: deps build frontends ## the tests in Chromium with a real ComfyUI as back end (BACKEND=url)
 	@$(REAL) -timeout 25m -run '^(TestEditor|TestCompare|TestOutputs|TestOnePersonTwoBrowsers|TestTwoTabs)$$' ./e2e/
 
-kill: build ## kill -9 server and back ends KILLS (default 100) times each under load
+kill: build ## kill -9 server, back ends and Redis KILLS (default 100) times each under load
 	@COMFYUME_KILLS=$(or $(KILLS),100) $(E2E) -v -timeout 2h -run Kill ./e2e/...
+	@COMFYUME_KILLS=$(or $(KILLS),100) $(GO) test -v -timeout 2h -run '^TestCrash$$' ./internal/redis
 
 cross: ## compile for windows and darwin
 	@set -e; for os in windows darwin; do GOOS=$$os CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/comfyume; done

@@ -282,7 +282,7 @@ func (w *writer) protect(r *request, results []rueidis.RedisMessage) (err error)
 // happened it never will, and if it has, it is told as if another server had done it.
 func (w *writer) settle() {
 	w.q.db.log.Warn("the studio's Redis does not answer; its changes wait")
-	for wait := 50 * time.Millisecond; !w.q.closed(); wait = min(2*wait, time.Second) {
+	for wait := 50 * time.Millisecond; !w.q.closed(); wait = min(2*wait, 400*time.Millisecond) {
 		a, err := w.once(time.Now().Add(w.q.db.patience), w.args("void", nil))
 		if err == nil {
 			if !a.void {
