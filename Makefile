@@ -1,7 +1,7 @@
 # ComfyuME. `make` alone lists what there is.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill cross race fuzz bench bench-once frontends clean
+.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill property cross race fuzz bench bench-once frontends clean
 .NOTPARALLEL:
 
 CACHE     := $(CURDIR)/.cache
@@ -108,6 +108,11 @@ e2e-real: deps build frontends ## the tests in Chromium with a real ComfyUI as b
 kill: build ## kill -9 server, back ends and Redis KILLS (default 100) times each under load
 	@COMFYUME_KILLS=$(or $(KILLS),100) $(E2E) -v -timeout 2h -run Kill ./e2e/...
 	@COMFYUME_KILLS=$(or $(KILLS),100) $(GO) test -v -timeout 2h -run '^TestCrash$$' ./internal/redis
+
+# The queue against a naive picture of it, over every store.
+property: ## go STEPS (default 1000000) random steps with the queue over each of its stores
+	@COMFYUME_PROPERTY_STEPS=$(or $(STEPS),1000000) $(GO) test -count=1 -v -timeout 6h -run '^Test(Queue)?Model$$' -rapid.steps 300 \
+		./internal/queue/memory ./internal/sqlite $(if $(wildcard internal/redis),./internal/redis)
 
 cross: ## compile for windows and darwin
 	@set -e; for os in windows darwin; do GOOS=$$os CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/comfyume; done

@@ -138,16 +138,39 @@ func (b *book) update(id job.ID, fn func(*job.Job) bool) *job.Job {
 }
 
 func (b *book) updateLocked(id job.ID, fn func(*job.Job) bool) *job.Job {
-	old := b.lookup(id)
-	if old == nil {
+	var next *job.Job
+	if old := b.whole[id]; old != nil {
+		changed := *old
+		next = &changed
+	} else if n := b.waiting.find(id); n != 0 {
+		next = b.waiting.job(n)
+	}
+	if next == nil || !fn(next) {
 		return nil
 	}
-	next := *old
-	if !fn(&next) {
-		return nil
+	b.replace(next)
+	return next
+}
+
+// glance is what a claim has to know of a job.
+type glance struct {
+	seq      int64
+	attempts int
+	held     bool
+}
+
+// pending returns what a claim has to know of a job that waits; false: it does not.
+func (b *book) pending(id job.ID) (glance, bool) {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	if j := b.whole[id]; j != nil {
+		return glance{j.Seq, j.Attempt.N, j.Held}, j.State == job.Pending
 	}
-	b.replace(&next)
-	return &next
+	if n := b.waiting.find(id); n != 0 {
+		s := b.waiting.at(n)
+		return glance{seq: s.seq, held: s.held}, true
+	}
+	return glance{}, false
 }
 
 func (b *book) get(id job.ID) (job.Job, bool) {

@@ -43,7 +43,7 @@ func (s *Service) Submit(ctx context.Context, sub job.Submission) (j job.Job, ex
 	for {
 		clash, err := s.store.Insert(ctx, in, func(seq, fence int64) {
 			accepted = true
-			j = s.accepted(in, seq, fence)
+			j = s.accepted(&in, seq, fence)
 		})
 		if err != nil {
 			return job.Job{}, false, fmt.Errorf("accept a job: %w", err)
@@ -80,7 +80,7 @@ func (s *Service) admit(ctx context.Context, sub job.Submission, in *Insertion) 
 }
 
 // accepted takes a job in that the store has accepted, and announces it.
-func (s *Service) accepted(in Insertion, seq, fence int64) job.Job {
+func (s *Service) accepted(in *Insertion, seq, fence int64) job.Job {
 	j := in.Job
 	j.Seq = seq
 	if in.Attempt != nil {

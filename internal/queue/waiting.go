@@ -141,7 +141,7 @@ func (w *waiting) remove(n uint32) {
 	w.origins.give(s.origin)
 	*s = slot{next: w.free}
 	w.free = n
-	if w.n--; w.n == 0 { // a long queue that has gone gives its memory back
+	if w.n--; w.n == 0 && len(w.slots) > 8 { // a long queue that has gone gives its memory back
 		people := w.people
 		*w = newWaiting()
 		w.people = people

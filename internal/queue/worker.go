@@ -32,16 +32,16 @@ func (s *Service) EachOpen(ctx context.Context, fn func(job.Job) error) error {
 // its new attempt, what it asks for, and the credentials it came with. A job that is not pending any more gives a
 // conflict (not_pending), and so does one that is held (held).
 func (s *Service) Claim(ctx context.Context, id job.ID, p job.ClaimParams) (job.Entry, map[string]string, error) {
-	old, ok := s.book.get(id)
+	old, ok := s.book.pending(id)
 	switch {
-	case !ok || old.State != job.Pending:
+	case !ok:
 		return job.Entry{}, nil, notPending()
-	case old.Held:
+	case old.held:
 		return job.Entry{}, nil, held()
 	}
-	a := attempt(old.Attempt.N+1, p)
+	a := attempt(old.attempts+1, p)
 	var claimed job.Job
-	err := s.store.Claim(ctx, old.Seq, *a, func(fence int64) {
+	err := s.store.Claim(ctx, old.seq, *a, func(fence int64) {
 		a.Fence = fence
 		s.replace(id, job.Claimed, func(j *job.Job) {
 			j.State, j.Attempt = job.Running, *a
@@ -49,7 +49,7 @@ func (s *Service) Claim(ctx context.Context, id job.ID, p job.ClaimParams) (job.
 		})
 	})
 	if errors.Is(err, ErrStale) {
-		if now, ok := s.book.get(id); ok && now.State == job.Pending && now.Held {
+		if now, ok := s.book.pending(id); ok && now.held {
 			return job.Entry{}, nil, held()
 		}
 		return job.Entry{}, nil, notPending()

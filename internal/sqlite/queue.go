@@ -77,9 +77,13 @@ func (q *Queue) next(tx *Tx) (int64, error) {
 	return q.tick, nil
 }
 
-const sqlInsertJob = `insert into job(seq, id, user, grp, prompt_id, client_id, number, class, state, workflow_id, digest, created,
-		attempt, fence, back_end, run_id, run_client, lease, held, profile)
-	values(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+const (
+	sqlInsertJob = `insert into job(seq, id, user, grp, prompt_id, client_id, number, class, state, workflow_id, digest, created, held, profile)
+	values(?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?)`
+	sqlInsertClaimed = `insert into job(seq, id, user, grp, prompt_id, client_id, number, class, state, workflow_id, digest, created, held, profile,
+		attempt, fence, back_end, run_id, run_client, lease)
+	values(?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+)
 
 const (
 	sqlInsertRequest    = `insert into job_request(seq, body) values(?, ?)`
@@ -161,16 +165,20 @@ func (q *Queue) insertJob(tx *Tx, in *queue.Insertion) (seq, fence int64, err er
 	if seq, err = q.next(tx); err != nil {
 		return 0, 0, err
 	}
-	j, state, a := &in.Job, job.Pending, job.Attempt{}
-	if in.Attempt != nil {
-		state, a = job.Running, *in.Attempt
-		if fence, err = q.next(tx); err != nil {
-			return 0, 0, err
-		}
+	j := &in.Job
+	args := []any{
+		seq, string(j.ID), j.User, j.Group, j.PromptID, j.ClientID, j.Number, int64(j.Class), j.WorkflowID,
+		digest(j.Digest), j.Created.UnixMilli(), j.Held, payload.Profile(j.Profile),
 	}
-	_, err = tx.Exec(sqlInsertJob, seq, string(j.ID), j.User, j.Group, j.PromptID, j.ClientID, j.Number,
-		int64(j.Class), string(state), j.WorkflowID, digest(j.Digest), j.Created.UnixMilli(),
-		int64(a.N), fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), j.Held, payload.Profile(j.Profile))
+	if in.Attempt == nil {
+		_, err = tx.Exec(sqlInsertJob, args...)
+		return seq, 0, err
+	}
+	if fence, err = q.next(tx); err != nil {
+		return 0, 0, err
+	}
+	a := in.Attempt
+	_, err = tx.Exec(sqlInsertClaimed, append(args, int64(a.N), fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil))...)
 	return seq, fence, err
 }
 

@@ -65,6 +65,7 @@ func Conform(t *testing.T, shelf Shelf) {
 		{"retry", testRetry},
 		{"results that are kept out", testRejected},
 		{"a queue moves to another store", testMove},
+		{"everything at once", testChaos},
 
 		{"the store ranks", testStoreRank},
 		{"the store keeps held jobs from running", testStoreHeld},

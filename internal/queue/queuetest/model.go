@@ -2,9 +2,10 @@ package queuetest
 
 import (
 	"cmp"
-	"context"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -16,38 +17,73 @@ import (
 	"github.com/ahelme/comfyume/internal/queue"
 )
 
-// Model holds the queue against a naive picture of it, over any interleaving of owners, workers that may have lost
-// their right, and restarts: no job is lost, none finishes twice, fences only grow, counts and history are true.
+// stepsWanted names the variable that says how many random steps Model goes at least. Without it they are those of one
+// rapid.Check.
+const stepsWanted = "COMFYUME_PROPERTY_STEPS"
+
+// What the queue of the model lets a person have.
+const (
+	modelPending = 6
+	modelKept    = 5
+)
+
+// Model holds the queue against a naive picture of it, over any interleaving of owners, operators, workers that may
+// have lost their right, and restarts: no job is lost, none finishes twice, fences only grow, counts and history are
+// true.
 func Model(t *testing.T, shelf Shelf) {
 	t.Parallel()
-	rapid.Check(t, func(rt *rapid.T) {
-		m := &model{jobs: map[job.ID]*subject{}}
-		m.bench = start(t, shelf(t), queue.Options{MaxPendingPerUser: 6, Place: m.placed})
-		m.t = rt
-		defer func() {
-			m.t = t
-			m.shut()
-			m.shut = func() {}
-		}()
-		rt.Repeat(map[string]func(*rapid.T){
-			"submit":         m.submitOne,
-			"place":          m.placeOne,
-			"repeat":         m.repeat,
-			"claim":          m.claimOne,
-			"post":           m.post,
-			"renew":          m.renew,
-			"finish":         m.finishOne,
-			"release":        m.release,
-			"expire":         m.expire,
-			"fail":           m.failOne,
-			"remove":         m.remove,
-			"clear":          m.clear,
-			"stop":           m.stopOne,
-			"delete history": m.deleteHistory,
-			"crash":          func(*rapid.T) { m.restart() },
-			"":               m.check,
-		})
+	goal, steps := 0, 0
+	if text := os.Getenv(stepsWanted); text != "" {
+		var err error
+		if goal, err = strconv.Atoi(text); err != nil {
+			t.Fatalf("%s: %v", stepsWanted, err)
+		}
+	}
+	for run := 0; run == 0 || steps < goal; run++ {
+		if !t.Run(fmt.Sprint("run ", run), func(t *testing.T) { rapid.Check(t, func(rt *rapid.T) { steps += walk(t, rt, shelf) }) }) {
+			return
+		}
+	}
+	t.Logf("%d steps", steps)
+}
+
+// walk goes some steps with a queue and a picture of their own, and returns how many.
+func walk(t *testing.T, rt *rapid.T, shelf Shelf) (steps int) {
+	m := &model{jobs: map[job.ID]*subject{}, mode: queue.Fair, pauses: map[string]queue.Pause{}}
+	m.bench = start(t, shelf(t), queue.Options{MaxPendingPerUser: modelPending, KeepPerUser: modelKept, Place: m.placed})
+	m.t = rt
+	defer func() {
+		m.t = t
+		m.shut()
+		m.shut = func() {}
+	}()
+	rt.Repeat(map[string]func(*rapid.T){
+		"submit":         m.submitOne,
+		"place":          m.placeOne,
+		"repeat":         m.repeat,
+		"claim":          m.claimOne,
+		"post":           m.post,
+		"renew":          m.renew,
+		"finish":         m.finishOne,
+		"release":        m.release,
+		"expire":         m.expire,
+		"fail":           m.failOne,
+		"remove":         m.remove,
+		"clear":          m.clear,
+		"stop":           m.stopOne,
+		"class":          m.classOne,
+		"hold":           m.holdOne,
+		"front":          m.frontOne,
+		"reorder":        m.reorder,
+		"cancel user":    m.cancelUser,
+		"retry":          m.retryOne,
+		"prune":          m.prune,
+		"control":        m.control,
+		"delete history": m.deleteHistory,
+		"crash":          func(*rapid.T) { m.restart() },
+		"":               func(t *rapid.T) { steps++; m.check(t) },
 	})
+	return steps
 }
 
 // model is the picture. Worker's tickets are never thrown away: late reports of dead attempts are the point.
@@ -59,6 +95,9 @@ type model struct {
 	ended   int        // counts ends
 	since   job.Counts // ends since the start
 	place   bool       // the next submission finds a back end
+	mode    string
+	pauses  map[string]queue.Pause
+	late    int64 // results that are kept out since the start
 }
 
 // placed is the queue's Place.
@@ -73,7 +112,9 @@ type subject struct {
 	sub      job.Submission
 	id       job.ID
 	seq      int64
+	class    job.Class
 	number   float64
+	held     bool
 	state    job.State
 	fence    int64
 	attempts int
@@ -81,6 +122,7 @@ type subject struct {
 	kept     bool // posted is on disk
 	stop     bool
 	hidden   bool
+	gone     bool // pruned
 	lease    time.Time
 	end      int
 	told     int // how often it was announced as over
@@ -90,9 +132,21 @@ func (s *subject) waits() bool {
 	return s.state == job.Pending || s.state == job.Running && !s.posted
 }
 
+// movable says why the job's place can't be changed; empty: it can.
+func (s *subject) movable() (fault.Kind, string) {
+	switch {
+	case s.gone:
+		return fault.Missing, "no_such_job"
+	case !s.waits():
+		return fault.Conflict, "not_pending"
+	}
+	return 0, ""
+}
+
 var (
 	people    = []string{"ann", "bob"}
 	promptIDs = []string{"p1", "p2", "p3", "p4", "p5", "p6", "p7", "p8", "p9"}
+	keys      = []string{"", "", "", "k1", "k2", "k3"}
 )
 
 // pick draws a job that keep accepts, and skips the step where there is none.
@@ -118,7 +172,7 @@ func (m *model) some(keep func(*subject) bool) (some []*subject) {
 // visible returns the person's job with the prompt id that is open or in history.
 func (m *model) visible(user, promptID string) *subject {
 	for _, s := range m.jobs {
-		if s.sub.User == user && s.sub.PromptID == promptID && !s.hidden {
+		if s.sub.User == user && s.sub.PromptID == promptID && !s.hidden && !s.gone {
 			return s
 		}
 	}
@@ -129,6 +183,9 @@ func (m *model) submitOne(t *rapid.T) {
 	sub := Submission(rapid.SampledFrom(people).Draw(t, "user"), rapid.IntRange(1, 3).Draw(t, "seed"))
 	sub.PromptID = rapid.SampledFrom(promptIDs).Draw(t, "prompt id")
 	sub.Front = rapid.Bool().Draw(t, "front")
+	sub.Class = rapid.SampledFrom([]job.Class{job.ClassHigh, job.ClassNormal, job.ClassNormal}).Draw(t, "class")
+	sub.Held = rapid.IntRange(0, 5).Draw(t, "held") == 0
+	sub.Key = rapid.SampledFrom(keys).Draw(t, "key")
 	m.offer(t, sub)
 }
 
@@ -140,39 +197,68 @@ func (m *model) placeOne(t *rapid.T) {
 }
 
 func (m *model) repeat(t *rapid.T) {
-	m.offer(t, m.pick(t, func(*subject) bool { return true }).sub)
+	m.offer(t, m.pick(t, func(s *subject) bool { return s.sub.PromptID != string(s.id) }).sub)
+}
+
+// keyed returns the job that the person submitted with the key.
+func (m *model) keyed(user, key string) *subject {
+	for _, s := range m.jobs {
+		if key != "" && s.sub.User == user && s.sub.Key == key && !s.gone {
+			return s
+		}
+	}
+	return nil
 }
 
 // offer submits, and predicts the answer.
 func (m *model) offer(t *rapid.T, sub job.Submission) {
-	old := m.visible(sub.User, sub.PromptID)
-	pending := len(m.some(func(s *subject) bool { return s.sub.User == sub.User && s.state == job.Pending }))
+	same := func(old *subject) bool { return queue.Digest(old.sub) == queue.Digest(sub) }
+	first, old := m.keyed(sub.User, sub.Key), m.visible(sub.User, sub.PromptID)
+	full := m.pending(sub.User) >= modelPending
 	j, existing, err := m.Submit(m.t.Context(), sub)
-	same := old != nil && queue.Digest(old.sub) == queue.Digest(sub)
-	switch {
-	case same && (!old.state.Final() || pending < 6):
+	again := func(old *subject) {
+		t.Helper()
 		if err != nil || !existing || j.ID != old.id {
 			t.Fatalf("a repeat of %s gave %v %v %v", old.id, j.ID, existing, err)
 		}
+	}
+	switch {
+	case first != nil && same(first) && first.sub.PromptID == sub.PromptID:
+		again(first)
+	case first != nil:
+		refused(t, "another body under a key", err, fault.Conflict, "idempotency_key_reused")
+	case old != nil && same(old):
+		again(old)
 	case old != nil && !old.state.Final():
 		refused(t, "another body", err, fault.Conflict, "prompt_id_in_use")
-	case pending >= 6:
+	case full:
 		refused(t, "one too many", err, fault.Busy, "max_pending_per_user")
 	default:
 		if err != nil || existing {
 			t.Fatalf("Submit: %v %v", existing, err)
 		}
-		if m.jobs[j.ID] != nil {
-			t.Fatalf("%s was given twice", j.ID)
-		}
 		if old != nil {
 			old.hidden = true
 		}
-		s := &subject{sub: sub, id: j.ID, seq: j.Seq, number: j.Number, state: job.Pending}
-		m.jobs[j.ID] = s
-		if m.place {
-			m.claimed(t, s, j)
-		}
+		m.accepted(t, sub, j)
+	}
+}
+
+func (m *model) pending(user string) int {
+	return len(m.some(func(s *subject) bool { return s.sub.User == user && s.state == job.Pending }))
+}
+
+// accepted takes in that a new job was accepted.
+func (m *model) accepted(t *rapid.T, sub job.Submission, j job.Job) {
+	if m.jobs[j.ID] != nil {
+		t.Fatalf("%s was given twice", j.ID)
+	}
+	s := &subject{
+		sub: sub, id: j.ID, seq: j.Seq, class: sub.Class, number: j.Number, held: sub.Held, state: job.Pending,
+	}
+	m.jobs[j.ID] = s
+	if m.place && !sub.Held {
+		m.claimed(t, s, j)
 	}
 }
 
@@ -181,6 +267,10 @@ func (m *model) claimOne(t *rapid.T) {
 	e, _, err := m.Claim(m.t.Context(), s.id, Params())
 	if s.state != job.Pending {
 		refused(t, "claim", err, fault.Conflict, "not_pending")
+		return
+	}
+	if s.held {
+		refused(t, "claim", err, fault.Conflict, "held")
 		return
 	}
 	m.must(err)
@@ -244,6 +334,7 @@ func (m *model) finishOne(t *rapid.T) {
 	state := rapid.SampledFrom([]job.State{job.Completed, job.Failed, job.Cancelled}).Draw(t, "state")
 	err := m.Finish(m.t.Context(), f.Job, f.N, Outcome(state))
 	if !holds {
+		m.late++
 		refused(t, "finish", err, fault.Conflict, "stale_fence")
 		return
 	}
@@ -311,15 +402,16 @@ func (m *model) clear(t *rapid.T) {
 	m.withdrawn(t, gone, func(s *subject) bool { return s.sub.User == user })
 }
 
+// withdrawn takes in that jobs were taken out, in the order in which they were.
 func (m *model) withdrawn(t *rapid.T, gone []job.Job, meant func(*subject) bool) {
 	want := m.some(func(s *subject) bool { return !s.state.Final() && s.waits() && meant(s) })
-	slices.SortFunc(gone, func(x, y job.Job) int { return cmp.Compare(x.Seq, y.Seq) })
 	if len(gone) != len(want) {
 		t.Fatalf("%d jobs were taken out, want %d", len(gone), len(want))
 	}
-	for i, s := range want {
-		if gone[i].ID != s.id {
-			t.Fatalf("%s was taken out, want %s", gone[i].ID, s.id)
+	for _, j := range gone {
+		s := m.jobs[j.ID]
+		if !slices.Contains(want, s) {
+			t.Fatalf("%s was taken out", j.ID)
 		}
 		m.over(s, job.Cancelled)
 		s.hidden = true
@@ -351,7 +443,7 @@ func (m *model) deleteHistory(t *rapid.T) {
 func (m *model) restart() {
 	m.listen()
 	m.bench.restart()
-	m.since = job.Counts{}
+	m.since, m.late = job.Counts{}, 0
 	for _, s := range m.jobs {
 		if s.state == job.Running {
 			s.posted = s.kept
@@ -402,96 +494,18 @@ func (m *model) check(t *rapid.T) {
 	if diff := gocmp.Diff(byUser, m.CountsByUser()); diff != "" {
 		t.Fatalf("counts by user: want -, got +\n%s", diff)
 	}
+	if r := m.Rejected(); r.Late+r.Doubled+r.Cancelled != m.late {
+		t.Fatalf("%+v results were kept out, want %d", r, m.late)
+	}
+	m.checkControl(t)
 	for _, s := range m.some(func(s *subject) bool { return s.state.Final() }) {
 		j, err := m.Get(m.t.Context(), s.id)
-		if err != nil || j.State != s.state || j.Hidden != s.hidden {
-			t.Fatalf("%s is %s hidden %v %v, want %s hidden %v", s.id, j.State, j.Hidden, err, s.state, s.hidden)
-		}
-	}
-}
-
-func (m *model) checkOpen(t *rapid.T, user string, open []*subject) {
-	stage := func(s *subject) int {
-		switch {
-		case s.state == job.Running && s.posted:
-			return 0
-		case s.state == job.Running:
-			return 1
-		}
-		return 2
-	}
-	slices.SortFunc(open, func(x, y *subject) int {
-		if c := cmp.Compare(stage(x), stage(y)); c != 0 {
-			return c
-		}
-		if x.state == job.Running {
-			return cmp.Compare(x.fence, y.fence)
-		}
-		return cmp.Or(cmp.Compare(x.number, y.number), cmp.Compare(x.seq, y.seq))
-	})
-	var want, got []string
-	for _, s := range open {
-		want = append(want, fmt.Sprint(s.id, s.state, s.posted, s.stop))
-	}
-	jobs, err := m.Open(m.t.Context(), user)
-	m.must(err)
-	for _, j := range jobs {
-		got = append(got, fmt.Sprint(j.ID, j.State, j.Attempt.Posted, j.Stop))
-	}
-	if !slices.Equal(got, want) {
-		t.Fatalf("open of %s:\n%v\nwant\n%v", user, got, want)
-	}
-}
-
-func (m *model) checkHistory(t *rapid.T, user string) {
-	past := m.some(func(s *subject) bool { return s.sub.User == user && s.state.Final() && !s.hidden })
-	slices.SortFunc(past, func(x, y *subject) int { return cmp.Compare(x.end, y.end) })
-	var want, got []job.ID
-	for _, s := range past {
-		want = append(want, s.id)
-	}
-	err := m.EachHistory(context.WithoutCancel(m.t.Context()), user, job.HistoryQuery{MaxItems: -1, Offset: -1}, func(e job.Entry) error {
-		got = append(got, e.Job.ID)
-		return nil
-	})
-	m.must(err)
-	if !slices.Equal(got, want) {
-		t.Fatalf("history of %s is %v, want %v", user, got, want)
-	}
-}
-
-// checkList: the newest first, open and final ones, as the person sees their states.
-func (m *model) checkList(t *rapid.T, user string) {
-	var want, got []string
-	for _, s := range m.some(func(s *subject) bool { return s.sub.User == user && !s.hidden }) {
-		want = append(want, fmt.Sprint(s.id, s.state, s.posted && !s.state.Final()))
-	}
-	slices.Reverse(want)
-	jobs, total, err := m.Jobs(m.t.Context(), user, job.ListQuery{})
-	m.must(err)
-	for _, j := range jobs {
-		got = append(got, fmt.Sprint(j.ID, j.State, j.Attempt.Posted))
-	}
-	if total != len(want) || !slices.Equal(got, want) {
-		t.Fatalf("list of %s, %d in all:\n%v\nwant\n%v", user, total, got, want)
-	}
-}
-
-// checkEntries reads every prompt id: what is not the person's, or not theirs any more, is not there.
-func (m *model) checkEntries(t *rapid.T, user string) {
-	for _, id := range promptIDs {
-		want := m.visible(user, id)
-		e, err := m.Entry(m.t.Context(), user, id)
-		if want == nil {
-			refused(t, "entry of "+id, err, fault.Missing, "no_such_job")
+		if s.gone {
+			refused(t, "a job that went", err, fault.Missing, "no_such_job")
 			continue
 		}
-		m.must(err)
-		if e.Job.ID != want.id || e.Job.State != want.state || (e.Outcome != nil) != want.state.Final() {
-			t.Fatalf("entry of %s is %+v", id, e.Job)
-		}
-		if diff := gocmp.Diff(want.sub.Request, e.Request); diff != "" {
-			t.Fatalf("request of %s: %s", id, diff)
+		if err != nil || j.State != s.state || j.Hidden != s.hidden {
+			t.Fatalf("%s is %s hidden %v %v, want %s hidden %v", s.id, j.State, j.Hidden, err, s.state, s.hidden)
 		}
 	}
 }

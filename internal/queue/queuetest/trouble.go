@@ -131,3 +131,92 @@ func testConcurrentClash(t *testing.T, shelf Shelf) {
 	equal(t, "accepted", accepted.Load(), 1)
 	equal(t, "remaining", b.Remaining("ann"), 1)
 }
+
+// testChaos lets owners, operators and workers loose on one another, and holds what is left against what was announced
+// and what the store says: no job is lost, none ends twice, fences only grow, counts are true.
+func testChaos(t *testing.T, shelf Shelf) {
+	b := start(t, shelf(t), queue.Options{KeepPerUser: 20})
+	var wg sync.WaitGroup
+	var submitted atomic.Int32
+	ids := make(chan job.ID, 1000)
+	for u := range 4 {
+		user := fmt.Sprint("user", u)
+		wg.Go(func() {
+			for i := range 50 {
+				sub := Submission(user, i)
+				sub.Held = i%7 == 0
+				j, _, err := b.Submit(t.Context(), sub)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				submitted.Add(1)
+				ids <- j.ID
+				chaos(b, user, i)
+			}
+		})
+		wg.Go(func() {
+			for range 50 {
+				id := <-ids
+				for _, act := range []func() (job.Job, error){
+					func() (job.Job, error) { return b.SetClass(t.Context(), id, job.Class(u)) },
+					func() (job.Job, error) { return b.ToFront(t.Context(), id) },
+					func() (job.Job, error) { return b.Hold(t.Context(), id, false) },
+				} {
+					if _, err := act(); err != nil && !fault.Is(err, fault.Conflict) && !fault.Is(err, fault.Missing) {
+						t.Error(err)
+					}
+				}
+				churn(b, id)
+			}
+		})
+	}
+	wg.Wait()
+	fence, ended := int64(0), map[job.ID]int{}
+	for _, c := range b.heard() {
+		switch c.Change {
+		case job.Claimed:
+			if c.Job.Attempt.Fence <= fence {
+				t.Errorf("fence %d was announced after %d", c.Job.Attempt.Fence, fence)
+			}
+			fence = c.Job.Attempt.Fence
+		case job.Finished, job.Removed:
+			ended[c.Job.ID]++
+		}
+	}
+	for id, n := range ended {
+		if n > 1 {
+			t.Errorf("%s ended %d times", id, n)
+		}
+	}
+	counts := b.Counts()
+	equal(t, "ends", counts.Completed+counts.Failed+counts.Cancelled, len(ended))
+	equal(t, "jobs", counts.Pending+counts.Running+len(ended), int(submitted.Load()))
+	open := job.Counts{Pending: counts.Pending, Running: counts.Running}
+	byUser := b.CountsByUser()
+	b.restart()
+	equal(t, "counts after a restart", b.Counts(), open)
+	equal(t, "by user after a restart", b.CountsByUser(), byUser)
+}
+
+// chaos is what a person does now and then beside submitting.
+func chaos(b *bench, user string, i int) {
+	var err error
+	ctx := b.t.Context()
+	switch i % 10 {
+	case 3:
+		_, err = b.Prune(ctx)
+	case 5:
+		var open []job.Job
+		if open, err = b.Open(ctx, user); err == nil && len(open) > 1 {
+			_, err = b.Reorder(ctx, user, []job.ID{open[1].ID, open[0].ID})
+		}
+	case 7:
+		_, err = b.RemovePending(ctx, user, []string{"nothing"})
+	case 9:
+		_, _, err = b.CancelUser(ctx, user)
+	}
+	if err != nil && fault.KindOf(err) == fault.Internal {
+		b.t.Error(err)
+	}
+}
