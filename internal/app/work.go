@@ -278,7 +278,7 @@ func (s *Studio) newComfy() error {
 		Checker: s.checker(),
 	}, comfyserver.Options{
 		MaxUpload: int64(s.cfg.Limits.Upload), SocketsPerUser: s.cfg.Limits.SocketsPerUser, Fallback: http.HandlerFunc(s.rest), Log: s.log,
-		Spool: spool, Settings: began,
+		Spool: spool, Settings: began, IdleStop: time.Duration(s.cfg.Queue.IdleStop),
 	})
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/ahelme/comfyume/internal/comfyserver/room"
+	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/file"
 	"github.com/ahelme/comfyume/internal/identity"
 	"github.com/ahelme/comfyume/internal/job"
@@ -14,7 +15,7 @@ import (
 // Deps are the parts a Server stands on. All are required but those that say otherwise.
 type Deps struct {
 	Queue     Queue
-	Bus       room.Bus
+	Bus       Bus
 	Files     Files
 	Home      Home
 	Pictures  Pictures
@@ -22,6 +23,12 @@ type Deps struct {
 	Checker   Checker
 	Packs     Packs     // may be nil: custom nodes bring no web files
 	Templates Templates // may be nil: the studio has no templates of its own
+}
+
+// Bus carries what happens to people's sessions.
+type Bus interface {
+	room.Bus
+	Publish(event.Event)
 }
 
 // Queue is the durable queue as its owner sees it. Everything it returns belongs to user.

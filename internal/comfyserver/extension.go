@@ -51,6 +51,8 @@ func (s *Server) studioFile(w http.ResponseWriter, c *call) error {
 		return nil
 	case "state.json":
 		return s.studioState(w, c)
+	case "here.json":
+		return s.here(w, c)
 	case "starter.json":
 		w.Header().Set("Cache-Control", "no-store")
 		return writeJSON(w, http.StatusOK, s.starter())
@@ -63,16 +65,18 @@ func (s *Server) studioState(w http.ResponseWriter, c *call) error {
 	if err := s.seed(c); err != nil {
 		return err
 	}
+	s.touch(c)
 	w.Header().Set("Cache-Control", "no-store")
 	return encode(w, struct {
-		User    string `json:"user"`
-		Group   string `json:"group,omitempty"`
-		Role    string `json:"role"`
-		SignOut string `json:"sign_out"`
-		Nodes   bool   `json:"nodes"` // some back end has been seen
+		User    string  `json:"user"`
+		Group   string  `json:"group,omitempty"`
+		Role    string  `json:"role"`
+		SignOut string  `json:"sign_out"`
+		Nodes   bool    `json:"nodes"`                 // some back end has been seen
+		Touch   float64 `json:"touch_every,omitempty"` // seconds after which it is told again that somebody is there
 		room.State
 	}{
-		c.user(), c.person.Group, string(c.person.Role), s.options.SignOut, len(s.Catalog.Folders()) > 0,
+		c.user(), c.person.Group, string(c.person.Role), s.options.SignOut, len(s.Catalog.Folders()) > 0, s.touchEvery(),
 		s.hub.Follow(c.user(), c.query().Get("clientId")),
 	})
 }

@@ -66,7 +66,7 @@ func (q *fakeQueue) Submit(_ context.Context, s job.Submission) (job.Job, bool, 
 	}
 	j := job.Job{
 		ID: s.ID, User: s.User, PromptID: s.PromptID, ClientID: s.ClientID, State: job.Pending, Created: s.Created,
-		WorkflowID: s.WorkflowID, Seq: int64(len(q.entries)),
+		WorkflowID: s.WorkflowID, Seq: int64(len(q.entries)), Profile: s.Profile,
 	}
 	if s.Number != nil {
 		j.Number = *s.Number

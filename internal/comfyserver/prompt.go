@@ -23,6 +23,9 @@ func (s *Server) promptPost(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := s.attended(c); err != nil {
+		return err
+	}
 	body, err := s.jsonBody(w, c)
 	if err != nil {
 		return err

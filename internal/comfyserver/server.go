@@ -35,6 +35,8 @@ type Options struct {
 	Settings map[string]json.RawMessage
 	// SignOut is the address for signing out, relative to the editor's place. "": signout.
 	SignOut string
+	// IdleStop is after how long without a touch an editor that queues by itself is stopped. 0: never.
+	IdleStop time.Duration
 	// Log takes what went wrong. Nil: slog.Default().
 	Log *slog.Logger
 }
@@ -48,6 +50,7 @@ type Server struct {
 	router   *router
 	features json.RawMessage
 	tuples   *tupleCache
+	presence *presence
 	memory   *memory // of bodies on their way
 	spools   *turns  // big uploads on their way to the disk
 	answers  *turns  // long answers
@@ -74,6 +77,7 @@ func New(d Deps, o Options) (*Server, error) {
 	s := &Server{
 		Deps: d, options: o, log: o.Log, started: time.Now(),
 		tuples:   newTupleCache(16 << 20),
+		presence: newPresence(),
 		memory:   newMemory(o.MaxPrompt*3/2, o.MaxPrompt*12),
 		spools:   newTurns(4),
 		answers:  newTurns(4),

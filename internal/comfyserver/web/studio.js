@@ -12,6 +12,8 @@ let state = { user: "", role: "", sign_out: "signout", jobs: [] };
 let progress = null; // what the running job last said: {prompt_id, value, max}
 let warned = false; // that no GPU has reported
 let fresh = true; // no graph has been shown on this page yet
+let touched = Date.now(); // when somebody touched this page last: it was opened
+let told = touched; // when the server was told of it last
 
 const css = `
 .comfyume-card{padding:12px;font:14px/1.45 system-ui,sans-serif;color:var(--fg-color,#ddd);display:flex;flex-direction:column;gap:12px;box-sizing:border-box;overflow-wrap:anywhere}
@@ -203,14 +205,32 @@ function drawAll() {
   }
 }
 
-function say(severity, text) {
-  app.extensionManager?.toast?.add({ severity, summary: "Studio", detail: text, life: 15000 });
+function say(severity, text, life = 15000) {
+  app.extensionManager?.toast?.add({ severity, summary: "Studio", detail: text, ...(life && { life }) });
+}
+
+// The studio stops an editor that queues by itself while nobody is there. So it is told when somebody touches the page:
+// at once where it was long ago, else now and then.
+function touch(event) {
+  if (!event.isTrusted) return;
+  touched = Date.now();
+  if (!state.touch_every || touched - told < 1000 * state.touch_every) return;
+  told = touched;
+  fetch(new URL("here.json?idle=0", base), { cache: "no-store", keepalive: true }).catch((error) => {
+    told = 0; // the next touch tells
+    console.debug("ComfyuME: the studio did not answer", error);
+  });
+}
+
+for (const what of ["pointerdown", "pointermove", "keydown", "wheel"]) {
+  addEventListener(what, touch, { capture: true, passive: true });
 }
 
 async function refresh() {
   const session = encodeURIComponent(api.clientId ?? "");
+  const idle = Math.max(0, Math.round((Date.now() - touched) / 1000));
   try {
-    const answer = await fetch(new URL(`state.json?clientId=${session}`, base), { cache: "no-store", signal: AbortSignal.timeout(10000) });
+    const answer = await fetch(new URL(`state.json?clientId=${session}&idle=${idle}`, base), { cache: "no-store", signal: AbortSignal.timeout(10000) });
     if (!answer.ok) return;
     const before = state.nodes;
     const now = await answer.json();
@@ -256,7 +276,7 @@ function listen() {
   });
   api.addEventListener("comfyume.notice", (event) => {
     const { severity = "info", text = "" } = event.detail ?? {};
-    say(severity, text);
+    say(severity, text, severity === "info" ? undefined : 0); // what matters stays until somebody comes
   });
   api.addEventListener("comfyume.fleet", () => {
     if (!state.nodes) refresh();
