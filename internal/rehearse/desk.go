@@ -3,32 +3,39 @@ package rehearse
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/queue"
+	"github.com/ahelme/comfyume/internal/queue/memory"
 	"github.com/ahelme/comfyume/internal/sched"
 )
 
-// desk is where the product sits: it tells the schedule what happens, as internal/dispatch does, and asks it.
+// desk is where the product sits: the queue, over a store in memory, and the schedule, which hears from it as it does
+// in internal/dispatch.
 type desk struct {
 	class   *Class
+	queue   *queue.Service
 	machine *sched.Machine
 	history history
-	jobs    []job.Job // by sequence
+	jobs    []job.Job // by sequence, as the queue accepted them
+	fences  []int64   // of the last attempts, by sequence
 	gpus    []string  // names, by index
 }
 
-// begins is when classes begin, on the schedule's clock.
+// begins is when classes begin, on the schedule's clock. The queue notes when runs begin and end by its own clock; the
+// rehearsal doesn't look at that.
 var begins = time.Date(2026, 1, 5, 9, 0, 0, 0, time.UTC)
 
-func newDesk(_ context.Context, c *Class, m Mode) (*desk, error) {
+func newDesk(ctx context.Context, c *Class, m Mode) (d *desk, err error) {
 	o := sched.Options{Order: m.Order, MaxRunningPerUser: c.MaxRunning}
 	if !m.Affinity {
 		o.Affinity = -1
 	}
-	d := &desk{class: c, machine: sched.New(o), history: history{}}
+	d = &desk{class: c, machine: sched.New(o), history: history{}}
 	for _, p := range c.People {
 		if p.Weight > 0 {
 			d.machine.Apply(sched.Share{User: p.Name, Weight: p.Weight})
@@ -37,7 +44,8 @@ func newDesk(_ context.Context, c *Class, m Mode) (*desk, error) {
 	for _, g := range slices.Sorted(maps.Keys(c.Shares)) {
 		d.machine.Apply(sched.Share{Group: g, Weight: c.Shares[g]})
 	}
-	return d, nil
+	d.queue, err = queue.New(ctx, memory.New(), queue.Options{Mode: string(m.Order), Notify: d.changed})
+	return d, err
 }
 
 const gib = 1 << 30
@@ -53,18 +61,35 @@ func (d *desk) backEnd(c *card) {
 	})
 }
 
-func (d *desk) submit(r *Run, now time.Duration) error {
-	p, m := d.class.People[r.Person], r.graph.model
-	j := job.Job{
-		ID: jobID(r.seq), User: p.Name, Group: p.Group, Class: p.Class, Number: float64(r.seq), Seq: int64(r.seq),
-		Created: begins.Add(now), State: job.Pending,
-		Profile: job.Profile{Like: r.graph.kind, Work: r.graph.units, Models: m.Name},
+// changed takes in what the queue announces.
+func (d *desk) changed(c job.Changed) {
+	switch c.Change {
+	case job.Submitted:
+		d.jobs, d.fences = append(d.jobs, *c.Job), append(d.fences, 0)
+		j := sched.Of(*c.Job, []string{c.Job.Profile.Models})
+		j.Cost, j.Memory = d.history.estimate(*c.Job), d.memory(c.Job.Profile.Models)
+		d.machine.Apply(sched.Added{Job: j})
+	case job.Claimed:
+		d.fences[seqOf(c.Job.ID)] = c.Job.Attempt.Fence
+	case job.Released:
+		d.machine.Apply(sched.Released{Job: c.Job.ID})
 	}
-	d.jobs = append(d.jobs, j)
-	job := sched.Of(j, []string{m.Name})
-	job.Cost, job.Memory = d.history.estimate(j), int64(m.Size*gib)
-	d.machine.Apply(sched.Added{Job: job})
-	return nil
+}
+
+// memory is what the model takes, in bytes.
+func (d *desk) memory(model string) int64 {
+	i := slices.IndexFunc(d.class.Models, func(m *Model) bool { return m.Name == model })
+	return int64(d.class.Models[i].Size * gib)
+}
+
+func (d *desk) submit(ctx context.Context, r *Run, now time.Duration) error {
+	p := d.class.People[r.Person]
+	_, _, err := d.queue.Submit(ctx, job.Submission{
+		ID: jobID(r.seq), User: p.Name, Group: p.Group, Class: p.Class, Created: begins.Add(now),
+		Profile: job.Profile{Like: r.graph.kind, Work: r.graph.units, Models: r.graph.model.Name},
+		Request: job.Request{Prompt: json.RawMessage(`{}`)},
+	})
+	return err
 }
 
 func (d *desk) recall(now time.Duration) (seq int, ok bool) {
@@ -77,23 +102,29 @@ func (d *desk) next(now time.Duration) (seq, gpu int, ok bool) {
 	return seqOf(decision.Job), slices.Index(d.gpus, decision.BackEnd), ok
 }
 
-func (d *desk) claimed(_ *Run, _ *card) error { return nil }
+func (d *desk) claimed(ctx context.Context, r *Run, c *card) error {
+	_, _, err := d.queue.Claim(ctx, jobID(r.seq), job.ClaimParams{BackEnd: c.Name, RunID: string(jobID(r.seq)), LeaseUntil: begins.Add(farAway)})
+	return err
+}
+
+// farAway is when leases end: nothing is lost in a rehearsal.
+const farAway = 365 * 24 * time.Hour
 
 func (d *desk) posted(r *Run) error {
 	d.machine.Apply(sched.Posted{Job: jobID(r.seq), At: begins.Add(r.Started)})
-	return nil
+	return d.queue.Posted(jobID(r.seq), d.fences[r.seq])
 }
 
-func (d *desk) released(r *Run) error {
-	d.machine.Apply(sched.Released{Job: jobID(r.seq)})
-	return nil
+func (d *desk) released(ctx context.Context, r *Run) error {
+	return d.queue.Release(ctx, jobID(r.seq), d.fences[r.seq], "a GPU is free")
 }
 
-func (d *desk) ended(r *Run, c *card) error {
+// ended frees the GPU in the schedule's eyes, then makes the job final, as results come home after the GPU is free.
+func (d *desk) ended(ctx context.Context, r *Run, c *card) error {
 	ran := r.Ended - r.Started
 	d.history.ran(d.jobs[r.seq], millis(float64(ran)*c.Speed))
 	d.machine.Apply(sched.Ended{Job: jobID(r.seq), Ran: ran, At: begins.Add(r.Ended)})
-	return nil
+	return d.queue.Finish(ctx, jobID(r.seq), d.fences[r.seq], job.Outcome{State: job.Completed, ExecSeconds: ran.Seconds()})
 }
 
 // bands calls told for each waiting job whose wait the schedule can tell, with its place and the band.

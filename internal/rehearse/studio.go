@@ -32,6 +32,7 @@ func (r *Run) Model() *Model { return r.graph.model }
 type studio struct {
 	*Class
 	clock
+	ctx    context.Context // of Hold, which lasts as long as the studio
 	people []*person
 	cards  []*card
 	runs   []*Run
@@ -42,7 +43,7 @@ type studio struct {
 
 // Hold lets the class happen in a mode, to the end of the last job, and returns its jobs in order of submission.
 func (c *Class) Hold(ctx context.Context, m Mode) ([]*Run, error) {
-	s := &studio{Class: c}
+	s := &studio{Class: c, ctx: ctx}
 	var err error
 	if s.desk, err = newDesk(ctx, c, m); err != nil {
 		return nil, err
@@ -92,7 +93,7 @@ func (s *studio) submit(p *person) {
 	r := &Run{Person: p.index, Submitted: s.now, graph: p.next(s.Models, &s.nodes), seq: len(s.runs)}
 	s.runs = append(s.runs, r)
 	p.open++
-	if err := s.desk.submit(r, s.now); err != nil && s.err == nil {
+	if err := s.desk.submit(s.ctx, r, s.now); err != nil && s.err == nil {
 		s.err = err
 	}
 }
@@ -107,7 +108,7 @@ func (s *studio) schedule() error {
 		r := s.runs[seq]
 		c := s.cards[r.GPU]
 		c.line = c.line[:len(c.line)-1]
-		if err := s.desk.released(r); err != nil {
+		if err := s.desk.released(s.ctx, r); err != nil {
 			return err
 		}
 	}
@@ -118,7 +119,7 @@ func (s *studio) schedule() error {
 		}
 		r, c := s.runs[seq], s.cards[gpu]
 		r.GPU = gpu
-		if err := s.desk.claimed(r, c); err != nil {
+		if err := s.desk.claimed(s.ctx, r, c); err != nil {
 			return err
 		}
 		if c.line = append(c.line, r); len(c.line) == 1 {
@@ -144,7 +145,7 @@ func (s *studio) begin(c *card) error {
 func (s *studio) end(c *card, r *Run) error {
 	r.Ended = s.now
 	c.line = c.line[1:]
-	if err := s.desk.ended(r, c); err != nil {
+	if err := s.desk.ended(s.ctx, r, c); err != nil {
 		return err
 	}
 	p := s.people[r.Person]
