@@ -23,6 +23,8 @@ type Class struct {
 	Seed   uint64
 	// MaxRunning is the most GPUs that work for one person at once; 0: no limit.
 	MaxRunning int
+	// Affinity is how much GPU time somebody may be overtaken by where that spares loading a model; 0: the schedule's.
+	Affinity time.Duration
 	// Ask is how often everybody who waits is told how long it still takes; 0: never.
 	Ask time.Duration
 }

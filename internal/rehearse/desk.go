@@ -31,7 +31,7 @@ type desk struct {
 var begins = time.Date(2026, 1, 5, 9, 0, 0, 0, time.UTC)
 
 func newDesk(ctx context.Context, c *Class, m Mode) (d *desk, err error) {
-	o := sched.Options{Order: m.Order, MaxRunningPerUser: c.MaxRunning}
+	o := sched.Options{Order: m.Order, MaxRunningPerUser: c.MaxRunning, Affinity: c.Affinity}
 	if !m.Affinity {
 		o.Affinity = -1
 	}

@@ -62,6 +62,15 @@ func (c *Class) fairness(runs []*Run, window time.Duration) (Fairness, []float64
 	return f, curve
 }
 
+// GPUTime returns the seconds of GPUs that each person had from one time to another.
+func (c *Class) GPUTime(runs []*Run, from, to time.Duration) []float64 {
+	got := make([]float64, len(c.People))
+	for _, r := range runs {
+		got[r.Person] += within(max(r.Started, from), r.Ended, to).Seconds()
+	}
+	return got
+}
+
 // Jain returns Jain's index of what people got.
 func Jain(got []float64) float64 {
 	sum, squares := 0.0, 0.0
