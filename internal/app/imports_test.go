@@ -68,7 +68,7 @@ var layers = map[string]struct {
 	"telemetry":           {[]string{"fault"}, "an adapter of one outside thing"},
 	"sim":                 {[]string{"comfy", "comfy/pyjson", "fault", "sim/folders", "sim/raster", "sim/media", "sim/nodes", "sim/executor"}, "the simulator stands outside: it must not share our server's code"},
 	"sim/folders":         {nil, "directories and names"},
-	"rehearse":            {[]string{"sched", "queue", "queue/memory", "job", "fault"}, "a rehearsal runs the product's own decisions, and nothing that waits for a real clock"},
+	"rehearse":            {[]string{"sched", "queue", "queue/memory", "usage", "job", "fault"}, "a rehearsal runs the product's own decisions, and nothing that waits for a real clock"},
 	"config":              {nil, "settings are plain data; app translates them into each part's options"},
 	"client":              {[]string{"api", "fault", "identity", "job"}, "a client sees the interface only"},
 	"cli":                 {[]string{"app", "api", "client", "config", "fault", "frontend", "identity", "job", "rehearse", "sim", "telemetry"}, "commands are clients of the interface"},

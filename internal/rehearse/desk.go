@@ -12,6 +12,7 @@ import (
 	"github.com/ahelme/comfyume/internal/queue"
 	"github.com/ahelme/comfyume/internal/queue/memory"
 	"github.com/ahelme/comfyume/internal/sched"
+	"github.com/ahelme/comfyume/internal/usage"
 )
 
 // desk is where the product sits: the queue, over a store in memory, and the schedule, which hears from it as it does
@@ -20,10 +21,10 @@ type desk struct {
 	class   *Class
 	queue   *queue.Service
 	machine *sched.Machine
-	history history
-	jobs    []job.Job // by sequence, as the queue accepted them
-	fences  []int64   // of the last attempts, by sequence
-	gpus    []string  // names, by index
+	ledger  *usage.Ledger // learns how long graphs take
+	jobs    []job.Job     // by sequence, as the queue accepted them
+	fences  []int64       // of the last attempts, by sequence
+	gpus    []string      // names, by index
 }
 
 // begins is when classes begin, on the schedule's clock. The queue notes when runs begin and end by its own clock; the
@@ -35,7 +36,7 @@ func newDesk(ctx context.Context, c *Class, m Mode) (d *desk, err error) {
 	if !m.Affinity {
 		o.Affinity = -1
 	}
-	d = &desk{class: c, machine: sched.New(o), history: history{}}
+	d = &desk{class: c, machine: sched.New(o)}
 	for _, p := range c.People {
 		if p.Weight > 0 {
 			d.machine.Apply(sched.Share{User: p.Name, Weight: p.Weight})
@@ -43,6 +44,9 @@ func newDesk(ctx context.Context, c *Class, m Mode) (d *desk, err error) {
 	}
 	for _, g := range slices.Sorted(maps.Keys(c.Shares)) {
 		d.machine.Apply(sched.Share{Group: g, Weight: c.Shares[g]})
+	}
+	if d.ledger, err = usage.New(ctx, blank{}, usage.Options{Zone: time.UTC}); err != nil {
+		return nil, err
 	}
 	d.queue, err = queue.New(ctx, memory.New(), queue.Options{Mode: string(m.Order), Notify: d.changed})
 	return d, err
@@ -53,7 +57,7 @@ const gib = 1 << 30
 func (d *desk) backEnd(c *card) {
 	d.gpus = append(d.gpus, c.Name)
 	d.machine.Apply(sched.BackEnd{
-		Name: c.Name, Ready: true, Speed: c.Speed, Memory: int64(c.Memory * gib), Missing: func(needs []string) []string {
+		Name: c.Name, Ready: true, Memory: int64(c.Memory * gib), Missing: func(needs []string) []string {
 			return slices.DeleteFunc(slices.Clone(needs), func(model string) bool {
 				return slices.ContainsFunc(d.class.Models, func(m *Model) bool { return m.Name == model && c.holds(m) })
 			})
@@ -67,7 +71,8 @@ func (d *desk) changed(c job.Changed) {
 	case job.Submitted:
 		d.jobs, d.fences = append(d.jobs, *c.Job), append(d.fences, 0)
 		j := sched.Of(*c.Job, []string{c.Job.Profile.Models})
-		j.Cost, j.Memory = d.history.estimate(*c.Job), d.memory(c.Job.Profile.Models)
+		j.Cost, _ = d.ledger.Estimate(*c.Job)
+		j.Memory = d.memory(c.Job.Profile.Models)
 		d.machine.Apply(sched.Added{Job: j})
 	case job.Claimed:
 		d.fences[seqOf(c.Job.ID)] = c.Job.Attempt.Fence
@@ -122,7 +127,7 @@ func (d *desk) released(ctx context.Context, r *Run) error {
 // ended frees the GPU in the schedule's eyes, then makes the job final, as results come home after the GPU is free.
 func (d *desk) ended(ctx context.Context, r *Run, c *card) error {
 	ran := r.Ended - r.Started
-	d.history.ran(d.jobs[r.seq], millis(float64(ran)*c.Speed))
+	d.ledger.Learn(d.jobs[r.seq], c.Name, ran, begins.Add(r.Ended))
 	d.machine.Apply(sched.Ended{Job: jobID(r.seq), Ran: ran, At: begins.Add(r.Ended)})
 	return d.queue.Finish(ctx, jobID(r.seq), d.fences[r.seq], job.Outcome{State: job.Completed, ExecSeconds: ran.Seconds()})
 }
@@ -136,6 +141,14 @@ func (d *desk) bands(now time.Duration, told func(seq, place int, from, to time.
 		}
 	}
 }
+
+// blank is a ledger's store in which nothing is written: it begins with the class and ends with it.
+type blank struct{}
+
+func (blank) Learned(context.Context) ([]usage.Learned, error)       { return nil, nil }
+func (blank) Hours(context.Context, time.Time) ([]usage.Hour, error) { return nil, nil }
+func (blank) Save(context.Context, usage.Snapshot) error             { return nil }
+func (blank) Forget(context.Context, string) error                   { return nil }
 
 func jobID(seq int) job.ID { return job.ID(numbered("", seq)) }
 

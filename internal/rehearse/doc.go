@@ -1,5 +1,5 @@
 // Package rehearse lets a class happen before it happens: people who press Run, a fleet of GPUs, and between them the
-// studio's own queue (internal/queue) and schedule (internal/sched), on a clock that is only a number. Hours pass in
+// studio's own queue (internal/queue), estimates (internal/usage) and schedule (internal/sched), on a clock that is only a number. Hours pass in
 // a moment, and the same input gives the same output.
 //
 // What is simulated is the world: people think, repeat graphs, come and go; GPUs load models, keep a cache of nodes,

@@ -198,8 +198,15 @@ func (l *Ledger) settle(id job.ID) {
 // Ran learns from a run on a back end: how long it took, from its start to its end there. ok is false when it failed
 // or was interrupted, and then it teaches nothing.
 func (l *Ledger) Ran(j job.Job, backEnd string, ran time.Duration, ok bool) {
-	if ok && ran > 0 {
-		l.learn.ran(&j, backEnd, ran.Seconds(), time.Now())
+	if ok {
+		l.Learn(j, backEnd, ran, time.Now())
+	}
+}
+
+// Learn is what Ran does with a run that went well and ended at a time.
+func (l *Ledger) Learn(j job.Job, backEnd string, ran time.Duration, at time.Time) {
+	if ran > 0 {
+		l.learn.ran(&j, backEnd, ran.Seconds(), at)
 	}
 }
 
