@@ -154,8 +154,9 @@ func (m *Machine) mayOvertake(c choice, first *item) bool {
 	if m.opts.Order != Fair {
 		return true
 	}
-	// Nobody gets so far ahead that all who wait together were overtaken by more than that on each back end.
-	lead, sharing := v.tag-u.tag, u.group.people
+	// Nobody gets so far ahead that all who wait together were overtaken by more than that on each back end, nor by half
+	// of it when they are few: more may come, and then that is much.
+	lead, sharing := v.tag-u.tag, u.group.people*max(m.parties.n, 1)
 	if u.group != v.group {
 		lead, sharing = v.group.tag-u.group.tag, m.parties.n
 	}
@@ -165,7 +166,7 @@ func (m *Machine) mayOvertake(c choice, first *item) bool {
 			ready++
 		}
 	}
-	return time.Duration(lead)*time.Duration(sharing) <= m.opts.Affinity*time.Duration(ready)
+	return time.Duration(lead)*time.Duration(max(sharing, 2*ready)) <= m.opts.Affinity*time.Duration(ready)
 }
 
 // turns goes through the parties in the order of their turns.

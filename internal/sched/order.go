@@ -202,16 +202,36 @@ func (m *Machine) enter(u *user) {
 	u.place = len(m.active)
 	if g.people++; g.people == 1 {
 		if !u.kept {
-			g.tag = m.virtual + m.debt(g.tag-m.virtual, g.left)
+			now := m.virtual
+			if m.parties.n > 0 {
+				now = m.parties.first().tag
+			}
+			g.tag = now + m.debt(g.tag-now, g.left)
 		}
 		g.listed = !g.paused && m.parties.insert(g)
 	}
 	if !u.kept {
 		m.joins++
 		u.joined = m.joins
-		u.tag = g.now + m.debt(u.tag-g.now, u.left)
+		now := m.present(g)
+		u.tag = now + m.debt(u.tag-now, u.left)
 	}
 	u.kept = false
+}
+
+// present is the virtual time of a group's people: where the next of those stands who wait for a turn. Who has back ends
+// to themselves, since others' jobs can't run there, is far ahead of it, and nobody who comes is put behind them.
+func (m *Machine) present(g *group) int64 {
+	now, waits := g.now, false
+	for _, q := range g.pools {
+		if q.lots.n == 0 || !slices.ContainsFunc(m.backends, func(b *backEnd) bool { return b.open() && b.can(q.kind) }) {
+			continue
+		}
+		if tag := q.lots.first().key.tag; !waits || tag < now {
+			now, waits = tag, true
+		}
+	}
+	return now
 }
 
 // debt is what is left, after a time, of what was used beyond a share.

@@ -1,6 +1,7 @@
 package sched_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -77,6 +78,58 @@ func TestOrderBetweenPeople(t *testing.T) {
 			add(m, "ann1", "ann2", "ann3", "bob1", "cid1", "bob2")
 			equal(t, drain(m, noon), want)
 		})
+	}
+}
+
+// TestNobodyIsPutBehindWhoHasABackEndToThemselves: ann's jobs run where others' can't. Who comes back stands where those
+// stand who wait beside them, not where ann does.
+func TestNobodyIsPutBehindWhoHasABackEndToThemselves(t *testing.T) {
+	t.Parallel()
+	m := sched.New(sched.Options{})
+	for name, has := range map[string]string{"small1": "s", "small2": "s", "small3": "s", "large": "l"} {
+		m.Apply(sched.BackEnd{Name: name, Ready: true, Slots: 1, Missing: func(needs []string) []string {
+			return slices.DeleteFunc(slices.Clone(needs), func(n string) bool { return n == has })
+		}})
+	}
+	now, seq := noon, int64(0)
+	give := func(user, need string, jobs int) {
+		for range jobs {
+			seq++
+			j := waiting(fmt.Sprint(user, seq), seq)
+			j.Needs, j.Cost = []string{need}, 100*time.Second
+			m.Apply(sched.Added{Job: j})
+		}
+	}
+	served := map[string]int{}
+	step := func(took time.Duration) { // each back end that is free runs one job
+		var ran []job.ID
+		for d, ok := m.Next(now); ok; d, ok = m.Next(now) {
+			m.Apply(sched.Posted{Job: d.Job, At: now})
+			served[strings.TrimRight(string(d.Job), "0123456789")]++
+			ran = append(ran, d.Job)
+		}
+		now = now.Add(took)
+		for _, id := range ran {
+			m.Apply(sched.Ended{Job: id, Ran: took, At: now})
+		}
+	}
+	give("bob", "l", 1)
+	step(time.Second)
+	give("ann", "s", 90)
+	for range 10 { // bob comes back each time, dan waits all the time
+		give("bob", "l", 1)
+		step(100 * time.Second)
+	}
+	give("dan", "l", 30)
+	clear(served)
+	for range 10 {
+		if len(m.Places("bob")) == 0 {
+			give("bob", "l", 1)
+		}
+		step(100 * time.Second)
+	}
+	if served["bob"] < 4 || served["dan"] < 4 || served["ann"] != 30 {
+		t.Errorf("one back end was shared like this: %v", served)
 	}
 }
 
