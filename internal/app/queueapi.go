@@ -22,9 +22,8 @@ import (
 
 // newQueueAPI builds the queue manager's interface.
 func (s *Studio) newQueueAPI() {
-	line := lineFace{s}
 	s.queueAPI = queueapi.New(queueapi.Deps{
-		Queue: managedQueue{s.queue}, Leases: s.queue, Line: line, Submit: submitFace{s.comfy}, People: rosterFace{s.accounts},
+		Queue: managedQueue{s.queue}, Leases: s.queue, Line: lineFace{s}, Submit: submitFace{s.comfy}, People: rosterFace{s.accounts},
 		Bus: s.bus, Studio: factsFace{s},
 	}, queueapi.Options{SocketsPerUser: s.cfg.Limits.SocketsPerUser, Log: s.log})
 }
@@ -84,15 +83,8 @@ func (q managedQueue) Running() []job.Job { return q.Expired(endOfTime) }
 // lineFace is the schedule as the queue's interface wants it.
 type lineFace struct{ s *Studio }
 
-func (f lineFace) Place(ctx context.Context, id job.ID) (event.Place, bool) {
-	place, why, err := f.s.dispatch.Why(ctx, id)
-	if err != nil {
-		return place, false // the studio stops, or nobody waits for the answer
-	}
-	if place.Code == "" {
-		place.Code = why.Code
-	}
-	return place, true
+func (f lineFace) Places(ctx context.Context, ids []job.ID) map[job.ID]event.Place {
+	return f.s.places(ctx, ids)
 }
 
 // submitFace is a person's ComfyUI server as the queue's interface wants it.

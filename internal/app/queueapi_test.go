@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ import (
 	"github.com/ahelme/comfyume/internal/app"
 	"github.com/ahelme/comfyume/internal/client"
 	"github.com/ahelme/comfyume/internal/config"
+	"github.com/ahelme/comfyume/internal/fault"
 )
 
 // guide is a program that was written for the queue manager from its guide, and knows nothing of this studio.
@@ -466,6 +468,23 @@ func TestQueuePort(t *testing.T) {
 			t.Errorf("it is at %s though it is turned off", s.QueuePort())
 		}
 		guide{t: t, base: s.Address()}.call(200, "GET", "/qm/health", "")
+	}))
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	ok(t, err)
+	defer taken.Close()
+	if err := run(t, options(t, map[string]string{"queue_api": taken.Addr().String()}), func(*app.Studio) { t.Error("it serves") }); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "--queue-api") {
+		t.Errorf("a port that was set and is taken: %v", err)
+	}
+	if l, err := net.Listen("tcp", config.Default().QueueAPI); err == nil { // else somebody else has it: just as well
+		defer l.Close()
+	}
+	o := options(t, nil)
+	o.Settings, err = config.Load(config.Source{Flags: map[string]string{"data": o.Settings.Data, "listen": "127.0.0.1:0", "metrics": ""}})
+	ok(t, err)
+	ok(t, run(t, o, func(s *app.Studio) {
+		if notes := strings.Join(s.Status(t.Context()).Reasons, "\n"); s.QueuePort() != "" || !strings.Contains(notes, "below /qm/ only") {
+			t.Errorf("a default port that is taken: %q, %s", s.QueuePort(), notes)
+		}
 	}))
 	if err := run(t, options(t, map[string]string{"queue_api": "0.0.0.0:0"}), func(*app.Studio) { t.Error("it serves") }); err == nil || !strings.Contains(err.Error(), "encryption") {
 		t.Errorf("open to the network: %v", err)

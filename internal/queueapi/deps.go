@@ -56,8 +56,8 @@ type Leases interface {
 
 // Line knows where waiting jobs stand.
 type Line interface {
-	// Place says where a waiting job stands and why it waits. ok is false when that is not known.
-	Place(ctx context.Context, id job.ID) (p event.Place, ok bool)
+	// Places says where waiting jobs stand and why they wait. Those of which that is not known are left out.
+	Places(ctx context.Context, ids []job.ID) map[job.ID]event.Place
 }
 
 // Submitter takes graphs into the queue the one way there is.

@@ -132,13 +132,12 @@ func (f *Face) writeList(w http.ResponseWriter, r *http.Request, jobs []job.Job)
 		if err != nil {
 			return fail(err)
 		}
-		for _, j := range part {
-			shown := f.shape(r.Context(), j)
-			if req, ok := requests[j.ID]; ok {
+		for _, shown := range f.shapes(r.Context(), part...) {
+			if req, ok := requests[shown.ID]; ok {
 				shown.Metadata = metadataOf(req)
 			}
 			b.Reset()
-			if j.ID != jobs[0].ID {
+			if shown.ID != jobs[0].ID {
 				b.WriteString(",\n")
 			}
 			if err := encode(&b, shown); err != nil {

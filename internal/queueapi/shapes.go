@@ -44,8 +44,32 @@ func visible(j job.Job) job.State {
 	return j.State
 }
 
-// shape returns a job as the interface shows it, without result and metadata.
-func (f *Face) shape(ctx context.Context, j job.Job) Job {
+// shapes returns jobs as the interface shows them, without results and metadata.
+func (f *Face) shapes(ctx context.Context, jobs ...job.Job) []Job {
+	var waiting []job.ID
+	for _, j := range jobs {
+		if visible(j) == job.Pending {
+			waiting = append(waiting, j.ID)
+		}
+	}
+	var places map[job.ID]event.Place
+	if len(waiting) > 0 {
+		places = f.Line.Places(ctx, waiting)
+	}
+	out := make([]Job, len(jobs))
+	for i, j := range jobs {
+		out[i] = shape(j)
+		if p, ok := places[j.ID]; ok {
+			out[i].place(p)
+		}
+	}
+	return out
+}
+
+func (f *Face) shape(ctx context.Context, j job.Job) Job { return f.shapes(ctx, j)[0] }
+
+// shape is shapes without places.
+func shape(j job.Job) Job {
 	out := Job{
 		ID: j.ID, JobID: j.ID, PromptID: j.PromptID, UserID: j.User, Status: visible(j), Priority: j.Class,
 		CreatedAt: j.Created, CompletedAt: when(j.Finished), Metadata: json.RawMessage("{}"),
@@ -58,10 +82,6 @@ func (f *Face) shape(ctx context.Context, j job.Job) Job {
 		if name := strings.TrimPrefix(j.Attempt.BackEnd, workerMark); name != "" {
 			out.WorkerID = &name
 		}
-		return out
-	}
-	if p, ok := f.Line.Place(ctx, j.ID); ok {
-		out.place(p)
 	}
 	return out
 }

@@ -157,7 +157,7 @@ func (f *Face) places(ctx context.Context, p identity.Person, q event.Queued) ma
 		if err != nil || visible(j) != job.Pending || !sees(p, j) {
 			continue
 		}
-		shown := Job{ID: j.ID, JobID: j.ID, PromptID: j.PromptID, UserID: j.User, Status: job.Pending, Priority: j.Class, CreatedAt: j.Created}
+		shown := shape(j)
 		shown.place(place)
 		out[id] = shown
 	}

@@ -120,8 +120,8 @@ func (s *studio) Members(_ context.Context, group string) (names []string, err e
 	return names, nil
 }
 
-// Place implements queueapi.Line: by class, then in order of acceptance.
-func (s *studio) Place(ctx context.Context, id job.ID) (p event.Place, ok bool) {
+// Places implements queueapi.Line: by class, then in order of acceptance.
+func (s *studio) Places(ctx context.Context, ids []job.ID) map[job.ID]event.Place {
 	var waiting []job.Job
 	err := s.queue.EachOpen(ctx, func(j job.Job) error {
 		if j.State == job.Pending {
@@ -130,15 +130,21 @@ func (s *studio) Place(ctx context.Context, id job.ID) (p event.Place, ok bool) 
 		return nil
 	})
 	if err != nil {
-		return p, false
+		return nil
 	}
 	slices.SortStableFunc(waiting, func(a, b job.Job) int { return cmp.Compare(a.Class, b.Class) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.IndexFunc(waiting, func(j job.Job) bool { return j.ID == id })
-	return event.Place{
-		Position: i + 1, Code: cmp.Or(s.reasons[id], "turn"), Reason: "Others go first.", From: float64(10 * (i + 1)), To: float64(20 * (i + 1)),
-	}, i >= 0
+	out := map[job.ID]event.Place{}
+	for i, j := range waiting {
+		if slices.Contains(ids, j.ID) {
+			n := i + 1
+			out[j.ID] = event.Place{
+				Position: n, Code: cmp.Or(s.reasons[j.ID], "turn"), Reason: "Others go first.", From: float64(10 * n), To: float64(20 * n),
+			}
+		}
+	}
+	return out
 }
 
 // Submit implements queueapi.Submitter as far as the interface cares: a graph with the class Broken can't run.

@@ -159,45 +159,52 @@ func (ws *workers) giveBack(ctx context.Context, worker string) error {
 	return nil
 }
 
-// passes are the codes of reasons for which a waiting job is not given away: somebody holds it back.
-func passes(code string) bool {
-	switch code {
-	case "held", "paused", "paused_group", "max_running", "retry":
-		return true
-	}
-	return strings.HasPrefix(code, "quota")
-}
-
 // pick returns the job that is next in line: of everybody's first ones that may go, the one with the best place.
 func (ws *workers) pick(ctx context.Context) (best job.Job, ok bool, err error) {
-	place := 0
-	counts := ws.f.Queue.CountsByUser()
-	for _, user := range slices.Sorted(maps.Keys(counts)) {
-		if counts[user].Pending == 0 {
+	var lines [][]job.Job // everybody's waiting jobs in order
+	for user, c := range ws.f.Queue.CountsByUser() {
+		if c.Pending == 0 {
 			continue
 		}
 		open, err := ws.f.Queue.Open(ctx, user)
 		if err != nil {
 			return best, false, err
 		}
-		for _, j := range open {
-			if j.State != job.Pending || j.Held || j.Stop || ws.isUnfit(j.ID) {
-				continue
-			}
-			p, known := ws.f.Line.Place(ctx, j.ID)
-			if !known || p.Position == 0 || passes(p.Code) {
-				continue
-			}
-			if !ok || p.Position < place {
-				best, place, ok = j, p.Position, true
-			}
-			break
+		lines = append(lines, slices.DeleteFunc(open, func(j job.Job) bool {
+			return j.State != job.Pending || j.Held || j.Stop || ws.isUnfit(j.ID)
+		}))
+	}
+	place := 0
+	for {
+		lines = slices.DeleteFunc(lines, func(l []job.Job) bool { return len(l) == 0 })
+		if len(lines) == 0 {
+			return best, ok, nil
 		}
-		if place == 1 {
-			break
+		ids := make([]job.ID, len(lines))
+		for i, l := range lines {
+			ids[i] = l[0].ID
+		}
+		places := ws.f.Line.Places(ctx, ids)
+		for i, l := range lines {
+			p, known := places[l[0].ID]
+			switch {
+			case !known || p.Position == 0 || p.Code == "retry" || p.Code == "held":
+				lines[i] = l[1:] // not this one, maybe the next
+			case blocked(p.Code):
+				lines[i] = nil
+			default:
+				if !ok || p.Position < place {
+					best, place, ok = l[0], p.Position, true
+				}
+				lines[i] = nil
+			}
 		}
 	}
-	return best, ok, nil
+}
+
+// blocked reports whether the code of a reason keeps all of a person's jobs from running anywhere.
+func blocked(code string) bool {
+	return code == "paused" || code == "paused_group" || code == "max_running" || strings.HasPrefix(code, "quota")
 }
 
 func (ws *workers) isUnfit(id job.ID) bool {

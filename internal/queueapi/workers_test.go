@@ -257,7 +257,11 @@ func TestNextIsNextInLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.reasons[job.ID(second)] = "paused_group"
-	for _, want := range []string{high, first, low, ""} {
+	s.submit("ben") // waits for the same reason
+	later := s.submit("amy", `"priority": 3`)
+	s.reasons[job.ID(later)] = "retry"
+	last := s.submit("amy", `"priority": 3`)
+	for _, want := range []string{high, first, low, last, ""} {
 		if got := s.next("worker-" + want); want != "" && got != want {
 			t.Errorf("got %s, want %s", got, want)
 		} else if want == "" && s.next("worker-9") != "" {
