@@ -60,38 +60,38 @@ func New(d Deps, o Options) *Face {
 // Route is one address of the interface.
 type Route struct{ Method, Path string }
 
-// who may use a route. That a worker's token is one is seen to at the door.
-type who uint8
+// asker says who may use a route.
+type asker uint8
 
 const (
-	people  who = iota // who is signed in
-	guests             // everybody
-	machine            // a worker, by its token
+	signedIn asker = iota // who is signed in
+	anybody               // who is not, too
+	byToken               // who has a token for it; the door sees to that
 )
 
 type entry struct {
 	Route
-	for_ who
-	run  func(w http.ResponseWriter, r *http.Request, p identity.Person) error
+	asker asker
+	run   func(w http.ResponseWriter, r *http.Request, p identity.Person) error
 }
 
 // table is every address there is.
 func (f *Face) table() []entry {
 	get, post := http.MethodGet, http.MethodPost
 	return []entry{
-		{Route{get, "/health"}, guests, f.health},
-		{Route{get, "/api/health"}, guests, f.health},
-		{Route{get, "/api/queue/status"}, people, f.status},
-		{Route{get, "/api/jobs"}, people, f.list},
-		{Route{post, "/api/jobs"}, people, f.submit},
-		{Route{get, "/api/jobs/{id}"}, people, f.one},
-		{Route{http.MethodDelete, "/api/jobs/{id}"}, people, f.cancel},
-		{Route{http.MethodPatch, "/api/jobs/{id}/priority"}, people, f.priority},
-		{Route{get, "/api/workers/next-job"}, machine, f.nextJob},
-		{Route{post, "/api/workers/complete-job"}, machine, f.completeJob},
-		{Route{post, "/api/workers/fail-job"}, machine, f.failJob},
-		{Route{post, "/api/workers/heartbeat"}, machine, f.heartbeat},
-		{Route{get, "/ws"}, people, f.socket},
+		{Route{get, "/health"}, anybody, f.health},
+		{Route{get, "/api/health"}, anybody, f.health},
+		{Route{get, "/api/queue/status"}, signedIn, f.status},
+		{Route{get, "/api/jobs"}, signedIn, f.list},
+		{Route{post, "/api/jobs"}, signedIn, f.submit},
+		{Route{get, "/api/jobs/{id}"}, signedIn, f.one},
+		{Route{http.MethodDelete, "/api/jobs/{id}"}, signedIn, f.cancel},
+		{Route{http.MethodPatch, "/api/jobs/{id}/priority"}, signedIn, f.priority},
+		{Route{get, "/api/workers/next-job"}, byToken, f.nextJob},
+		{Route{post, "/api/workers/complete-job"}, byToken, f.completeJob},
+		{Route{post, "/api/workers/fail-job"}, byToken, f.failJob},
+		{Route{post, "/api/workers/heartbeat"}, byToken, f.heartbeat},
+		{Route{get, "/ws"}, signedIn, f.socket},
 	}
 }
 
@@ -133,7 +133,7 @@ func (f *Face) route(e entry) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		arrived := time.Now()
 		p, ok := identity.From(r.Context())
-		if !ok && e.for_ != guests {
+		if !ok && e.asker != anybody {
 			f.fail(w, r, fault.New(fault.Denied, "Nobody is signed in.").WithCode(codeSignedOut).
 				WithRemedy("Send a name and password, or a token: Authorization: Bearer cm_…"))
 			return

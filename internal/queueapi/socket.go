@@ -130,23 +130,34 @@ func (f *Face) tell(ctx context.Context, conn *websocket.Conn, sub *event.Subscr
 			return err
 		}
 		for _, e := range events {
-			switch b := e.Body.(type) {
-			case event.JobChanged:
-				if b.Change != job.HistoryChanged && sees(p, *b.Job) {
-					err = say("job_status", f.shape(ctx, *b.Job))
+			if kind, data := f.news(ctx, p, e); kind != "" {
+				if err := say(kind, data); err != nil {
+					return err
 				}
-			case event.Queued:
-				if places := f.places(ctx, p, b); len(places) > 0 {
-					err = say("queue_position", places)
-				}
-			case event.Lagged:
-				err = say("resync", map[string]int{"missed": b.Dropped})
-			}
-			if err != nil {
-				return err
 			}
 		}
 	}
+}
+
+// news returns what an event is to a person; kind is empty where it is nothing.
+func (f *Face) news(ctx context.Context, p identity.Person, e event.Event) (kind string, data any) {
+	switch b := e.Body.(type) {
+	case event.JobChanged:
+		switch {
+		case b.Change == job.HistoryChanged, !sees(p, *b.Job):
+		case b.Job.User == p.Name:
+			return "job_status", f.shape(ctx, *b.Job)
+		default: // where each of everybody's jobs stands is too much to ask for with every change
+			return "job_status", shape(*b.Job)
+		}
+	case event.Queued:
+		if places := f.places(ctx, p, b); len(places) > 0 {
+			return "queue_position", places
+		}
+	case event.Lagged:
+		return "resync", map[string]int{"missed": b.Dropped}
+	}
+	return "", nil
 }
 
 // places returns where jobs stand that the person may see.

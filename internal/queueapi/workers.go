@@ -100,7 +100,7 @@ func (ws *workers) hear(worker string) {
 // next gives a worker the job that is next in line. ok is false when there is none.
 func (ws *workers) next(ctx context.Context, account, worker string, lease time.Duration) (e job.Entry, ok bool, err error) {
 	ws.hear(worker)
-	if err := ws.giveBack(ctx, worker); err != nil {
+	if err := ws.giveBack(ctx, account, worker); err != nil {
 		return e, false, err
 	}
 	for {
@@ -133,12 +133,12 @@ func (ws *workers) next(ctx context.Context, account, worker string, lease time.
 			}
 			continue
 		}
-		if err := ws.f.Leases.Posted(id, fence); err != nil {
-			continue // its owner took it out
-		}
 		ws.mu.Lock()
 		ws.claims[id] = append(ws.claims[id], claim{account, worker, fence})
 		ws.mu.Unlock()
+		if err := ws.f.Leases.Posted(id, fence); err != nil {
+			continue // its owner took it out
+		}
 		ws.f.log.Info("a worker has a job", "job", string(id), "user", e.Job.User, "backend", e.Job.Attempt.BackEnd, "attempt", e.Job.Attempt.N)
 		return e, true, nil
 	}
@@ -146,9 +146,9 @@ func (ws *workers) next(ctx context.Context, account, worker string, lease time.
 
 // giveBack lets jobs wait again that the worker still holds: one that asks for the next job does not work on them any
 // more, whatever happened to it.
-func (ws *workers) giveBack(ctx context.Context, worker string) error {
+func (ws *workers) giveBack(ctx context.Context, account, worker string) error {
 	for _, j := range ws.f.Queue.Running() {
-		if j.Attempt.BackEnd != workerMark+worker {
+		if j.Attempt.BackEnd != workerMark+worker || ws.isOthers(account, j) {
 			continue
 		}
 		err := ws.f.Leases.Release(ctx, j.ID, j.Attempt.Fence, "its worker asked for another job")
@@ -157,6 +157,13 @@ func (ws *workers) giveBack(ctx context.Context, worker string) error {
 		}
 	}
 	return nil
+}
+
+// isOthers reports whether a worker of the same name and another account has the job.
+func (ws *workers) isOthers(account string, j job.Job) bool {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return slices.ContainsFunc(ws.claims[j.ID], func(c claim) bool { return c.fence == j.Attempt.Fence && c.account != account })
 }
 
 // pick returns the job that is next in line: of everybody's first ones that may go, the one with the best place.
@@ -287,17 +294,29 @@ func (ws *workers) report(ctx context.Context, p identity.Person, worker, id str
 	return j, err
 }
 
+// lookEvery is how often all that workers hold is looked at, for what an event did not get done.
+const lookEvery = time.Minute
+
 // Run ends jobs that workers hold when their owner wants them interrupted: nobody could tell the worker, and what it
 // brings later is kept out. It works until ctx ends.
 func (f *Face) Run(ctx context.Context) error {
 	sub := f.Bus.Subscribe("", event.Options{OnlyState: true})
 	defer sub.Close()
-	f.workers.lookAll(ctx)
 	var events []event.Event
-	for {
+	for looked := (time.Time{}); ; {
+		if time.Since(looked) >= lookEvery {
+			f.workers.lookAll(ctx)
+			looked = time.Now()
+		}
 		var err error
-		if events, err = sub.Batch(ctx, events[:0]); err != nil {
-			return nil //nolint:nilerr // asked to
+		soon, cancel := context.WithTimeout(ctx, lookEvery)
+		events, err = sub.Batch(soon, events[:0])
+		cancel()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && soon.Err() == nil {
+			return err
 		}
 		for _, e := range events {
 			switch b := e.Body.(type) {

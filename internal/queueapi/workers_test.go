@@ -158,6 +158,10 @@ func TestWorkerThatComesAgain(t *testing.T) {
 			t.Fatalf("got %q", got)
 		}
 	}
+	// One of the same name and another account is another one.
+	if given := s.ask("olu", "GET", "/api/workers/next-job?worker_id=worker-1", "").fields()["job"]; given != nil {
+		t.Errorf("it took %v away", given)
+	}
 	if got := s.ask("gpu", "GET", "/api/queue/status", "").fields(); got["running_jobs"] != 1. || got["pending_jobs"] != 0. {
 		t.Errorf("counts: %v", got)
 	}
