@@ -44,10 +44,6 @@ func (s *Studio) work(ctx context.Context) error {
 	if err := s.recount(ctx); err != nil {
 		return err
 	}
-	if note := s.queue.Note(); note != "" {
-		s.notes = append(s.notes, note)
-		s.log.Info("queue", "note", note)
-	}
 	s.backends = slices.Clone(s.cfg.Backends)
 	if err := s.simulate(); err != nil {
 		return err
@@ -223,7 +219,7 @@ func (s *Studio) newDispatch() {
 		Missing: s.catalog.Missing, Estimate: s.estimate, Ran: s.usage.Ran, Share: s.usage.Share,
 		Room: func() error { return s.files.Room(context.Background()) }, Log: s.log,
 	}, dispatch.Options{
-		Order: sched.Order(s.queue.Order()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser,
+		Order: sched.Order(s.queue.Mode()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser,
 		AgeAfter: time.Duration(s.cfg.Queue.AgeAfter), HalfLife: time.Duration(s.cfg.Queue.HalfLife),
 		Affinity: time.Duration(s.cfg.Queue.Affinity),
 	})
@@ -239,7 +235,7 @@ func (s *Studio) controlled(c queue.Control) {
 	for _, p := range c.Pauses {
 		pauses = append(pauses, dispatch.Pause{Scope: p.Scope, Reason: p.Reason})
 	}
-	s.dispatch.Control(sched.Order(s.queue.Order()), pauses)
+	s.dispatch.Control(sched.Order(c.Mode), pauses)
 }
 
 // begin lets everything work that waits for work. All of it is built by now: whoever is called back finds whom to
