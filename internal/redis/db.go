@@ -159,6 +159,7 @@ var (
 	scriptFind    = rueidis.NewLuaScriptReadOnly(script("find"))
 	scriptHistory = rueidis.NewLuaScriptReadOnly(script("history"))
 	scriptEnd     = rueidis.NewLuaScriptReadOnly(script("end"))
+	scriptLease   = rueidis.NewLuaScript(script("lease"))
 	scriptRestore = rueidis.NewLuaScript(script("restore"))
 )
 

@@ -36,7 +36,7 @@ var _ queue.Store = (*Queue)(nil)
 
 // NewQueue returns the queue's store in the database; a Restore that was cut short is undone. Close it before the database.
 func NewQueue(ctx context.Context, db *DB) (*Queue, error) {
-	if err := db.undoRestore(ctx); err != nil {
+	if _, err := db.restoring(ctx, "start"); err != nil {
 		return nil, err
 	}
 	pack, err := payload.New()

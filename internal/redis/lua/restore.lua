@@ -1,7 +1,7 @@
--- Begins, ends or undoes the filling of an empty queue.
+-- Begins, ends or undoes the filling of an empty queue; and begins the work of a server.
 --
 -- KEYS: 1 meta, 2 tick, 3 ids, 4 numbers, and in any order all others that a restored job is in (they are taken away to undo)
--- ARGV: 1 generation, 2 "begin", "end" or "undo"; with "end": 3 the least next number, then persons and their marks in turns
+-- ARGV: 1 generation, 2 "start", "begin", "end" or "undo"; with "end": 3 the least next number, then persons and their marks in turns
 -- Answer: "ok", "full" (there are jobs or marks), "nothing" (to undo) or "other".
 local call = redis.call
 if call('HGET', KEYS[1], 'generation') ~= ARGV[1] then return 'other' end
@@ -11,7 +11,11 @@ if ARGV[2] == 'begin' then
   call('HSET', KEYS[1], 'restoring', '1')
   return 'ok'
 end
-if ARGV[2] == 'undo' then
+if ARGV[2] == 'start' then
+  -- Redis may have lost the last numbers that it gave, and nobody who knows them may be left.
+  if call('EXISTS', KEYS[2]) == 1 then call('INCRBY', KEYS[2], 1048576) end
+end
+if ARGV[2] == 'undo' or ARGV[2] == 'start' then
   if not half then return 'nothing' end
   for i = 3, #KEYS do call('UNLINK', KEYS[i]) end
 else
