@@ -1,7 +1,7 @@
 # ComfyuME. `make` alone lists what there is.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill property cross race fuzz bench bench-once frontends clean
+.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill property floors cross race fuzz bench bench-once frontends clean
 .NOTPARALLEL:
 
 CACHE     := $(CURDIR)/.cache
@@ -113,6 +113,9 @@ kill: build ## kill -9 server, back ends and Redis KILLS (default 100) times eac
 property: ## go STEPS (default 1000000) random steps with the queue over each of its stores
 	@COMFYUME_PROPERTY_STEPS=$(or $(STEPS),1000000) $(GO) test -count=1 -v -timeout 6h -run '^Test(Queue)?Model$$' -rapid.steps 300 \
 		./internal/queue/memory ./internal/sqlite $(if $(wildcard internal/redis),./internal/redis)
+
+floors: build ## measure beside a real ComfyUI and goqite, in TURNS (default 3) (BACKEND=url; needs ../shared/bench)
+	@COMFYUME_FLOORS=$(BACKEND) COMFYUME_TURNS=$(or $(TURNS),3) $(E2E) -v -timeout 1h -run Floors ./e2e/...
 
 cross: ## compile for windows and darwin
 	@set -e; for os in windows darwin; do GOOS=$$os CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/comfyume; done

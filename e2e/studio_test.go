@@ -52,6 +52,7 @@ type studioOptions struct {
 	frontend string        // version of the editor; empty: none
 	backEnds int           // simulated GPUs; 0 means 1
 	simArgs  []string      // knobs of the simulator
+	urls     []string      // back ends that run already; then none is simulated
 	config   string        // more YAML
 	people   []string      // participants; empty: ann and bob
 	host     string        // address to listen on; empty: a free one
@@ -96,7 +97,11 @@ func startStudio(t *testing.T, o studioOptions) *studio {
 		s.host = freeAddr(t)
 	}
 	var backends strings.Builder
-	if real := os.Getenv("COMFYUME_E2E_BACKEND"); real != "" {
+	if s.urls = o.urls; len(o.urls) > 0 {
+		for i, url := range o.urls {
+			fmt.Fprintf(&backends, "  - {name: gpu%d, driver: comfyui, url: %q}\n", i, url)
+		}
+	} else if real := os.Getenv("COMFYUME_E2E_BACKEND"); real != "" {
 		s.urls = append(s.urls, strings.TrimSuffix(real, "/"))
 		fmt.Fprintf(&backends, "  - {name: real, driver: comfyui, url: %q}\n", real)
 	} else {
