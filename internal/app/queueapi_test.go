@@ -427,6 +427,31 @@ func TestCountsOutliveARestart(t *testing.T) {
 	})
 }
 
+// TestModesOrderAsTheySay: defect 8, fifo went by priority; and what is set is what counts.
+func TestModesOrderAsTheySay(t *testing.T) {
+	t.Parallel()
+	for mode, first := range map[string]string{"fifo": "amy", "priority": "admin"} {
+		managed(t, map[string]string{"queue.mode": mode}, func(s *app.Studio, _ *client.Client) {
+			port := guide{t: t, base: "http://" + s.QueuePort()}
+			ben := port.as("ben")
+			running := ben.submit(1, 1000, "")
+			ben.become(running, "running")
+			port.as("ann").submit(2, 1, "") // it may be staged behind the run
+			places := map[string]float64{}
+			ids := map[string]string{"amy": port.as("amy").submit(3, 1, "")}
+			ids["admin"] = port.as("admin").submit(4, 1, `, "priority": 0`)
+			for user, id := range ids {
+				places[user], _ = port.as(user).call(200, "GET", "/api/jobs/"+id, "")["position_in_queue"].(float64)
+			}
+			second := map[string]string{"amy": "admin", "admin": "amy"}[first]
+			if st := port.as("admin").call(200, "GET", "/api/queue/status", ""); places[first] >= places[second] || places[first] == 0 || st["mode"] != mode {
+				t.Errorf("in mode %s they are at %v, and the status is %v", mode, places, st)
+			}
+			ben.call(204, "DELETE", "/api/jobs/"+running, "")
+		})
+	}
+}
+
 // TestOneLinersOfTheGuide runs its commands in a shell.
 func TestOneLinersOfTheGuide(t *testing.T) {
 	t.Parallel()

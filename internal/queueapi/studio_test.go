@@ -45,6 +45,7 @@ var everybody = map[string]identity.Person{
 type studio struct {
 	*queueapi.Face
 	t     *testing.T
+	store *memory.Store
 	queue *queue.Service
 	bus   *event.Bus
 	log   *bytes.Buffer
@@ -72,20 +73,24 @@ func newStudio(t *testing.T, o queueapi.Options, qo queue.Options) *studio {
 		{Name: "gpu1", Driver: "comfyui", URL: "http://10.0.0.5:8188", Alive: true, GPUs: []string{"NVIDIA H200"}},
 		{Name: "gpu2", Driver: "serverless", URL: "https://containers.example/x", GPUs: []string{"NVIDIA B300"}},
 	}}
+	s.store = memory.New()
+	s.start(o, qo)
+	return s
+}
+
+// start opens the queue over the store, as a start of the studio does, and the interface over it.
+func (s *studio) start(o queueapi.Options, qo queue.Options) {
+	s.t.Helper()
 	qo.Notify = func(c job.Changed) { s.bus.Publish(event.Event{User: c.Job.User, Body: event.JobChanged{Changed: c}}) }
-	if qo.Sealer == nil {
-		sealer, err := queue.NewSealer(make([]byte, 32))
-		ok(t, err)
-		qo.Sealer = sealer
-	}
-	var err error
-	s.queue, err = queue.New(t.Context(), memory.New(), qo)
-	ok(t, err)
+	sealer, err := queue.NewSealer(make([]byte, 32))
+	ok(s.t, err)
+	qo.Sealer = sealer
+	s.queue, err = queue.New(context.Background(), s.store, qo)
+	ok(s.t, err)
 	o.Log = slog.New(slog.NewTextHandler(&lockedBuffer{b: s.log}, nil))
 	s.Face = queueapi.New(queueapi.Deps{
 		Queue: managed{s.queue}, Leases: s.queue, Line: s, Submit: s, People: s, Bus: s.bus, Studio: s,
 	}, o)
-	return s
 }
 
 func ok(t *testing.T, err error) {

@@ -114,9 +114,8 @@ func (ws *workers) next(ctx context.Context, account, worker string, lease time.
 			}
 			continue
 		}
-		e, credentials, err := ws.f.Leases.Claim(ctx, j.ID, job.ClaimParams{
-			BackEnd: workerMark + worker, RunID: uuid.NewString(), LeaseUntil: time.Now().Add(lease),
-		})
+		until := time.Now().Add(lease)
+		e, credentials, err := ws.f.Leases.Claim(ctx, j.ID, job.ClaimParams{BackEnd: workerMark + worker, RunID: uuid.NewString(), LeaseUntil: until})
 		if fault.Is(err, fault.Conflict) || fault.Is(err, fault.Missing) {
 			continue // somebody else was faster
 		}
@@ -138,6 +137,10 @@ func (ws *workers) next(ctx context.Context, account, worker string, lease time.
 		ws.mu.Unlock()
 		if err := ws.f.Leases.Posted(id, fence); err != nil {
 			continue // its owner took it out
+		}
+		// This writes down that it runs. The worker has it whatever becomes of that.
+		if _, err := ws.f.Leases.Renew(ctx, []job.Fence{{Job: id, N: fence}}, until); err != nil {
+			ws.f.log.Warn("a worker's lease could not be renewed", "job", string(id), "user", e.Job.User, "err", err)
 		}
 		ws.f.log.Info("a worker has a job", "job", string(id), "user", e.Job.User, "backend", e.Job.Attempt.BackEnd, "attempt", e.Job.Attempt.N)
 		return e, true, nil

@@ -234,11 +234,12 @@ func TestNewStart(t *testing.T) {
 		if s.next("worker-1") != ids[0] || s.next("worker-2") != ids[1] {
 			s.t.Fatal("no jobs")
 		}
-		j, err := s.queue.Get(context.Background(), job.ID(ids[1]))
-		ok(s.t, err)
-		s.Face = queueapi.New(s.Deps, queueapi.Options{})
-		if _, err := s.queue.Cancel(context.Background(), j.ID); err != nil { // before anybody listens
+		if _, err := s.queue.Cancel(context.Background(), job.ID(ids[1])); err != nil {
 			s.t.Fatal(err)
+		}
+		s.start(queueapi.Options{}, queue.Options{})
+		if got := s.ask("ann", "GET", "/api/jobs/"+ids[0], "").fields(); got["status"] != "running" || got["worker_id"] != "worker-1" || got["started_at"] == nil {
+			s.t.Errorf("after the start: %v", got)
 		}
 		s.run()
 		synctest.Wait()
