@@ -1,7 +1,7 @@
 # ComfyuME. `make` alone lists what there is.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill property floors cross race fuzz bench bench-once frontends clean
+.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill property floors cross race fuzz bench bench-once frontends schedule clean
 .NOTPARALLEL:
 
 CACHE     := $(CURDIR)/.cache
@@ -138,6 +138,9 @@ fuzz: ## fuzz every parser for FUZZTIME (default 20s) each
 		for name in $$(sed -nE 's/^func (Fuzz[A-Za-z0-9_]*)\(.*/\1/p' $$f); do \
 			$(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),20s) ./$$(dirname $$f); \
 		done; done
+
+schedule: build ## rehearse classes in every mode, and write docs/schedule.html with its pictures
+	@./bin/comfyume sim schedule --html docs/schedule.html --pictures docs
 
 clean: ## remove what was built
 	@rm -rf bin dist .cache

@@ -37,8 +37,9 @@ func (c *Class) fairness(runs []*Run, window time.Duration) (Fairness, []float64
 			for _, i := range members {
 				b := books[i]
 				seconds := window.Seconds()
-				if total(b.open[end-size:end]) >= openShare*seconds && total(b.waiting[end-size:end]) >= waitingShare*seconds {
-					shares = append(shares, total(b.gpu[end-size:end])/cmp.Or(c.People[i].Weight, 1))
+				open := total(b.open[end-size : end])
+				if open >= openShare*seconds && total(b.waiting[end-size:end]) >= waitingShare*seconds {
+					shares = append(shares, total(b.gpu[end-size:end])/open/cmp.Or(c.People[i].Weight, 1))
 				}
 			}
 			if len(shares) < 2 {

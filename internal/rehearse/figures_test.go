@@ -235,8 +235,8 @@ func TestFigureAffinity(t *testing.T) {
 // TestFigureBands: at every place of the queue the wait lies in the band that was told for 60 to 80 of 100 jobs.
 func TestFigureBands(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, c *rehearse.Class, m rehearse.Mode) {
-		_, f := hold(t, c, m)
+	each(t, func(t *testing.T, h held) {
+		f := h.figures
 		t.Logf("%d told, %.2f held, %+v", f.Bands.Told, f.Bands.Held, f.Bands.Places)
 		if f.Bands.Told == 0 {
 			t.Skip("the schedule does not look ahead yet")

@@ -43,7 +43,8 @@ type Kind struct {
 
 // Fairness is Jain's index of the GPU time of people with demand: 1 when all got the same, 1/n when one of n got
 // everything. It is taken over every window of the class's length for that, minute by minute, among those of a group
-// who had a job open nearly all the time and a waiting one half of it, each by their weight.
+// who had a job open most of the time and a waiting one half of it, each by their weight and the time in which they had
+// one open: nobody is owed what they did not ask for.
 type Fairness struct {
 	Worst   float64 `json:"worst"`
 	Mean    float64 `json:"mean"`

@@ -2,10 +2,12 @@ package rehearse_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -34,24 +36,48 @@ func hold(t testing.TB, c *rehearse.Class, m rehearse.Mode) ([]*rehearse.Run, re
 	return runs, c.Measure(m, runs)
 }
 
-// each runs a test for every class in every mode, beside each other.
-func each(t *testing.T, test func(t *testing.T, c *rehearse.Class, m rehearse.Mode)) {
+// held is a class of each name in each mode, which happens once for all tests that look at it.
+type held struct {
+	*rehearse.Class
+	mode    rehearse.Mode
+	runs    []*rehearse.Run
+	figures rehearse.Figures
+}
+
+var everything = sync.OnceValues(func() (all []held, err error) {
 	for _, name := range rehearse.Names() {
-		c := class(t, rehearse.Options{Class: name, Seed: 7})
-		for _, m := range rehearse.Modes() {
-			t.Run(fmt.Sprintf("%s/%s", name, m), func(t *testing.T) {
-				t.Parallel()
-				test(t, c, m)
-			})
+		c, err := rehearse.New(rehearse.Options{Class: name, Seed: 7})
+		if err != nil {
+			return nil, err
 		}
+		for _, m := range rehearse.Modes() {
+			runs, err := c.Hold(context.Background(), m)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, held{c, m, runs, c.Measure(m, runs)})
+		}
+	}
+	return all, nil
+})
+
+// each runs a test for every class in every mode.
+func each(t *testing.T, test func(t *testing.T, h held)) {
+	t.Helper()
+	all, err := everything()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range all {
+		t.Run(fmt.Sprintf("%s/%s", h.Name, h.mode), func(t *testing.T) { test(t, h) })
 	}
 }
 
 // TestWorldIsPossible: every job runs once, on a GPU that has room for its model, and no GPU runs two at a time.
 func TestWorldIsPossible(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, c *rehearse.Class, m rehearse.Mode) {
-		runs, f := hold(t, c, m)
+	each(t, func(t *testing.T, h held) {
+		c, runs, f := h.Class, h.runs, h.figures
 		if len(runs) < 100 || f.Use < 0.3 || f.Use > 1 {
 			t.Fatalf("%d jobs, %.2f of the GPUs' time: that is no class", len(runs), f.Use)
 		}
@@ -85,8 +111,8 @@ func TestSameAgain(t *testing.T) {
 	render := func(seed uint64) []byte {
 		var sections []report.Section
 		var out bytes.Buffer
-		for _, name := range []string{"workshop", "film"} {
-			s := report.Section{Class: class(t, rehearse.Options{Class: name, Seed: seed}), Command: "again"}
+		for _, name := range []string{"workshop", "studio"} {
+			s := report.Section{Class: class(t, rehearse.Options{Class: name, Users: 40, GPUs: 4, Length: time.Hour, Seed: seed}), Command: "again"}
 			for _, m := range rehearse.Modes() {
 				_, f := hold(t, s.Class, m)
 				s.Figures = append(s.Figures, f)
@@ -114,26 +140,23 @@ func TestSameAgain(t *testing.T) {
 // TestModesMeetTheSamePeople: what somebody runs, and in which order, does not depend on the mode.
 func TestModesMeetTheSamePeople(t *testing.T) {
 	t.Parallel()
-	for _, name := range rehearse.Names() {
-		c := class(t, rehearse.Options{Class: name, Seed: 5})
-		var first map[int][]string
-		for _, m := range rehearse.Modes() {
-			runs, _ := hold(t, c, m)
-			asked := map[int][]string{}
-			for _, r := range runs {
-				asked[r.Person] = append(asked[r.Person], r.Model().Name)
-			}
-			if first == nil {
-				first = asked
-			}
-			for person, list := range asked {
-				n := min(len(list), len(first[person]))
-				if diff := cmp.Diff(first[person][:n], list[:n]); diff != "" || n == 0 {
-					t.Fatalf("%s, %s, person %d: %s", name, m, person, diff)
-				}
+	first := map[string]map[int][]string{}
+	each(t, func(t *testing.T, h held) {
+		asked := map[int][]string{}
+		for _, r := range h.runs {
+			asked[r.Person] = append(asked[r.Person], r.Model().Name)
+		}
+		if first[h.Name] == nil {
+			first[h.Name] = asked
+		}
+		for person, list := range asked {
+			before := first[h.Name][person]
+			n := min(len(list), len(before))
+			if diff := cmp.Diff(before[:n], list[:n]); diff != "" || n == 0 {
+				t.Fatalf("person %d: %s", person, diff)
 			}
 		}
-	}
+	})
 }
 
 func TestJain(t *testing.T) {

@@ -79,18 +79,18 @@ func around(minutes []int, i int) float64 {
 	return float64(sum) / float64(n)
 }
 
-// kindChart shows from p50 to p95 what each kind of people waited.
+// kindChart shows what each kind of people waited: half of them, 95 of 100, and the longest.
 func kindChart(s Section) string {
 	modes := drawn(s.Figures)
 	longest := 60.0
 	for _, m := range modes {
 		for _, k := range m.Kinds {
-			longest = max(longest, k.Wait.P95)
+			longest = max(longest, k.Wait.Max)
 		}
 	}
-	longest *= 1.3
+	longest *= 1.2
 	var d drawing
-	f := d.chart("Waits of half, and of 95 %, by kind of people", scale{1, longest, true}, scale{0, 1, false})
+	f := d.chart("Waits: half ●, 95 % ▮, longest ○, by kind of people", scale{1, longest, true}, scale{0, 1, false})
 	f.left += 40
 	for _, t := range times(longest) {
 		p := f.at(t.value, 0)
@@ -110,8 +110,10 @@ func kindChart(s Section) string {
 		for j, m := range modes {
 			y := middle + gap*(float64(j)-float64(len(modes)-1)/2)
 			w := m.Kinds[i].Wait
-			p50, p95 := f.at(w.P50, 0).x, f.at(w.P95, 0).x
+			p50, p95, most := f.at(w.P50, 0).x, f.at(w.P95, 0).x, f.at(w.Max, 0).x
 			d.curve(m.Order, []point{{p50, y}, {p95, y}})
+			d.curve("thin "+m.Order, []point{{p95, y}, {most, y}})
+			d.add(`<circle class="ring %s" cx="%s" cy="%s" r="2.8"/>`, m.Order, at(most), at(y))
 			d.add(`<circle class="fill %s" cx="%s" cy="%s" r="3.4"/>`, m.Order, at(p50), at(y))
 			d.box("fill "+m.Order, p95-1.3, y-3.6, 2.6, 7.2)
 		}

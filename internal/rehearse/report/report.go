@@ -60,7 +60,7 @@ func Picture(s Section) string {
 		d.add(`<path class="curve %s" d="M%s 56h28"/>`, m.Order, at(x))
 		name := modeName(m)
 		d.text("axis", "start", x+34, 60, name)
-		x += 34 + 6.8*float64(len(name)) + 22
+		x += 34 + 6.3*float64(len(name)) + 22
 	}
 	for i, draw := range []func(Section) string{waitChart, kindChart, queueChart, useChart} {
 		d.add(`<g transform="translate(%g %g)">%s</g>`, gap+float64(i%2)*(width+gap), head+8+float64(i/2)*(height+gap/2), draw(s))
