@@ -116,8 +116,10 @@ func Seconds(s float64) string {
 	switch {
 	case s < 9.95:
 		return fmt.Sprintf("%.1f s", s)
-	case s < 119.5:
+	case s < 99.5:
 		return fmt.Sprintf("%.0f s", s)
+	case s < 595:
+		return fmt.Sprintf("%.1f min", s/60)
 	case d < 100*time.Minute:
 		return fmt.Sprintf("%d min", int(d.Round(time.Minute).Minutes()))
 	}
