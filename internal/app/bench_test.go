@@ -69,7 +69,7 @@ func BenchmarkRun(b *testing.B) {
 func studio(b testing.TB, users, backEnds int, fn func(address string, tokens []string)) {
 	b.Helper()
 	src := config.Source{Flags: map[string]string{
-		"data": filepath.Join(b.TempDir(), "data"), "listen": "127.0.0.1:0", "metrics": "",
+		"data": filepath.Join(b.TempDir(), "data"), "listen": "127.0.0.1:0", "metrics": "", "queue_api": "",
 		"limits.keep_free": "1MB", "queue.max_running_per_user": "8",
 	}}
 	for i := range users {

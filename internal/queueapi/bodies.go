@@ -1,6 +1,7 @@
 package queueapi
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -11,48 +12,78 @@ import (
 	"github.com/ahelme/comfyume/internal/identity"
 )
 
-// Bounds of what is read at the same time.
+// Bounds of what is read at the same time, in bytes.
 const (
-	bodiesPerPerson = 4
-	bodiesInAll     = 256 << 20 // bytes
-	bodyWithin      = time.Minute
+	smallBody       = 64 << 10 // does not count
+	bodiesPerPerson = 64 << 20
+	bodiesInAll     = 512 << 20
+)
+
+// Bounds of a body's time.
+const (
+	bodyWaits  = 20 * time.Second // for room
+	bodyWithin = time.Minute      // until it is here
 )
 
 // bodies bounds the memory that requests on their way take. It is safe for concurrent use.
 type bodies struct {
 	mu     sync.Mutex
-	people map[string]int
-	bytes  int64
+	people map[string]int64
+	all    int64
+	freed  chan struct{} // closed when some are given back
 }
 
-func newBodies() *bodies { return &bodies{people: make(map[string]int)} }
+func newBodies() *bodies { return &bodies{people: make(map[string]int64), freed: make(chan struct{})} }
 
-func (b *bodies) take(user string, n int64) error {
+// take waits until there is room for a body, for a while.
+func (b *bodies) take(ctx context.Context, user string, n int64) error {
+	if n <= smallBody {
+		return nil
+	}
+	late := time.NewTimer(bodyWaits)
+	defer late.Stop()
+	for {
+		freed, ok := b.try(user, n)
+		if ok {
+			return nil
+		}
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-late.C:
+			e := fault.New(fault.Busy, "The studio reads many large requests just now.").
+				WithCode("too_many_requests").WithRemedy("Send it again in a moment.")
+			e.RetryAfter = time.Second
+			return e
+		}
+	}
+}
+
+// try takes room if there is. Else freed is closed when it is worth another try.
+func (b *bodies) try(user string, n int64) (freed <-chan struct{}, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	busy := func(format string, args ...any) error {
-		e := fault.New(fault.Busy, format, args...).WithCode("too_many_requests").WithRemedy("Send it again in a moment.")
-		e.RetryAfter = time.Second
-		return e
+	if b.people[user]+n > bodiesPerPerson || b.all+n > bodiesInAll {
+		return b.freed, false
 	}
-	if b.people[user] >= bodiesPerPerson {
-		return busy("%d requests of yours are being read already.", bodiesPerPerson)
-	}
-	if b.bytes > 0 && b.bytes+n > bodiesInAll {
-		return busy("The studio reads many large requests just now.")
-	}
-	b.people[user]++
-	b.bytes += n
-	return nil
+	b.people[user] += n
+	b.all += n
+	return nil, true
 }
 
 func (b *bodies) give(user string, n int64) {
+	if n <= smallBody {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.bytes -= n
-	if b.people[user]--; b.people[user] <= 0 {
+	b.all -= n
+	if b.people[user] -= n; b.people[user] == 0 {
 		delete(b.people, user)
 	}
+	close(b.freed)
+	b.freed = make(chan struct{})
 }
 
 // body reads a request's body of at most so many bytes. done gives its memory back.
@@ -68,7 +99,7 @@ func (f *Face) body(w http.ResponseWriter, r *http.Request, p identity.Person, m
 	case size < 0:
 		size = most
 	}
-	if err := f.bodies.take(p.Name, size); err != nil {
+	if err := f.bodies.take(r.Context(), p.Name, size); err != nil {
 		return nil, nil, err
 	}
 	done = func() { f.bodies.give(p.Name, size) }
