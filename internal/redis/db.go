@@ -161,6 +161,11 @@ var (
 	scriptEnd     = rueidis.NewLuaScriptReadOnly(script("end"))
 	scriptLease   = rueidis.NewLuaScript(script("lease"))
 	scriptRestore = rueidis.NewLuaScript(script("restore"))
+
+	scriptAccounts = rueidis.NewLuaScript(script("accounts"))
+	scriptCarrier  = rueidis.NewLuaScriptReadOnly(script("carrier"))
+	scriptUsage    = rueidis.NewLuaScript(script("usage"))
+	scriptCatalog  = rueidis.NewLuaScript(script("catalog"))
 )
 
 // exec runs a script within the context and the database's patience.
