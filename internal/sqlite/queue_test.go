@@ -49,6 +49,8 @@ func TestQueueConforms(t *testing.T) {
 
 func BenchmarkQueue(b *testing.B) { queuetest.Benchmark(b, shelf) }
 
+func BenchmarkPeers(b *testing.B) { queuetest.Peers(b, "comfyume", shelf) }
+
 func TestQueueModel(t *testing.T) {
 	queuetest.Model(t, quick)
 }

@@ -22,3 +22,5 @@ func TestConforms(t *testing.T) {
 func TestModel(t *testing.T) { queuetest.Model(t, shelf) }
 
 func BenchmarkQueue(b *testing.B) { queuetest.Benchmark(b, shelf) }
+
+func BenchmarkPeers(b *testing.B) { queuetest.Peers(b, "comfyume-memory", shelf) }

@@ -18,6 +18,7 @@ func Benchmark(b *testing.B, shelf Shelf) {
 	}
 	b.Run("history", func(b *testing.B) { benchHistory(b, shelf) })
 	b.Run("start", func(b *testing.B) { benchStart(b, shelf) })
+	b.Run("depth", func(b *testing.B) { benchDepths(b, shelf) })
 }
 
 // benchJobs is how many jobs there are when reads and starts are measured.
