@@ -44,7 +44,7 @@ var layers = map[string]struct {
 	"blob/blobtest":       {[]string{"blob", "fault"}, "a suite knows its contract only"},
 	"queue":               {[]string{"job", "fault"}, "the queue stores jobs; who runs them is dispatch's matter"},
 	"queue/memory":        {[]string{"queue", "job", "fault"}, "a store knows its contract only"},
-	"queue/queuetest":     {[]string{"queue", "job", "fault"}, "a suite knows its contract only"},
+	"queue/queuetest":     {[]string{"queue", "job", "fault", "benchtest"}, "a suite knows its contract only"},
 	"policy":              {[]string{"comfy", "comfy/pyjson", "job", "fault", "file"}, "policy is a pure rule over a graph"},
 	"backend":             {[]string{"comfy", "job", "fault", "file"}, "the contract of a GPU source"},
 	"backend/comfyui":     {[]string{"backend", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a driver knows its contract and words only"},

@@ -197,6 +197,9 @@ func (s *Service) conclude(ctx context.Context, j job.Job, out job.Outcome, refu
 		if end.Started.IsZero() {
 			end.Started = end.Finished
 		}
+		if end.Finished.Before(end.Started) { // the clock was set back meanwhile
+			end.Finished = end.Started
+		}
 	}
 	held := false
 	err := s.store.Finish(ctx, []Ending{end}, func(ended []int64) {

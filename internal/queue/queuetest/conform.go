@@ -66,6 +66,7 @@ func Conform(t *testing.T, shelf Shelf) {
 		{"results that are kept out", testRejected},
 		{"a queue moves to another store", testMove},
 		{"everything at once", testChaos},
+		{"the clock is set back", testClockBack},
 
 		{"the store ranks", testStoreRank},
 		{"the store keeps held jobs from running", testStoreHeld},

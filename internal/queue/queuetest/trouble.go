@@ -220,3 +220,44 @@ func chaos(b *bench, user string, i int) {
 		b.t.Error(err)
 	}
 }
+
+// testClockBack: what the store has is from an hour ahead, as after the clock was set back. Order, history and keys stay
+// as they are, and no run takes less than no time.
+func testClockBack(t *testing.T, shelf Shelf) {
+	b := start(t, shelf(t), queue.Options{KeepFor: 30 * time.Minute})
+	ahead := time.Now().Add(time.Hour).UTC().Truncate(time.Millisecond)
+	in := insertion("ann", "p1")
+	in.Job.Created, in.Key, in.KeyUntil, in.Now = ahead, "k1", ahead.Add(24*time.Hour), ahead
+	first := b.insert(in)
+	b.endAs(first, false, ahead)
+	second := b.insert(insertion("ann", "p2"))
+	e := b.claimStored(second)
+	_, err := b.store.Renew(t.Context(), []queue.Renewal{{Ref: queue.Ref{Seq: e.Seq, Fence: e.Attempt.Fence}, Posted: true, Started: ahead}}, ahead)
+	b.must(err)
+	b.restart()
+	b.must(b.Finish(t.Context(), second.ID, e.Attempt.Fence, Outcome(job.Completed)))
+	j, err := b.Get(t.Context(), second.ID)
+	b.must(err)
+	if j.Finished.Before(j.Started) {
+		t.Errorf("it began at %v and ended at %v", j.Started, j.Finished)
+	}
+	b.finish(b.submit("ann", prompt("p3")).ID, job.Completed)
+	n, err := b.Prune(t.Context())
+	b.must(err)
+	equal(t, "nothing is too old", n, 0)
+	equal(t, "history", b.history("ann", -1, -1), []string{"p1", "p2", "p3"})
+	list, _, err := b.Jobs(t.Context(), "ann", job.ListQuery{})
+	b.must(err)
+	equal(t, "list", prompts(list), []string{"p3", "p2", "p1"})
+	sub := Submission("ann", 1)
+	sub.Key = "k1"
+	_, _, err = b.Submit(t.Context(), sub)
+	refused(t, "the key still counts", err, fault.Conflict, "idempotency_key_reused")
+}
+
+// claimStored claims a job of the store that the service does not know of.
+func (b *bench) claimStored(j job.Job) job.Job {
+	b.t.Helper()
+	b.must(b.store.Claim(b.t.Context(), j.Seq, job.Attempt{N: 1, BackEnd: "gpu", LeaseUntil: time.Now()}, func(int64) {}))
+	return b.stored(j.ID)
+}
