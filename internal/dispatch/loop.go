@@ -153,7 +153,7 @@ const mostUntidy = 64
 // must not stay there for others to read.
 func (l *loop) tidyUp(ctx context.Context) error {
 	over := []job.State{job.Completed, job.Failed, job.Cancelled}
-	jobs, _, err := l.deps.Queue.ListAll(ctx, job.ListQuery{States: over, Limit: mostUntidy}, "")
+	jobs, _, err := l.deps.Queue.ListAll(ctx, job.ListQuery{States: over, Limit: mostUntidy, Uncounted: true}, "")
 	if err != nil {
 		return fmt.Errorf("reading the last jobs: %w", err)
 	}

@@ -164,6 +164,7 @@ type ListQuery struct {
 	Ascending  bool
 	Limit      int // 0: all
 	Offset     int
+	Uncounted  bool // how many there are in all is not wanted: at least as many as are given
 }
 
 // Change is what happened to a job.

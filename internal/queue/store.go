@@ -93,7 +93,8 @@ type Store interface {
 	// EachHistory calls fn for the person's final visible jobs, in the order in which they ended. It holds nothing
 	// open while fn runs. Of the jobs, attempts and digests may be left out.
 	EachHistory(ctx context.Context, user string, q job.HistoryQuery, fn func(job.Entry) error) error
-	// List returns final jobs and how many there are without limit and offset. q.States must be final ones.
+	// List returns final jobs and how many there are without limit and offset, unless q.Uncounted. q.States must be
+	// final ones.
 	List(ctx context.Context, scope Scope, q job.ListQuery) ([]job.Job, int, error)
 }
 

@@ -53,11 +53,13 @@ func (q *Queue) List(ctx context.Context, scope queue.Scope, lq job.ListQuery) (
 		count, args = sqlCountOwnWorkflow, append(args, lq.WorkflowID)
 	}
 	var total int
-	if err := q.db.QueryRow(ctx, count, args...).Scan(&total); err != nil {
-		return nil, 0, classify(err)
-	}
-	if total <= lq.Offset {
-		return nil, total, nil
+	if !lq.Uncounted {
+		if err := q.db.QueryRow(ctx, count, args...).Scan(&total); err != nil {
+			return nil, 0, classify(err)
+		}
+		if total <= lq.Offset {
+			return nil, total, nil
+		}
 	}
 	limit := lq.Limit
 	if limit <= 0 {
@@ -66,5 +68,5 @@ func (q *Queue) List(ctx context.Context, scope queue.Scope, lq job.ListQuery) (
 	rows, err := q.db.Query(ctx, listQueries[[3]bool{scope.Hidden, lq.ByDuration, lq.Ascending}],
 		scope.User, string(states), scope.Ended, lq.WorkflowID, limit, lq.Offset)
 	jobs, err := scanJobs(rows, err)
-	return jobs, total, classify(err)
+	return jobs, max(total, len(jobs)), classify(err)
 }

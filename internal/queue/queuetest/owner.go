@@ -271,6 +271,12 @@ func testLists(t *testing.T, shelf Shelf) {
 		equal(t, c.what, prompts(got), c.want)
 		equal(t, c.what+": total", total, c.total)
 	}
+	got, total, err := b.Jobs(t.Context(), "ann", job.ListQuery{States: []job.State{job.Failed, job.Completed}, Limit: 1, Uncounted: true})
+	b.must(err)
+	equal(t, "uncounted", prompts(got), []string{"a3"})
+	if total < 1 || total > 2 {
+		t.Errorf("uncounted: total %d", total)
+	}
 	b.must(b.Finish(t.Context(), staged.Job.ID, staged.Job.Attempt.Fence, Outcome(job.Completed)))
 	list, _, err := b.Jobs(t.Context(), "ann", job.ListQuery{States: []job.State{job.Completed}, Limit: 1})
 	b.must(err)
