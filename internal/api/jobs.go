@@ -219,6 +219,9 @@ func (f *Face) shapes(ctx context.Context, list []job.Job) []Job {
 		}
 		if one.State == job.Pending {
 			waiting = append(waiting, j.ID)
+			if !one.Staged {
+				one.BackEnd = "" // of an attempt that is over
+			}
 		}
 		out = append(out, one)
 	}
