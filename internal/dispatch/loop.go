@@ -89,6 +89,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		attempts: make(map[job.ID]*attempt), lines: make(map[string]*line), drivers: make(map[string]backend.Driver), losses: make(map[job.ID]int), again: make(map[job.ID]job.Job),
 		waiting: make(map[string]bool), weighed: make(map[member]bool), places: newPlaces(),
 	}
+	defer func() { l.answer(time.Now()) }()
 	l.fleetChanged()
 	if err := d.deps.Queue.EachOpen(ctx, l.found); err != nil {
 		return fmt.Errorf("reading the open jobs: %w", err)
@@ -204,9 +205,10 @@ func (l *loop) handle(m any) {
 		l.control(m)
 		l.offers.release()
 	case why:
-		m.answer <- l.why(m.id, time.Now())
+		l.ask(m, time.Now())
 	case foreseen:
 		l.places.foreseen(m, time.Now())
+		l.answer(time.Now())
 		l.stale = true
 	case posted:
 		l.machine.Apply(sched.Posted{Job: m.a.id, At: time.Now()})

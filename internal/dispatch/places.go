@@ -31,6 +31,7 @@ type places struct {
 	next  time.Time // when to look ahead again
 	ahead bool      // somebody is looking ahead
 	fresh bool      // somebody just did, and it is to be told
+	asked []why     // questions that wait for it
 }
 
 type toldPlace struct {
@@ -174,6 +175,27 @@ func (l *loop) placeOf(id job.ID, position int, r sched.Reason, now time.Time) e
 		place.From, place.To = l.places.band(id, now)
 	}
 	return place
+}
+
+// ask answers who asks about one job. As long as nobody watches nobody looks ahead: the answer waits for that then.
+func (l *loop) ask(m why, now time.Time) {
+	p := &l.places
+	if now.Sub(p.at) > l.options.BandsEvery {
+		l.lookAhead(now)
+	}
+	if p.ahead && now.Sub(p.at) > l.options.BandsEvery {
+		p.asked = append(p.asked, m)
+		return
+	}
+	m.answer <- l.why(m.id, now)
+}
+
+// answer answers the questions that waited.
+func (l *loop) answer(now time.Time) {
+	for _, m := range l.places.asked {
+		m.answer <- l.why(m.id, now)
+	}
+	l.places.asked = nil
 }
 
 // why says where one job stands and why.
