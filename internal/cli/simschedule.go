@@ -33,8 +33,9 @@ type simSchedule struct {
 	Models    int             `help:"How many models people use." placeholder:"NUMBER" group:"Fleet"`
 	LoadTimes []time.Duration `help:"How long the first and the last model take to load, such as 5s,120s." placeholder:"DURATION" group:"Fleet"`
 
-	HTML     string `name:"html" help:"Write a report with plots." placeholder:"FILE" group:"Report"`
-	Pictures string `help:"Write a picture of each class into the folder." placeholder:"DIR" group:"Report"`
+	Bands    time.Duration `help:"How often those who wait are told how long it still takes; 0: never." default:"5m" placeholder:"DURATION" group:"Report"`
+	HTML     string        `name:"html" help:"Write a report with plots." placeholder:"FILE" group:"Report"`
+	Pictures string        `help:"Write a picture of each class into the folder." placeholder:"DIR" group:"Report"`
 }
 
 // classFigures is what --json prints of a class.
@@ -82,6 +83,13 @@ func (cmd *simSchedule) Run(c *call) error {
 func (cmd *simSchedule) plan() (classes []*rehearse.Class, modes []rehearse.Mode, err error) {
 	o := rehearse.Options{
 		Users: cmd.Users, Length: cmd.Hours, GPUs: cmd.GPUs, Speeds: cmd.Speeds, Models: cmd.Models, Seed: cmd.Seed,
+		Ask: cmd.Bands,
+	}
+	switch {
+	case cmd.Bands < 0:
+		return nil, nil, wrongUse("--bands can't be less than 0.")
+	case cmd.Bands == 0:
+		o.Ask = -1
 	}
 	switch len(cmd.LoadTimes) {
 	case 0:
@@ -142,6 +150,9 @@ func (cmd *simSchedule) again(class *rehearse.Class) string {
 		if n.value > 0 {
 			add(n.flag, strconv.Itoa(n.value))
 		}
+	}
+	if cmd.Bands != 5*time.Minute {
+		add("bands", cmd.Bands.String())
 	}
 	if cmd.Hours > 0 {
 		add("for", cmd.Hours.String())

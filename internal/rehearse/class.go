@@ -41,6 +41,7 @@ type Options struct {
 	Quickest time.Duration // load time of the first model
 	Slowest  time.Duration // load time of the last model
 	Seed     uint64
+	Ask      time.Duration // how often everybody who waits is told how long it still takes; negative: never
 }
 
 // Names are the classes that there are.
@@ -99,7 +100,7 @@ func New(o Options) (*Class, error) {
 		Name: p.name, Title: p.title, Text: p.text, Length: length, Window: min(p.window, length), Shares: p.shares,
 		Fleet:  Fleet(cmp.Or(o.GPUs, p.gpus), speeds, memory),
 		Models: Models(cmp.Or(o.Models, p.models), quickest, max(quickest, slowest)),
-		Seed:   o.Seed, Ask: time.Minute,
+		Seed:   o.Seed, Ask: max(0, cmp.Or(o.Ask, 5*time.Minute)),
 	}
 	for i := range users {
 		person := p.people(i, users, length, newChance(o.Seed, uint64(mostUsers+i)))
