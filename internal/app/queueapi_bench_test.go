@@ -73,7 +73,9 @@ func benchQueueAPI(b *testing.B, people int) {
 		}
 		work.Wait()
 		for _, call := range [][3]string{
-			{"status", operator, "/api/queue/status"}, {"own", ann, "/api/jobs"}, {"list", operator, "/api/jobs"},
+			{"status", operator, "/api/queue/status"},
+			{"own", ann, "/api/jobs"},
+			{"list", operator, "/api/jobs"},
 			{"next", worker, "/api/workers/next-job?worker_id=w"}, // and gives the one before back
 		} {
 			b.Run(call[0], func(b *testing.B) {

@@ -141,19 +141,23 @@ func (f *Face) ended(ctx context.Context, user string) (c job.Counts, err error)
 	return c, nil
 }
 
-// totals counts everybody's jobs that are over: those that were kept when it was asked first, and all that ended since.
-// Counting them anew each time would read the whole history. It is safe for concurrent use.
+// recountAfter is how old a count of everybody's jobs may be that are over. A count that took long lives a hundred times
+// as long.
+const recountAfter = time.Minute
+
+// totals counts everybody's jobs that are over and kept: as they were counted lately, and those that ended since. Counting
+// them anew each time would read the whole history. It is safe for concurrent use.
 type totals struct {
 	mu    sync.Mutex
-	known bool
 	base  job.Counts // what had ended before this process counts
+	until time.Time  // how long base is good
 }
 
 func (t *totals) get(ctx context.Context, f *Face) (job.Counts, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for try := 1; !t.known; try++ {
-		before := f.Queue.Counts()
+	for try := 1; !time.Now().Before(t.until); try++ {
+		began, before := time.Now(), f.Queue.Counts()
 		kept, err := f.ended(ctx, "")
 		if err != nil {
 			return kept, err
@@ -163,7 +167,7 @@ func (t *totals) get(ctx context.Context, f *Face) (job.Counts, error) {
 			continue // some ended between the two looks
 		}
 		t.base = job.Counts{Completed: kept.Completed - now.Completed, Failed: kept.Failed - now.Failed, Cancelled: kept.Cancelled - now.Cancelled}
-		t.known = true
+		t.until = time.Now().Add(max(recountAfter, 100*time.Since(began)))
 	}
 	now := f.Queue.Counts()
 	now.Completed += t.base.Completed

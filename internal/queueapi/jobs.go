@@ -201,6 +201,9 @@ func (f *Face) one(w http.ResponseWriter, r *http.Request, p identity.Person) er
 		if shown.Result, err = resultOf(e); err != nil {
 			return err
 		}
+		if text := errorOf(e); text != "" {
+			shown.Error = &text
+		}
 	}
 	f.write(w, http.StatusOK, shown)
 	return nil

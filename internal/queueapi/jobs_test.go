@@ -2,6 +2,7 @@ package queueapi_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -171,6 +172,29 @@ func TestLists(t *testing.T) {
 	if mine["pending_jobs"] != 49. || mine["completed_jobs"] != 1. || mine["queue_depth"] != 147. || mine["cancelled_jobs"] != 0. {
 		t.Errorf("hers: %v", mine)
 	}
+}
+
+// TestCountsAreOfWhatIsKept: defect 18, what was over stayed and was counted for ever.
+func TestCountsAreOfWhatIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newStudio(t, queueapi.Options{}, queue.Options{KeepPerUser: 1})
+		for range 3 {
+			s.submit("ann")
+			s.ask("gpu", "POST", "/api/workers/complete-job?job_id="+s.next("w"), `{}`).want(200)
+			if n := len(s.list("olu", "?status=completed")); s.ask("olu", "GET", "/api/queue/status", "").fields()["completed_jobs"] != float64(n) {
+				t.Errorf("%d are over, and the status is another", n)
+			}
+		}
+		n, err := s.queue.Prune(context.Background())
+		ok(t, err)
+		time.Sleep(time.Minute)
+		for _, as := range []string{"olu", "ann"} {
+			if got := s.ask(as, "GET", "/api/queue/status", "").fields()["completed_jobs"]; n != 2 || got != 1. || len(s.list(as, "")) != 1 {
+				t.Errorf("%d are deleted, and %s sees %v", n, as, got)
+			}
+		}
+	})
 }
 
 // TestInstructorsSeeTheirClassOnly: not what somebody did before they came.

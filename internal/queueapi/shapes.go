@@ -148,6 +148,24 @@ func resultOf(e job.Entry) (json.RawMessage, error) {
 	}{e.Job.PromptID, out.State, pyjson.Clean(out.Outputs), out.ExecSeconds})
 }
 
+// errorOf returns why a job failed, all of it; lists have its first line.
+func errorOf(e job.Entry) string {
+	if e.Outcome == nil || e.Outcome.State != job.Failed {
+		return ""
+	}
+	messages, err := pyjson.Elements(e.Outcome.Messages)
+	if err != nil || len(messages) == 0 {
+		return ""
+	}
+	last, err := pyjson.Elements(messages[len(messages)-1])
+	if err != nil || len(last) < 2 {
+		return ""
+	}
+	raw, _ := pyjson.Get(last[1], "exception_message")
+	text, _ := pyjson.Text(raw)
+	return strings.TrimSpace(text)
+}
+
 // outputNode is the node that a worker's result is kept under.
 func outputNode(req job.Request) string {
 	if len(req.Outputs) > 0 {

@@ -80,6 +80,12 @@ func TestWorkerFails(t *testing.T) {
 			t.Errorf("%v gives %v", call, got)
 		}
 	}
+	id, text := s.submit("ann"), "RuntimeError: boom\n  in line 5"
+	s.next("worker-1")
+	s.ask("gpu", "POST", "/api/workers/fail-job?job_id="+id, `{"error": "RuntimeError: boom\n  in line 5"}`).want(200)
+	if got := s.ask("ann", "GET", "/api/jobs/"+id, "").fields()["error"]; got != text {
+		t.Errorf("of an error of two lines she reads %q", got)
+	}
 }
 
 // TestDeadWorkersJobWaitsAgain: defect 16, a dead worker's job stayed running for an hour and failed. Its lease ends, it
