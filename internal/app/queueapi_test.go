@@ -206,6 +206,10 @@ func TestGuide(t *testing.T) {
 			if fmt.Sprint(j["metadata"]) != "map[batch_index:0]" {
 				t.Errorf("the metadata: %v", j["metadata"])
 			}
+			paid := ann.call(201, "POST", "/api/jobs", `{"workflow": `+workflow(6, 1)+`, "metadata": {"api_key_comfy_org": "her-key", "n": 1}}`)
+			if again := ann.become(paid["id"].(string), "completed"); strings.Contains(fmt.Sprint(paid, again), "her-key") || fmt.Sprint(again["metadata"]) != "map[n:1]" {
+				t.Errorf("what pays for nodes comes back: %v %v", paid, again)
+			}
 			running := ann.submit(2, 1000, "")
 			ann.become(running, "running")
 			waiting := ann.submit(3, 1, `, "priority": 3`)
@@ -221,7 +225,7 @@ func TestGuide(t *testing.T) {
 				query string
 				want  []string
 			}{
-				{ann, "?limit=3", []string{waiting, running, done}},
+				{ann, "?limit=4", []string{waiting, running, paid["id"].(string), done}},
 				{ann, "?user_id=ann&status=running", []string{running}},
 				{ann, "?status=pending", []string{waiting}},
 				{ben, "?status=pending", nil},

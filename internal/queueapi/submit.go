@@ -49,8 +49,11 @@ func (f *Face) submit(w http.ResponseWriter, r *http.Request, p identity.Person)
 	order := Order{Class: s.class, Key: r.Header.Get("Idempotency-Key")}
 	return f.Submit.Submit(r.Context(), owner, s.prompt(), order, func(a Accepted) error {
 		shown := f.shape(r.Context(), a.Job)
-		shown.Metadata = metadataOf(job.Request{ExtraData: s.extra()})
-		shown.NodeErrors = a.NodeErrors
+		kept, err := f.requests(r.Context(), []job.Job{a.Job}) // not what was sent: credentials are out of it
+		if err != nil {                                        // the job is accepted all the same
+			f.log.Warn("what a job was submitted with can't be read", "job", string(a.Job.ID), "user", owner.Name, "err", err)
+		}
+		shown.Metadata, shown.NodeErrors = metadataOf(kept[a.Job.ID]), a.NodeErrors
 		if a.Existing {
 			w.Header().Set("Idempotent-Replayed", "true")
 		}
