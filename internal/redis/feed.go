@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -281,24 +282,39 @@ func (f *feed) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	entries := streams[f.q.db.key("log")]
 	f.mu.Lock()
-	err = f.take(streams[f.q.db.key("log")], false)
+	err = f.take(entries, false)
 	if err != nil {
 		f.miss("entries are gone", err)
 	}
 	waits := err == nil && f.at == at
 	f.mu.Unlock()
-	if waits { // an own batch is next: its answer is on the way
+	switch {
+	case waits: // an own batch is next: its answer is on the way
 		select {
 		case <-f.moved:
+		case <-ctx.Done():
+		}
+	case f.own(entries): // while own batches come one after another, they bring what others do
+		select {
+		case <-time.After(listenAgain):
 		case <-ctx.Done():
 		}
 	}
 	return nil
 }
 
-// listenFor is how long the log is listened to at once.
-const listenFor = time.Second
+// own reports whether all the entries are this server's.
+func (f *feed) own(entries []rueidis.XRangeEntry) bool {
+	return !slices.ContainsFunc(entries, func(e rueidis.XRangeEntry) bool { return e.FieldValues["s"] != f.q.session })
+}
+
+// listenFor is how long the log is listened to at once, and listenAgain how long not after own entries only.
+const (
+	listenFor   = time.Second
+	listenAgain = 2 * time.Millisecond
+)
 
 // verify looks whether the log still has the last entry that was handed out: a Redis that has lost changes has not, or
 // another one in its place.

@@ -169,7 +169,7 @@ local function insert(i)
     call('HSET', key(KEYED), person(rec) .. keyed, pack('>I8', till) .. field)
     call('ZADD', key(KEYENDS), till, person(rec) .. keyed)
   end
-  raise(sub(person(rec), 3), mark)
+  if mark > 0 then raise(sub(person(rec), 3), mark) end
   put('I', field, rec)
   return seq, i + 7
 end
