@@ -149,6 +149,9 @@ type queueExport struct {
 // Run writes the queue: lines of JSON in any case. Credentials are left out.
 func (cmd *queueExport) Run(c *call) error {
 	return c.ask(false, func(s *client.Client) error {
+		p := newProgress(c.Stderr)
+		p.show("Writing the queue", 0, 0)
+		defer p.end()
 		return c.toFile(cmd.File, func(w io.Writer) error { return s.ExportQueue(c.ctx, w) })
 	})
 }

@@ -193,8 +193,11 @@ function place(card) {
   card.classList.toggle("comfyume-over", over);
   const gap = 8;
   Object.assign(card.style, over
-    ? { left: `${room.left + gap}px`, right: `${gap}px`, top: `${room.top + gap}px`, maxHeight: `${innerHeight - room.top - 10 * gap}px` }
-    : { left: "", right: "", top: "", maxHeight: "" });
+    ? {
+        left: `${room.left + gap}px`, width: `${Math.min(360, innerWidth - room.left - 2 * gap)}px`,
+        top: `${room.top + gap}px`, maxHeight: `${innerHeight - room.top - 10 * gap}px`,
+      }
+    : { left: "", width: "", top: "", maxHeight: "" });
 }
 
 function drawAll() {
