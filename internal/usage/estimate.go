@@ -74,7 +74,8 @@ type group struct {
 	fit     fit
 	pace    int   // of the estimator when fit was made
 	news    int   // samples that came since
-	dirty   bool  // it is not saved
+	dirty   bool  // it is not saved as it is
+	saved   bool  // it is, or an earlier one
 	used    int64 // Unix seconds
 }
 
@@ -91,10 +92,34 @@ func (g *group) add(s sample) {
 
 // rates is how fast a back end's runs were beside what was expected, as logarithms.
 type rates struct {
-	list  []float64
-	next  int
-	speed float64
-	dirty bool // it is not saved
+	list   []float64
+	next   int
+	middle float64 // of list
+	speed  float64
+	dirty  bool // it is not saved
+}
+
+func (r *rates) add(log float64) {
+	r.dirty = true
+	if len(r.list) < maxRates {
+		r.list = append(r.list, log)
+	} else {
+		r.list[r.next] = log
+		r.next = (r.next + 1) % maxRates
+	}
+	r.settle()
+}
+
+// settle finds the middle of the list.
+func (r *rates) settle() {
+	var room [maxRates]weighted
+	list := room[:0]
+	for _, v := range r.list {
+		list = append(list, weighted{v, 1})
+	}
+	if len(list) > 0 {
+		r.middle = median(list)
+	}
 }
 
 // nameOf is how a back end's name is remembered.
@@ -177,7 +202,7 @@ func (e *estimator) ran(j *job.Job, backEnd string, seconds float64, at time.Tim
 	for level := range levels {
 		g := e.groups[k[level]]
 		if g == nil {
-			g = &group{}
+			g = &group{saved: e.gone[k[level]]}
 			e.groups[k[level]] = g
 			delete(e.gone, k[level])
 		}
@@ -200,36 +225,26 @@ func (e *estimator) paced(name uint32, faster float64) {
 	if math.IsNaN(log) {
 		return
 	}
-	r.dirty = true
-	if len(r.list) < maxRates {
-		r.list = append(r.list, log)
-	} else {
-		r.list[r.next] = log
-		r.next = (r.next + 1) % maxRates
-	}
-	if len(e.backEnds) > 1 {
-		e.compare()
-	}
+	r.add(log)
+	e.compare()
 }
 
 // compare reckons the speeds of the back ends. They are relative to one another: on average they are 1.
 func (e *estimator) compare() {
-	var usual float64
-	known := map[*rates]float64{}
+	var sum float64
+	known := 0
+	for _, r := range e.backEnds {
+		if len(r.list) >= leastRuns {
+			sum += r.middle
+			known++
+		}
+	}
+	moved := false
 	for _, r := range e.backEnds {
 		if len(r.list) < leastRuns {
 			continue
 		}
-		list := make([]weighted, 0, maxRates)
-		for _, v := range r.list {
-			list = append(list, weighted{v, 1})
-		}
-		known[r] = median(list)
-		usual += known[r]
-	}
-	moved := false
-	for r, m := range known {
-		speed := math.Exp(m - usual/float64(len(known)))
+		speed := math.Exp(r.middle - sum/float64(known))
 		if math.Abs(math.Log(speed/r.speed)) > 0.03 {
 			r.speed, moved = speed, true
 		}
@@ -263,8 +278,10 @@ func (e *estimator) evict() {
 }
 
 func (e *estimator) drop(k key) {
+	if e.groups[k].saved {
+		e.gone[k] = true
+	}
 	delete(e.groups, k)
-	e.gone[k] = true
 }
 
 // forget drops what a person's own graphs taught.

@@ -1,7 +1,6 @@
 package usage
 
 import (
-	"cmp"
 	"math"
 	"slices"
 )
@@ -36,12 +35,15 @@ func (f fit) seconds(work float64) float64 { return f.base + f.slope*work }
 // weighted is a value and how much it counts.
 type weighted struct{ value, weight float64 }
 
-// median returns the value that half of the weight is below. It orders list.
+// median returns the value that half of the weight is below. It orders list, which is short.
 func median(list []weighted) float64 {
-	slices.SortFunc(list, func(a, b weighted) int { return cmp.Compare(a.value, b.value) })
 	var all, below float64
-	for _, w := range list {
+	for i, w := range list {
 		all += w.weight
+		for ; i > 0 && list[i-1].value > w.value; i-- {
+			list[i] = list[i-1]
+		}
+		list[i] = w
 	}
 	for i, w := range list {
 		switch below += w.weight; {
@@ -54,67 +56,89 @@ func median(list []weighted) float64 {
 	return list[len(list)-1].value
 }
 
-// learn fits a line to runs. It goes by medians: of the times where all had the same work, else of the slopes from each
-// run to the others (Siegel's repeated median), so that a few runs that loaded a model, or found everything in the
-// cache, don't move it. speed tells how fast the back end of a run is; halfLife is after how many seconds a run counts
-// half.
-func learn(samples []sample, speed func(backEnd uint32) float64, halfLife float64) fit {
-	f := fit{n: len(samples)}
-	if f.n == 0 {
-		return f
-	}
+// cloud is what is known of like graphs as points: time over work, and how much each counts.
+type cloud struct {
+	x, y, weight [maxSamples]float64
+	n            int
+}
+
+// cloudOf makes points of runs. speed tells how fast the back end of a run is; halfLife is after how many seconds a run
+// counts half.
+func cloudOf(samples []sample, speed func(backEnd uint32) float64, halfLife float64) (c cloud) {
+	c.n = len(samples)
 	newest := samples[0].at
 	for _, s := range samples {
 		newest = max(newest, s.at)
 	}
-	var x, y, weight [maxSamples]float64
 	for i, s := range samples {
-		x[i], y[i] = s.work, s.seconds*speed(s.backEnd)
-		if x[i] < leastWork {
-			x[i] = 0
+		if s.work >= leastWork {
+			c.x[i] = s.work
 		}
-		weight[i] = max(math.Exp2(-float64(newest-s.at)/halfLife), leastWeight)
+		c.y[i] = s.seconds * speed(s.backEnd)
+		c.weight[i] = max(math.Exp2(-float64(newest-s.at)/halfLife), leastWeight)
 	}
+	return c
+}
+
+// median is the median of a value of each point, or of those that fit.
+func (c *cloud) median(value func(x, y float64) float64, fits func(x float64) bool) (m float64, ok bool) {
 	var room [maxSamples]weighted
-	over := func(value func(i int) float64, fits func(i int) bool) float64 {
-		list := room[:0]
-		for i := range samples {
-			if fits == nil || fits(i) {
-				list = append(list, weighted{value(i), weight[i]})
-			}
+	list := room[:0]
+	for i := range c.n {
+		if fits == nil || fits(c.x[i]) {
+			list = append(list, weighted{value(c.x[i], c.y[i]), c.weight[i]})
 		}
-		return median(list)
 	}
-	// Two runs tell a slope when what they had to do was different enough.
-	least, most := slices.Min(x[:f.n]), slices.Max(x[:f.n])
+	if len(list) == 0 {
+		return 0, false
+	}
+	return median(list), true
+}
+
+// slope is the median of the medians of the slopes from each point to the others (Siegel's repeated median). Two points
+// tell a slope when there was different enough to do.
+func (c *cloud) slope() (m float64, ok bool) {
+	least, most := slices.Min(c.x[:c.n]), slices.Max(c.x[:c.n])
 	apart := max((most-least)/4, most/100)
-	var slopes, others [maxSamples]weighted
-	known := slopes[:0]
-	for i := range samples {
+	if most-least <= apart {
+		return 0, false
+	}
+	var room, others [maxSamples]weighted
+	slopes := room[:0]
+	for i := range c.n {
 		list := others[:0]
-		for j := range samples {
-			if dx := x[i] - x[j]; math.Abs(dx) > apart {
-				list = append(list, weighted{(y[i] - y[j]) / dx, weight[j]})
+		for j := range c.n {
+			if dx := c.x[i] - c.x[j]; math.Abs(dx) > apart {
+				list = append(list, weighted{(c.y[i] - c.y[j]) / dx, c.weight[j]})
 			}
 		}
 		if len(list) > 0 {
-			known = append(known, weighted{median(list), weight[i]})
+			slopes = append(slopes, weighted{median(list), c.weight[i]})
 		}
 	}
-	if len(known) > 0 {
-		f.slope = max(median(known), 0)
-		f.base = over(func(i int) float64 { return y[i] - f.slope*x[i] }, nil)
+	return max(median(slopes), 0), true
+}
+
+// learn fits a line to runs, at least one. It goes by medians: of the times where all had the same to do, else of the
+// slopes between them, so that a few runs that loaded a model, or found everything in the cache, don't move it.
+func learn(samples []sample, speed func(backEnd uint32) float64, halfLife float64) fit {
+	c := cloudOf(samples, speed, halfLife)
+	f := fit{n: c.n}
+	slope, ok := c.slope()
+	if ok {
+		f.slope = slope
+		f.base, _ = c.median(func(x, y float64) float64 { return y - slope*x }, nil)
 	}
-	switch positive := func(i int) bool { return x[i] > 0 }; {
-	case len(known) > 0 && f.base >= 0:
-	case slices.ContainsFunc(x[:f.n], func(x float64) bool { return x > 0 }):
-		f.base, f.slope = 0, over(func(i int) float64 { return y[i] / x[i] }, positive)
-	default:
-		f.base = over(func(i int) float64 { return y[i] }, nil)
+	if !ok || f.base < 0 { // a line through nothing, or none at all where nothing was to do
+		f.base = 0
+		f.slope, ok = c.median(func(x, y float64) float64 { return y / x }, func(x float64) bool { return x > 0 })
 	}
-	away := over(func(i int) float64 {
-		expected := max(f.seconds(x[i]), 1e-3)
-		return math.Abs(y[i]-expected) / expected
+	if !ok {
+		f.base, _ = c.median(func(_, y float64) float64 { return y }, nil)
+	}
+	away, _ := c.median(func(x, y float64) float64 {
+		expected := max(f.seconds(x), 1e-3)
+		return math.Abs(y-expected) / expected
 	}, nil)
 	// 1.48 makes a standard deviation of the median of what is between. A few runs don't know theirs yet.
 	const doubt, doubts = 0.75, 2

@@ -346,16 +346,18 @@ func BenchmarkLedger(b *testing.B) {
 			l.Estimate(j)
 		}
 	})
-	b.Run("Ran and Estimate", func(b *testing.B) {
-		b.ReportAllocs()
-		i := 0
-		for b.Loop() {
-			i++
-			j.Profile.Work = float64(10 + i%50)
-			l.Ran(j, "gpu1", time.Second, true)
-			l.Estimate(j)
-		}
-	})
+	for name, works := range map[string]int{"Ran and Estimate": 50, "Ran and Estimate of like work": 1} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				i++
+				j.Profile.Work = float64(10 + i%works)
+				l.Ran(j, "gpu1", time.Second+time.Duration(i%7)*time.Millisecond, true)
+				l.Estimate(j)
+			}
+		})
+	}
 	quotas := open(b, newMemory(), usage.Options{Quotas: usage.Quotas{Everyone: usage.Quota{JobsPerHour: math.MaxInt, GPUPerDay: 1e18}}})
 	for name, l := range map[string]*usage.Ledger{"Admit without quotas": l, "Admit": quotas} {
 		b.Run(name, func(b *testing.B) {

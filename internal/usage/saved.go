@@ -45,7 +45,7 @@ func decodeGroup(b []byte) *group {
 	if len(g.samples) > maxSamples || g.next >= maxSamples || len(g.samples) < maxSamples && g.next != 0 {
 		return nil
 	}
-	g.news = len(g.samples)
+	g.news, g.saved = len(g.samples), true
 	return g
 }
 
@@ -69,6 +69,7 @@ func decodeRates(b []byte) *rates {
 		}
 		r.list = append(r.list, v)
 	}
+	r.settle()
 	if r.next >= maxRates || len(r.list) < maxRates && r.next != 0 {
 		return nil
 	}
@@ -89,9 +90,7 @@ func (e *estimator) restore(saved []Learned) {
 			}
 		}
 	}
-	if len(e.backEnds) > 1 {
-		e.compare()
-	}
+	e.compare()
 }
 
 // changed returns what is to be saved. undo makes it changed again.
@@ -101,7 +100,7 @@ func (e *estimator) changed() (list []Learned, undo func()) {
 	var groups []*group
 	for k, g := range e.groups {
 		if g.dirty {
-			g.dirty = false
+			g.dirty, g.saved = false, true
 			groups = append(groups, g)
 			list = append(list, Learned{Key: k[:], Body: g.encode()})
 		}
