@@ -170,9 +170,12 @@ func (b *book) spent(user, group string, end time.Time, gpu time.Duration) {
 	}
 }
 
-// age drops what is too old to count for a quota and saved already.
+// age drops what is too old to count for a quota and saved already, once an hour.
 func (b *book) age(now time.Time) {
 	before := b.clock.hour(now.Add(-kept))
+	if before == b.first {
+		return
+	}
 	b.first = before
 	for _, m := range []map[string]*account{b.users, b.groups} {
 		for name, a := range m {

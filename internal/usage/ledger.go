@@ -71,6 +71,7 @@ type Ledger struct {
 type asked struct {
 	user, group string
 	at          time.Time
+	due         time.Duration // that it is expected to take
 }
 
 // New returns a ledger with what was learned before. Recount makes its counts whole.
@@ -191,7 +192,10 @@ func (l *Ledger) expect(j *job.Job) {
 func (l *Ledger) settle(id job.ID) {
 	if a, ok := l.asked[id]; ok {
 		delete(l.asked, id)
-		l.book.accounts(a.user, a.group, func(a *account) { a.coming-- })
+		l.book.accounts(a.user, a.group, func(to *account) {
+			to.coming--
+			to.due -= a.due
+		})
 	}
 }
 

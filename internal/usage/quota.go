@@ -121,9 +121,12 @@ func (l *Ledger) Admit(_ context.Context, sub job.Submission) error {
 		return worst.fault(now)
 	}
 	if sub.ID != "" {
-		l.asked[sub.ID] = asked{sub.User, sub.Group, now}
+		l.asked[sub.ID] = asked{sub.User, sub.Group, now, next}
 		l.queue = append(l.queue, sub.ID)
-		l.book.accounts(sub.User, sub.Group, func(a *account) { a.coming++ })
+		l.book.accounts(sub.User, sub.Group, func(a *account) {
+			a.coming++
+			a.due += next
+		})
 	}
 	return nil
 }

@@ -268,6 +268,31 @@ func TestManyAtOnce(t *testing.T) {
 	})
 }
 
+// TestManyLongOnesAtOnce is TestManyAtOnce for GPU time: what is on its way counts by its estimate.
+func TestManyLongOnesAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := open(t, newMemory(), usage.Options{Quotas: usage.Quotas{Everyone: usage.Quota{GPUPerHour: time.Hour}}})
+		for range 4 {
+			l.Ran(asked("ben", "film", "m", 1), "gpu1", 9*time.Minute, true)
+		}
+		passed := 0
+		for i := range 20 {
+			sub := job.Submission{ID: job.ID(fmt.Sprint(i)), User: "ann", Profile: asked("", "film", "m", 1).Profile}
+			if l.Admit(t.Context(), sub) == nil {
+				passed++
+			}
+		}
+		if passed != 6 { // 54 minutes
+			t.Errorf("%d were admitted", passed)
+		}
+		time.Sleep(11 * time.Second)
+		if used, _ := l.Used("ann", ""); used.Hour.Due != 0 || used.Hour.Jobs != 0 {
+			t.Errorf("what came to nothing still counts: %+v", used.Hour)
+		}
+	})
+}
+
 // TestCountsAreWholeAfterAKill compares what is counted after a restart at any time with what was counted before.
 func TestCountsAreWholeAfterAKill(t *testing.T) {
 	t.Parallel()
