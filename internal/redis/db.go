@@ -41,6 +41,7 @@ type DB struct {
 	generation string
 	patience   time.Duration
 	log        *slog.Logger
+	versions   versions
 }
 
 // Open connects to the Redis at the URL (redis://, rediss:// or unix://; with ?master_set=NAME through Sentinels, with
@@ -54,6 +55,7 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 			WithRemedy("Write it as redis://user:password@host:6379/0, rediss:// for TLS, or unix:///path/to/socket.").WithCode("redis_address")
 	}
 	db := &DB{space: o.Space, patience: o.Patience, log: o.Log}
+	db.versions.db, db.versions.session = db, rand.Text()
 	if db.space == "" {
 		db.space = "comfyume"
 	}
@@ -121,6 +123,7 @@ func (db *DB) Generation() string { return db.generation }
 
 // Close closes the connections. What is built on the database is closed before.
 func (db *DB) Close() error {
+	db.versions.end()
 	db.client.Close()
 	db.changes.Close()
 	return nil
@@ -160,6 +163,7 @@ var (
 	scriptHistory = rueidis.NewLuaScriptReadOnly(script("history"))
 	scriptEnd     = rueidis.NewLuaScriptReadOnly(script("end"))
 	scriptLease   = rueidis.NewLuaScript(script("lease"))
+	scriptCommit  = rueidis.NewLuaScript(script("commit"))
 	scriptRestore = rueidis.NewLuaScript(script("restore"))
 
 	scriptAccounts = rueidis.NewLuaScript(script("accounts"))
