@@ -401,6 +401,26 @@ func (e ear) until(id, status string) {
 	}
 }
 
+// TestSocketsEndWithTheirToken: whose token is revoked hears no more, at once.
+func TestSocketsEndWithTheirToken(t *testing.T) {
+	t.Parallel()
+	managed(t, nil, func(s *app.Studio, c *client.Client) {
+		token, err := c.NewToken(t.Context(), "ann", api.NewToken{})
+		ok(t, err)
+		conn, _, err := websocket.Dial(t.Context(), "http://"+s.QueuePort()+"/ws?token="+token.Secret, nil)
+		ok(t, err)
+		defer conn.CloseNow()
+		_, _, err = conn.Read(t.Context())
+		ok(t, err)
+		ok(t, c.RevokeToken(t.Context(), "ann", token.ID))
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if _, _, err = conn.Read(ctx); err == nil || ctx.Err() != nil {
+			t.Errorf("it goes on: %v", err)
+		}
+	})
+}
+
 // TestCountsOutliveARestart: what had ended before is still counted, and still found.
 func TestCountsOutliveARestart(t *testing.T) {
 	t.Parallel()
