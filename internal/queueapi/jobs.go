@@ -107,6 +107,7 @@ func (f *Face) collect(ctx context.Context, p identity.Person, names []string, q
 
 func newest(jobs []job.Job, limit int) []job.Job {
 	slices.SortFunc(jobs, func(x, y job.Job) int { return cmp.Compare(y.Seq, x.Seq) })
+	jobs = slices.CompactFunc(jobs, func(x, y job.Job) bool { return x.ID == y.ID }) // pages move while they are read
 	return jobs[:min(limit, len(jobs))]
 }
 
@@ -122,7 +123,9 @@ func (f *Face) writeList(w http.ResponseWriter, r *http.Request, jobs []job.Job)
 		if !out.begun {
 			return err
 		}
-		f.log.Warn("a list was cut short", "err", err)
+		if r.Context().Err() == nil {
+			f.log.Warn("a list was cut short", "err", err)
+		}
 		panic(http.ErrAbortHandler) // so that nobody takes it for whole
 	}
 	buffered.WriteByte('[') //nolint:errcheck // Flush says it
