@@ -116,22 +116,6 @@ func (s *Service) Mode() string {
 	return s.control.mode
 }
 
-// Order returns the mode by which the dispatcher orders: fifo or round_robin.
-func (s *Service) Order() string {
-	if s.Mode() == FIFO {
-		return FIFO
-	}
-	return RoundRobin
-}
-
-// Note says in one sentence where the effect differs from the mode that was asked for; empty where it does not.
-func (s *Service) Note() string {
-	if s.Order() == s.Mode() {
-		return ""
-	}
-	return fmt.Sprintf("Mode %q orders as round_robin for now: one job each in turn.", s.Mode())
-}
-
 // SetMode changes the mode, also for starts to come. No job is lost or starts twice by it.
 func (s *Service) SetMode(ctx context.Context, mode string) error {
 	if err := checkMode(mode); err != nil {

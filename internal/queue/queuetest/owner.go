@@ -395,14 +395,7 @@ func testIsolation(t *testing.T, shelf Shelf) {
 }
 
 func testOperators(t *testing.T, shelf Shelf) {
-	b := start(t, shelf(t), queue.Options{Mode: queue.Priority})
-	equal(t, "mode", []string{b.Mode(), b.Order()}, []string{"priority", "round_robin"})
-	if b.Note() == "" {
-		t.Error("it does not say that priority orders as round_robin")
-	}
-	if _, err := queue.New(t.Context(), b.store, queue.Options{Mode: "lottery"}); !fault.Is(err, fault.Invalid) {
-		t.Errorf("mode lottery: %v", err)
-	}
+	b := start(t, shelf(t), queue.Options{})
 	ann, bob := b.submit("ann", prompt("a1")), b.submit("bob", prompt("b1"))
 	done := b.finish(b.submit("ann", prompt("a2")).ID, job.Completed)
 	e := b.claim(b.submit("ann", prompt("a3")).ID)

@@ -31,7 +31,7 @@ func Peers(b *testing.B, kind string, shelf Shelf) {
 		if p.length, err = time.ParseDuration(text); err != nil {
 			b.Fatalf("%s: %v", peersTime, err)
 		}
-		p.runs, p.depths, p.drain, p.idles = 5, []int{1000, 100000}, 1000, 40
+		p.runs, p.depths, p.drain, p.idles = 3, []int{1000, 100000}, 1000, 40
 	}
 	for b.Loop() {
 		p.send(1)
