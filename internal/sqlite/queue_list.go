@@ -4,15 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/queue"
 )
 
-// Lists of final jobs. The conditions are written out, so that each query uses its index and is a constant; the plus
-// keeps the bound of ends from choosing the index of history, which has another order.
+// Lists of final jobs. The conditions are written out, so that each query uses its index and is a constant. A person's
+// own are picked in the index, which has all that is needed to choose and to sort; then only the page's rows are read. With
+// a workflow, or by duration, all of the person's rows are.
 const (
-	sqlListFinal  = ` and +ended <= ?3 and state in (select value from json_each(?2))`
+	sqlListFinal  = ` and ended <= ?3 and state in (select value from json_each(?2))`
 	sqlListOwn    = ` from job where user = ?1 and ended is not null and hidden = 0` + sqlListFinal
 	sqlListAll    = ` from job where ended is not null and (?1 = '' or user = ?1)` + sqlListFinal
 	sqlOfWorkflow = ` and (?4 = '' or workflow_id = ?4)`
@@ -22,6 +24,10 @@ const (
 	sqlCountOwn         = `select count(*)` + sqlListOwn
 	sqlCountOwnWorkflow = `select count(*)` + sqlListOwn + sqlOfWorkflow
 	sqlCountAll         = `select count(*)` + sqlListAll + sqlOfWorkflow
+	sqlOwnNewest        = `select ` + jobColumns + ` from job where seq in (
+		select seq` + sqlListOwn + ` order by seq desc limit ?4 offset ?5) order by seq desc`
+	sqlOwnOldest = `select ` + jobColumns + ` from job where seq in (
+		select seq` + sqlListOwn + ` order by seq limit ?4 offset ?5) order by seq`
 )
 
 // listQueries holds the statement for each scope and order: hidden, by duration, ascending.
@@ -65,8 +71,15 @@ func (q *Queue) List(ctx context.Context, scope queue.Scope, lq job.ListQuery) (
 	if limit <= 0 {
 		limit = -1
 	}
-	rows, err := q.db.Query(ctx, listQueries[[3]bool{scope.Hidden, lq.ByDuration, lq.Ascending}],
-		scope.User, string(states), scope.Ended, lq.WorkflowID, limit, lq.Offset)
+	query := listQueries[[3]bool{scope.Hidden, lq.ByDuration, lq.Ascending}]
+	args = []any{scope.User, string(states), scope.Ended, lq.WorkflowID, limit, lq.Offset}
+	if !scope.Hidden && !lq.ByDuration && lq.WorkflowID == "" {
+		query, args = sqlOwnNewest, slices.Delete(args, 3, 4)
+		if lq.Ascending {
+			query = sqlOwnOldest
+		}
+	}
+	rows, err := q.db.Query(ctx, query, args...)
 	jobs, err := scanJobs(rows, err)
 	return jobs, max(total, len(jobs)), classify(err)
 }
