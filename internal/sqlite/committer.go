@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 
 	"github.com/ahelme/comfyume/internal/fault"
@@ -24,7 +25,10 @@ type request struct {
 // Write runs fn inside the writer's transaction and returns after the commit: nil means durable. When fn returns
 // an error its changes, and only its, are undone, and Write returns that error.
 //
-// fn runs on the writer's goroutine while others wait: it must be quick and must not call Write. It may be run a
+// Where nobody commits just now the caller does it: to wake another goroutine, and be woken by it, takes as long as the
+// disk. Who comes meanwhile waits in the queue for the next commit.
+//
+// fn runs on some goroutine while others wait: it must be quick and must not call Write. It may be run a
 // second time after what it did in the database has been undone, because somebody else's request failed: what it
 // leaves in variables must be the same then. A context that ends before the request is taken up gives its error; one
 // that ends later undoes nothing.
@@ -34,10 +38,9 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 		r = &request{done: make(chan struct{}, 1)}
 	}
 	r.fn = fn
-	if err := db.enqueue(ctx, r); err != nil {
+	if err := db.hand(ctx, r); err != nil {
 		return err
 	}
-	<-r.done
 	err, panicked := r.err, r.panicked
 	r.fn, r.err, r.panicked = nil, nil, nil
 	db.spare.Put(r)
@@ -47,20 +50,39 @@ func (db *DB) Write(ctx context.Context, fn func(*Tx) error) error {
 	return err
 }
 
-func (db *DB) enqueue(ctx context.Context, r *request) error {
+// hand has a request committed. An error means that it was not taken up.
+func (db *DB) hand(ctx context.Context, r *request) error {
+	own, err := db.enqueue(ctx, r)
+	if err == nil && !own {
+		<-r.done
+	}
+	return err
+}
+
+// enqueue puts a request into the queue, or commits it itself.
+func (db *DB) enqueue(ctx context.Context, r *request) (own bool, err error) {
 	db.gate.RLock()
 	defer db.gate.RUnlock()
 	if db.closed {
-		return errClosed()
+		return false, errClosed()
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return false, err
+	}
+	if db.committer.turn.TryLock() {
+		defer db.committer.turn.Unlock()
+		db.committer.serve(r)
+		return true, nil
 	}
 	select {
-	case db.queue <- r:
-		return nil
+	case db.committer.queue <- r:
+		select {
+		case db.committer.wake <- struct{}{}:
+		default: // it was called already, and will look
+		}
+		return false, nil
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 }
 
@@ -69,11 +91,17 @@ func errClosed() error {
 		WithRemedy("Try again when it is back.").WithCode("closed")
 }
 
-// writer owns the one connection that writes. Its fields belong to its goroutine.
+// writer owns the one connection that writes.
 type writer struct {
+	queue   chan *request
+	wake    chan struct{} // something came into the queue; closed when nothing more comes
+	batches atomic.Int64  // that were taken up: what benchmarks divide by
+	log     *slog.Logger
+	turn    sync.Mutex // whoever holds it commits; the fields below are theirs
+
 	tx    Tx
-	log   *slog.Logger
-	after []func() // of the requests that are about to be committed, in order
+	batch []*request // up to its capacity
+	after []func()   // of the requests that are about to be committed, in order
 }
 
 // Statements around requests.
@@ -86,8 +114,11 @@ const (
 	sqlUndo     = `rollback to request`
 )
 
-func newWriter(conn *sql.Conn, log *slog.Logger) (*writer, error) {
-	w := &writer{log: log, tx: Tx{conn: conn, stmts: map[string]*sql.Stmt{}}}
+func newWriter(conn *sql.Conn, most int, log *slog.Logger) (*writer, error) {
+	w := &writer{
+		queue: make(chan *request, most), wake: make(chan struct{}, 1), log: log,
+		batch: make([]*request, 0, most), tx: Tx{conn: conn, stmts: map[string]*sql.Stmt{}},
+	}
 	for _, q := range []string{sqlBegin, sqlCommit, sqlRollback, sqlSave, sqlRelease, sqlUndo} {
 		if _, err := w.tx.prepared(q); err != nil {
 			return nil, err
@@ -96,38 +127,52 @@ func newWriter(conn *sql.Conn, log *slog.Logger) (*writer, error) {
 	return w, nil
 }
 
-// run commits until the queue is closed and empty, then gives the connection back.
-func (w *writer) run(queue <-chan *request, most int, batches *atomic.Int64) {
-	batch := make([]*request, 0, most)
-	for r := range queue {
-		batch = append(batch[:0], r)
-		yielded := false
-	fill:
-		for len(batch) < most {
-			select {
-			case more, ok := <-queue:
-				if !ok {
-					break fill
-				}
-				batch = append(batch, more)
-			default:
-				if yielded {
-					break fill
-				}
-				// Whoever is about to ask and only waits for a processor comes into this commit: on a busy
-				// server that halves the commits, and on an idle one it takes no time.
-				yielded = true
-				runtime.Gosched()
-			}
+// run commits what waits in the queue, until it is told that nothing more comes, then gives the connection back.
+func (w *writer) run() {
+	for range w.wake {
+		w.turn.Lock()
+		for w.serve(nil) {
 		}
-		w.commit(batch)
-		batches.Add(1)
-		for i, r := range batch {
-			batch[i] = nil
+		w.turn.Unlock()
+	}
+	w.close()
+}
+
+// serve commits what waits in the queue, behind the caller's own request if there is one, and answers all but that.
+// It reports whether there was anything.
+func (w *writer) serve(own *request) bool {
+	w.batch = w.batch[:0]
+	if own != nil {
+		w.batch = append(w.batch, own)
+	}
+	yielded := false
+fill:
+	for len(w.batch) < cap(w.batch) {
+		select {
+		case more := <-w.queue:
+			w.batch = append(w.batch, more)
+		default:
+			if yielded || len(w.batch) == 0 {
+				break fill
+			}
+			// Whoever is about to ask and only waits for a processor comes into this commit: on a busy
+			// server that halves the commits, and on an idle one it takes no time.
+			yielded = true
+			runtime.Gosched()
+		}
+	}
+	if len(w.batch) == 0 {
+		return false
+	}
+	w.commit(w.batch)
+	w.batches.Add(1)
+	for _, r := range w.batch {
+		if r != own {
 			r.done <- struct{}{}
 		}
 	}
-	w.close()
+	clear(w.batch)
+	return true
 }
 
 // commit runs the requests of batch in one transaction and leaves each with its result. Nearly always all succeed.

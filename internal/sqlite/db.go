@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"modernc.org/sqlite" // registers the driver
 )
@@ -30,17 +29,14 @@ type Options struct {
 type DB struct {
 	path  string
 	log   *slog.Logger
-	write *sql.DB // exactly one connection, owned by the writer goroutine once Open returned
+	write *sql.DB // exactly one connection, the committer's once Open returned
 	read  *sql.DB
 
-	queue  chan *request
-	gate   sync.RWMutex // held for reading while enqueuing, for writing while closing
-	closed bool
-	writer sync.WaitGroup
-	batch  int
-	spare  sync.Pool // of *request
-
-	batches atomic.Int64 // that the writer has taken up: what benchmarks divide by
+	gate      sync.RWMutex // held for reading while enqueuing, for writing while closing
+	closed    bool
+	committer *writer
+	writer    sync.WaitGroup
+	spare     sync.Pool // of *request
 
 	stmts sync.Map // query text → *sql.Stmt of the reader pool
 	files sync.Map // user → *atomic.Uint64, the versions of Files: here, so that several stores of one database agree
@@ -72,7 +68,7 @@ func Open(ctx context.Context, path string, o Options) (*DB, error) {
 	if _, err := sqlite.Fdatasync(true); err != nil && !errors.Is(err, sqlite.ErrFdatasyncUnavailable) {
 		return nil, fmt.Errorf("choose fdatasync: %w", err)
 	}
-	db := &DB{path: path, log: o.Log, queue: make(chan *request, o.MaxBatch), batch: o.MaxBatch}
+	db := &DB{path: path, log: o.Log}
 	if err := db.open(ctx, o); err != nil {
 		if cerr := db.closePools(); cerr != nil {
 			db.log.Debug("close a database that could not be opened", "err", cerr)
@@ -115,11 +111,10 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("take the writer's connection: %w", err)
 	}
-	w, err := newWriter(conn, db.log)
-	if err != nil {
+	if db.committer, err = newWriter(conn, o.MaxBatch, db.log); err != nil {
 		return errors.Join(err, conn.Close())
 	}
-	db.writer.Go(func() { w.run(db.queue, db.batch, &db.batches) })
+	db.writer.Go(db.committer.run)
 	return nil
 }
 
@@ -185,7 +180,7 @@ func (db *DB) Close() error {
 	already := db.closed
 	db.closed = true
 	if !already {
-		close(db.queue)
+		close(db.committer.wake)
 	}
 	db.gate.Unlock()
 	db.writer.Wait()

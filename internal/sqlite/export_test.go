@@ -75,10 +75,10 @@ func nulls(query string) []any {
 func ListQueries() map[[3]bool]string { return maps.Clone(listQueries) }
 
 // Waiting counts requests that the writer has not taken up.
-func (db *DB) Waiting() int { return len(db.queue) }
+func (db *DB) Waiting() int { return len(db.committer.queue) }
 
 // Batches counts what the writer has taken up to commit together.
-func (db *DB) Batches() int64 { return db.batches.Load() }
+func (db *DB) Batches() int64 { return db.committer.batches.Load() }
 
 // Unsynced returns options with which commits do not wait for the disk.
 func Unsynced(o Options) Options {
