@@ -205,6 +205,7 @@ func TestProgramsThatWaitHearASignOfLife(t *testing.T) {
 		j := annsJob()
 		j.State, j.Created = job.Pending, time.Now()
 		b.change(job.Submitted, j, nil)
+		time.Sleep(time.Second) // the numbers of a job that comes may be told a moment later
 		count(heard, "")
 		count(seen, "")
 		count(quiet, "")
