@@ -18,10 +18,9 @@ func studioPanel(t *testing.T, e *editor) {
 		return fmt.Sprintf(`document.querySelector('%s').textContent.trim() === %q`, studioButton, text)
 	}
 	card := func(text string) string {
-		return fmt.Sprintf(`document.querySelector('.comfyume-card').textContent.includes(%q)`, text)
+		return fmt.Sprintf(`document.querySelector('.comfyume-card').innerText.includes(%q)`, text)
 	}
-	e.toggle(t, studioButton)
-	e.until(t, 10*time.Second, "who is signed in", card("ann"))
+	e.openPanel(t)
 	e.until(t, 10*time.Second, "no runs", card("No run of yours is waiting")+` && `+badge(""))
 	e.load(t, "watched", slow(60, 30))
 	before := e.finished(t)
@@ -32,7 +31,7 @@ func studioPanel(t *testing.T, e *editor) {
 	}
 	e.load(t, "next", plain(0x300000))
 	e.press(t)
-	e.until(t, 20*time.Second, "a waiting job", `document.querySelector('.comfyume-card li[data-state=pending]')`)
+	e.until(t, 20*time.Second, "a waiting job", `document.querySelector('.comfyume-card li:is([data-state=pending], [data-state=next])')`)
 	e.shot(t, "studio-panel")
 	e.toggle(t, `button[aria-label="Cancel current run"]`)
 	e.untilFinished(t, before+2)
