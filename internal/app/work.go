@@ -220,10 +220,18 @@ func (s *Studio) newDispatch() {
 		Room: func() error { return s.files.Room(context.Background()) }, Log: s.log,
 	}, dispatch.Options{
 		Order: sched.Order(s.queue.Mode()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser,
-		AgeAfter: time.Duration(s.cfg.Queue.AgeAfter), HalfLife: time.Duration(s.cfg.Queue.HalfLife),
-		Affinity: time.Duration(s.cfg.Queue.Affinity),
+		AgeAfter: orNever(s.cfg.Queue.AgeAfter), HalfLife: time.Duration(s.cfg.Queue.HalfLife),
+		Affinity: orNever(s.cfg.Queue.Affinity),
 	})
 	s.controlled(queue.Control{Mode: s.queue.Mode(), Pauses: s.queue.Pauses()})
+}
+
+// orNever is a setting of which 0 says never, where the schedule takes that for its default.
+func orNever(d config.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return time.Duration(d)
 }
 
 // controlled hands the queue's mode and pauses to the dispatcher. It is called after each change of them.

@@ -207,9 +207,8 @@ func (l *loop) handle(m any) {
 	case why:
 		l.ask(m, time.Now())
 	case foreseen:
-		l.places.foreseen(m, time.Now())
+		l.foreseen(m, time.Now())
 		l.answer(time.Now())
-		l.stale = true
 	case posted:
 		l.machine.Apply(sched.Posted{Job: m.a.id, At: time.Now()})
 		m.a.there = true

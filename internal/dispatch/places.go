@@ -26,8 +26,7 @@ const (
 type places struct {
 	told  map[string]map[job.ID]toldPlace
 	left  []string // people who are still to be told
-	bands map[job.ID]sched.Band
-	at    time.Time // of the state that the bands are of
+	seen  sched.Forecast
 	next  time.Time // when to look ahead again
 	ahead bool      // somebody is looking ahead
 	fresh bool      // somebody just did, and it is to be told
@@ -43,24 +42,29 @@ func newPlaces() places { return places{told: make(map[string]map[job.ID]toldPla
 
 // foreseen is what was seen ahead: how long jobs wait.
 type foreseen struct {
-	bands map[job.ID]sched.Band
-	at    time.Time
-	took  time.Duration
+	sched.Forecast
+	took time.Duration
 }
 
-func (p *places) foreseen(f foreseen, now time.Time) {
+// foreseen takes in how long jobs wait.
+func (l *loop) foreseen(f foreseen, now time.Time) {
+	p := &l.places
 	p.ahead, p.fresh = false, true
-	p.bands, p.at = f.bands, f.at
-	p.next = now.Add(foreseeAfter * f.took)
+	p.seen = f.Forecast
+	if next := now.Add(foreseeAfter * f.took); next.After(p.next) {
+		p.next = next
+	}
+	l.machine.Said(f.Forecast)
+	l.stale = true
 }
 
 // band returns the seconds from now in which the job is expected to begin.
-func (p *places) band(id job.ID, now time.Time) (from, to float64) {
-	b, ok := p.bands[id]
-	if !ok || b.To == 0 {
+func (p *places) band(id job.ID, position int, now time.Time) (from, to float64) {
+	b := p.seen.Band(id, position)
+	if b.To == 0 {
 		return 0, 0
 	}
-	age := now.Sub(p.at)
+	age := now.Sub(p.seen.At)
 	return max(0, math.Round((b.From - age).Seconds())), max(1, math.Round((b.To - age).Seconds()))
 }
 
@@ -85,8 +89,8 @@ func (l *loop) lookAhead(now time.Time) {
 	p.next = now.Add(max(l.options.BandsEvery, 100*time.Since(now)))
 	l.wg.Go(func() {
 		start := time.Now()
-		bands := outlook.Bands()
-		l.inbox.send(foreseen{bands, now, time.Since(start)})
+		f := outlook.Look()
+		l.inbox.send(foreseen{f, time.Since(start)})
 	})
 }
 
@@ -172,7 +176,7 @@ func (p *places) aged(t toldPlace, now time.Time) (from, to float64) {
 func (l *loop) placeOf(id job.ID, position int, r sched.Reason, now time.Time) event.Place {
 	place := event.Place{Position: position, Code: r.Code, Reason: r.Sentence}
 	if r.Code == sched.WhyNext || r.Code == sched.WhyTurn || r.Code == sched.WhyLimit || r.Code == sched.WhyRetry {
-		place.From, place.To = l.places.band(id, now)
+		place.From, place.To = l.places.band(id, position, now)
 	}
 	return place
 }
@@ -180,10 +184,10 @@ func (l *loop) placeOf(id job.ID, position int, r sched.Reason, now time.Time) e
 // ask answers who asks about one job. As long as nobody watches nobody looks ahead: the answer waits for that then.
 func (l *loop) ask(m why, now time.Time) {
 	p := &l.places
-	if now.Sub(p.at) > l.options.BandsEvery {
+	if now.Sub(p.seen.At) > l.options.BandsEvery {
 		l.lookAhead(now)
 	}
-	if p.ahead && now.Sub(p.at) > l.options.BandsEvery {
+	if p.ahead && now.Sub(p.seen.At) > l.options.BandsEvery {
 		p.asked = append(p.asked, m)
 		return
 	}

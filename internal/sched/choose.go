@@ -119,7 +119,7 @@ func (m *Machine) choose(free []*backEnd) choice {
 	for _, b := range free {
 		var warm choice
 		if models := b.warm(); models != "" {
-			if warm = m.first([]*backEnd{b}, models); warm.item != nil && !m.mayOvertake(warm, first.item) {
+			if warm = m.first([]*backEnd{b}, models); warm.item != nil && !m.mayOvertake(warm, first.item, 0) {
 				warm.item = nil
 			}
 		}
@@ -144,10 +144,14 @@ func (m *Machine) choose(free []*backEnd) choice {
 // newcomer is who was not served for so long: nobody overtakes them.
 const newcomer = 10 * time.Minute
 
-// mayOvertake reports whether a job whose models are loaded may go before the first in line.
-func (m *Machine) mayOvertake(c choice, first *item) bool {
+// mayOvertake reports whether a job whose models are loaded may go before the first in line. charged is what its person
+// was charged for it already.
+func (m *Machine) mayOvertake(c choice, first *item, charged time.Duration) bool {
 	u, v := first.lot.user, c.lot.user
-	cost := m.expected(c.item, c.on)
+	cost := charged
+	if cost == 0 {
+		cost = m.expected(c.item, c.on)
+	}
 	if u == v || u.served.IsZero() || m.now.Sub(u.served) >= newcomer || u.passed+cost > m.opts.Affinity {
 		return false
 	}
@@ -156,9 +160,9 @@ func (m *Machine) mayOvertake(c choice, first *item) bool {
 	}
 	// Nobody gets so far ahead that all who wait together were overtaken by more than that on each back end, nor by half
 	// of it when they are few: more may come, and then that is much.
-	lead, sharing := v.tag-u.tag, u.group.people*max(m.parties.n, 1)
+	lead, sharing := v.tag-u.tag-int64(float64(charged)/v.weight), u.group.people*max(m.parties.n, 1)
 	if u.group != v.group {
-		lead, sharing = v.group.tag-u.group.tag, m.parties.n
+		lead, sharing = v.group.tag-u.group.tag-int64(float64(charged)/v.group.weight), m.parties.n
 	}
 	ready := 0
 	for _, b := range m.backends {

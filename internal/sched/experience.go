@@ -11,6 +11,7 @@ type experience struct {
 	load    mean            // how long models are loaded
 	loads   map[string]mean // by models
 	error   mean            // the square of the error of estimates, in powers of e
+	kept    [buckets]kept   // how bands were kept
 }
 
 // mean is a mean over the last so many values.
@@ -34,13 +35,13 @@ const (
 func newExperience() experience {
 	return experience{
 		typical: mean{value: firstTypical}, load: mean{value: firstLoad}, loads: map[string]mean{},
-		error: mean{0.09, 1},
+		error: mean{0.09, 5},
 	}
 }
 
 // learn takes in how long a run was.
 func (m *Machine) learn(r *run, ran time.Duration) {
-	if ran <= 0 || !r.posted {
+	if ran <= 0 || !r.posted || m.dream {
 		return
 	}
 	e := &m.known

@@ -22,6 +22,8 @@ type item struct {
 	cost    uint32 // in ms; 0: nobody knows
 	claimed bool
 	held    bool // asked for while it was claimed
+	// recalled says that it was staged and others went before it: once is enough.
+	recalled bool
 }
 
 // compare orders jobs of one person and class.
@@ -138,6 +140,13 @@ func (m *Machine) add(j Job) *item {
 		m.items[j.ID] = it
 		m.describe(it, j)
 		m.file(it)
+		if !m.dream {
+			at := m.now
+			if j.Created.After(at) {
+				at = j.Created
+			}
+			m.pressed.note(it, at)
+		}
 		return it
 	}
 	if it.lot.user.name != j.User {

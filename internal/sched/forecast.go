@@ -1,25 +1,424 @@
 package sched
 
 import (
+	"cmp"
+	"container/heap"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/job"
 )
 
-// Band is how long a waiting job will wait from now: in three of five cases it begins between From and To. The zero
-// value says that nobody can tell.
+// Band is how long a waiting job will wait from now: in three of five cases or a little more it begins between From and
+// To. The zero value says that nobody can tell.
 type Band struct{ From, To time.Duration }
+
+// Forecast is how long jobs will wait.
+type Forecast struct {
+	At    time.Time         // when that was so
+	Bands map[job.ID]Band   // of those that begin first
+	order []job.ID          // in which they are expected to begin
+	each  time.Duration     // between the begins of two jobs
+	said  map[job.ID]strict // before it was corrected by how earlier ones were kept
+}
+
+// strict is a band as the simulation says it, with its middle.
+type strict struct{ from, middle, to time.Duration }
+
+// Band returns how long the job at a place will wait. Beyond those that were simulated it goes on at the same pace.
+func (f Forecast) Band(id job.ID, place int) Band {
+	if b, ok := f.Bands[id]; ok || f.each == 0 || place <= len(f.order) {
+		return b
+	}
+	wait := f.each * time.Duration(place)
+	return Band{wait * 3 / 4, wait * 4 / 3}
+}
+
+const (
+	mostSeen    = 1500   // waiting jobs in an outlook
+	mostSeenOf  = 300    // of one person
+	mostSteps   = 12_000 // decisions in all simulations of an outlook
+	mostReplays = 24     // simulations of one outlook
+	fewReplays  = 10
+	lookAhead   = 24 * time.Hour
+)
+
+// Forecast simulates what comes, from the state as it is now, and remembers what it said: what came of it corrects
+// what is said next.
+func (m *Machine) Forecast(now time.Time) map[job.ID]Band {
+	f := m.Outlook(now).Look()
+	m.Said(f)
+	return f.Bands
+}
 
 // Outlook is what the machine knew at a moment, as far as it tells how long jobs wait. Another goroutine may use it
 // while the machine goes on.
-type Outlook struct{}
+type Outlook struct {
+	opts    Options
+	now     time.Time
+	known   experience
+	served  int64
+	virtual int64
+	groups  []group
+	people  []person
+	gpus    []gpu
+	presses []press
+	rate    float64 // presses per second
+	jobs    int
+}
 
-// Outlook returns the state as it is now. It costs less than a thousandth of what Bands costs.
-func (m *Machine) Outlook(now time.Time) *Outlook { return &Outlook{} }
+// person, gpu and going are copies of what the machine has.
+type (
+	person struct {
+		user
+		jobs []Job
+	}
+	gpu struct {
+		backEnd
+		runs []going
+		can  map[string]bool // by the name of the kind
+		last string
+	}
+	going struct {
+		Job
+		run
+	}
+)
 
-// Bands simulates what comes and returns how long each waiting job waits, as far ahead as one can see: jobs that are
-// left out begin later. The same outlook gives the same bands.
-func (o *Outlook) Bands() map[job.ID]Band { return nil }
+// named is the one need that stands for a kind in an outlook: what a back end can run was found out before.
+func (k *kind) named() []string { return []string{fmt.Sprint(k.no)} }
 
-// Forecast returns the bands of the state as it is now.
-func (m *Machine) Forecast(now time.Time) map[job.ID]Band { return m.Outlook(now).Bands() }
+func (it *item) job() Job {
+	l := it.lot
+	return Job{
+		ID: it.id, User: l.user.name, Group: l.user.group.name, Class: l.class, Number: it.number, Seq: it.seq,
+		Created: time.UnixMilli(it.created), Needs: l.kind.named(), Models: l.kind.models, Like: it.like.Value(),
+		Cost: time.Duration(it.cost) * time.Millisecond,
+	}
+}
+
+// Outlook returns the state as it is now: of each person the first jobs, and of so many people those whose turn is
+// first.
+func (m *Machine) Outlook(now time.Time) *Outlook {
+	o := &Outlook{opts: m.opts, now: now, known: m.known, served: m.served, virtual: m.virtual}
+	o.known.loads = nil // they are asked for here
+	if m.paused {
+		return o
+	}
+	for _, g := range m.groups {
+		o.groups = append(o.groups, group{name: g.name, weight: g.weight, tag: g.tag, now: g.now})
+	}
+	slices.SortFunc(o.groups, func(x, y group) int { return cmp.Compare(x.name, y.name) })
+	o.see(m)
+	kinds := map[string]*kind{}
+	for _, k := range m.kinds {
+		kinds[k.named()[0]] = k
+	}
+	loads := map[string]mean{}
+	for _, k := range m.kinds {
+		if one, ok := m.known.loads[k.models]; ok {
+			loads[k.models] = one
+		}
+	}
+	o.known.loads = loads
+	for _, b := range m.backends {
+		g := gpu{backEnd: *b, can: map[string]bool{}}
+		g.backEnd.runs, g.fits, g.lastUser, g.Missing = nil, nil, nil, nil
+		for name, k := range kinds {
+			g.can[name] = b.can(k)
+		}
+		if b.lastUser != nil {
+			g.last = b.lastUser.name
+		}
+		for _, r := range b.runs {
+			g.runs = append(g.runs, going{r.job(), *r})
+		}
+		o.gpus = append(o.gpus, g)
+	}
+	o.presses, o.rate = m.recent(now)
+	return o
+}
+
+// see takes in who waits.
+func (o *Outlook) see(m *Machine) {
+	var people []*user
+	for _, u := range m.active {
+		if !u.group.paused {
+			people = append(people, u)
+		}
+	}
+	first := func(u *user) int64 {
+		seq := int64(math.MaxInt64)
+		for _, l := range u.lots {
+			if l.pool != nil {
+				seq = min(seq, l.items.first().seq)
+			}
+		}
+		return seq
+	}
+	if len(people) > mostSeen { // those whose turn is first
+		type turn struct {
+			key
+			*user
+		}
+		turns := make([]turn, 0, len(people))
+		for _, u := range people {
+			k := key{0, u.turn, u.joined}
+			switch m.opts.Order {
+			case FIFO, Priority:
+				k.tag = first(u)
+			case Fair:
+				k.tag = u.group.tag - m.virtual + u.tag - u.group.now
+			}
+			turns = append(turns, turn{k, u})
+		}
+		slices.SortFunc(turns, func(x, y turn) int { return x.key.compare(y.key) })
+		people = people[:mostSeen]
+		for i := range people {
+			people[i] = turns[i].user
+		}
+	}
+	each := min(mostSeenOf, mostSeen/max(len(people), 1))
+	for _, u := range people {
+		p := person{user: *u}
+		p.lots, p.runs = nil, nil
+		for it := range m.inOrder(u) {
+			if len(p.jobs) == each {
+				break
+			}
+			p.jobs = append(p.jobs, it.job())
+		}
+		o.jobs += len(p.jobs)
+		o.people = append(o.people, p)
+	}
+}
+
+// Bands returns the bands of Look.
+func (o *Outlook) Bands() map[job.ID]Band { return o.Look().Bands }
+
+// Look simulates what comes a number of times, with runs as long as estimates were wrong before and people who press Run
+// as they did lately. The same outlook gives the same forecast.
+func (o *Outlook) Look() Forecast {
+	f := Forecast{At: o.now, Bands: map[job.ID]Band{}, said: map[job.ID]strict{}}
+	if o.jobs == 0 || len(o.gpus) == 0 {
+		return f
+	}
+	waits := make(map[job.ID][]time.Duration, o.jobs)
+	for _, p := range o.people {
+		for _, j := range p.jobs {
+			waits[j.ID] = nil
+		}
+	}
+	replays, steps := 0, 0
+	for replays < mostReplays && (steps < mostSteps || replays < fewReplays && steps < 2*mostSteps) {
+		p := o.play(uint64(replays), waits)
+		steps += p
+		replays++
+	}
+	for id, w := range waits {
+		if len(w) < (replays+1)/2 { // it does not begin as far as one can see
+			continue
+		}
+		for len(w) < replays {
+			w = append(w, lookAhead)
+		}
+		slices.Sort(w)
+		at := func(q float64) time.Duration { return w[int(q*float64(len(w)-1)+0.5)] }
+		f.said[id] = strict{at(0.2), at(0.5), at(0.8)}
+		f.order = append(f.order, id)
+	}
+	slices.SortFunc(f.order, func(x, y job.ID) int {
+		return cmp.Or(cmp.Compare(f.said[x].middle, f.said[y].middle), cmp.Compare(x, y))
+	})
+	if n := len(f.order); n > 0 {
+		f.each = f.said[f.order[n-1]].middle / time.Duration(n)
+	}
+	for i, id := range f.order {
+		f.Bands[id] = o.known.kept[bucket(i)].correct(f.said[id])
+	}
+	return f
+}
+
+// machine returns a machine in the state of the outlook.
+func (o *Outlook) machine() *Machine {
+	m := New(o.opts)
+	m.now, m.known, m.dream = o.now, o.known, true
+	for _, g := range o.groups {
+		m.group(g.name).weight = g.weight
+	}
+	for i := range o.gpus {
+		g := &o.gpus[i]
+		m.Apply(BackEnd{
+			Name: g.Name, Ready: g.open(), Slots: g.Slots, Speed: g.speed(), Models: g.loaded,
+			Missing: func(needs []string) []string {
+				if g.can[needs[0]] {
+					return nil
+				}
+				return needs
+			},
+		})
+		for _, r := range g.runs {
+			it := m.add(r.Job)
+			m.unfile(it)
+			run := m.claim(it, m.backEnd(g.Name))
+			run.posted, run.began, run.charged, run.turn = r.posted, r.began, r.charged, 0
+		}
+	}
+	for _, p := range o.people {
+		for _, j := range p.jobs {
+			m.add(j)
+		}
+	}
+	for i := range o.people {
+		p := &o.people[i]
+		u := m.users[p.name]
+		u.weight, u.tag, u.turn, u.joined, u.served, u.passed = p.weight, p.tag, p.turn, p.joined, p.served, p.passed
+		m.joins = max(m.joins, u.joined)
+		m.restand(u)
+	}
+	for _, g := range o.groups {
+		h := m.group(g.name)
+		m.unlist(h)
+		h.tag, h.now = g.tag, g.now
+		h.listed = h.people > 0 && m.parties.insert(h)
+	}
+	m.virtual, m.served = o.virtual, o.served
+	return m
+}
+
+// happening is something that comes.
+type happening struct {
+	at time.Time
+	on *backEnd // it is done with its run; nil: somebody presses Run
+	no int
+}
+
+type happenings []happening
+
+func (h happenings) Len() int { return len(h) }
+func (h happenings) Less(i, j int) bool {
+	return cmp.Or(h[i].at.Compare(h[j].at), cmp.Compare(h[i].no, h[j].no)) < 0
+}
+func (h happenings) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *happenings) Push(x any)   { *h = append(*h, x.(happening)) }
+func (h *happenings) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return last
+}
+
+// play is one simulation.
+type play struct {
+	*Outlook
+	m      *Machine
+	draw   *rand.Rand
+	coming happenings
+	now    time.Time
+	no     int
+	same   float64                // by how much all estimates are wrong
+	ran    map[*run]time.Duration // how long what runs will have run
+	waits  map[job.ID][]time.Duration
+	left   int // jobs that are still to begin
+}
+
+// play simulates once, and adds to the waits. It returns how many decisions it took.
+func (o *Outlook) play(seed uint64, waits map[job.ID][]time.Duration) (steps int) {
+	p := &play{Outlook: o, m: o.machine(), draw: rand.New(rand.NewPCG(seed, 1)), now: o.now, ran: map[*run]time.Duration{}, waits: waits, left: o.jobs}
+	spread := math.Sqrt(o.known.error.value)
+	p.same = p.draw.NormFloat64() * spread / 3
+	for _, b := range p.m.backends {
+		p.start(b)
+	}
+	p.press()
+	for end := o.now.Add(lookAhead); p.left > 0; {
+		for id, ok := p.m.Recall(p.now); ok; id, ok = p.m.Recall(p.now) {
+			p.m.Apply(Released{Job: id})
+			if d, ok := p.m.Next(p.now); ok { // for whom it was taken back
+				p.begun(d)
+				steps++
+			}
+		}
+		for d, ok := p.m.Next(p.now); ok; d, ok = p.m.Next(p.now) {
+			p.begun(d)
+			steps++
+		}
+		if len(p.coming) == 0 || p.left == 0 || steps > 2*mostSteps/fewReplays {
+			break
+		}
+		h := heap.Pop(&p.coming).(happening)
+		if p.now = h.at; p.now.After(end) {
+			break
+		}
+		if h.on == nil {
+			p.pressed()
+			p.press()
+			continue
+		}
+		r := h.on.runs[0]
+		p.m.Apply(Ended{Job: r.id, Ran: p.ran[r], At: p.now})
+		delete(p.ran, r)
+		p.start(h.on)
+	}
+	return steps + 1
+}
+
+// begun takes in a decision.
+func (p *play) begun(d Decision) {
+	if b := p.m.backEnd(d.BackEnd); len(b.runs) == 1 {
+		p.start(b)
+	}
+}
+
+// start lets the next run of a back end begin, or go on.
+func (p *play) start(b *backEnd) {
+	if len(b.runs) == 0 {
+		return
+	}
+	r := b.runs[0]
+	if !r.posted {
+		p.m.Apply(Posted{Job: r.id, At: p.now})
+		if w, ok := p.waits[r.id]; ok {
+			p.waits[r.id] = append(w, p.now.Sub(p.Outlook.now))
+			p.left--
+		}
+	}
+	gone := p.now.Sub(r.began)
+	spread := math.Sqrt(p.known.error.value)
+	var lasts time.Duration
+	for range 8 { // longer than it ran already
+		lasts = time.Duration(float64(r.charged) * math.Exp(p.same+spread*p.draw.NormFloat64()))
+		if lasts > gone {
+			break
+		}
+	}
+	if lasts <= gone {
+		lasts = gone + time.Duration(float64(gone)*p.draw.ExpFloat64()/4)
+	}
+	p.ran[r] = lasts
+	p.no++
+	heap.Push(&p.coming, happening{r.began.Add(lasts), b, p.no})
+}
+
+// press sets when somebody presses Run next.
+func (p *play) press() {
+	if p.rate > 0 {
+		p.no++
+		heap.Push(&p.coming, happening{at: p.now.Add(seconds(p.draw.ExpFloat64() / p.rate)), no: p.no})
+	}
+}
+
+// pressed adds the jobs of somebody who pressed Run as one did lately.
+func (p *play) pressed() {
+	b := p.presses[p.draw.IntN(len(p.presses))]
+	for range b.times {
+		p.no++
+		j := b.Job
+		j.ID, j.Created = job.ID(fmt.Sprint("+", p.no)), p.now
+		j.Seq, j.Number = math.MaxInt64/2+int64(p.no), math.MaxInt32+float64(p.no)
+		p.m.add(j)
+	}
+}

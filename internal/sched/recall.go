@@ -24,9 +24,12 @@ func (m *Machine) Recall(now time.Time) (job.ID, bool) {
 			if r.posted {
 				continue
 			}
-			if r.held || m.paused || b.paused || r.lot.user.group.paused || !m.paused && i > 0 &&
-				(m.sooner(r, i, idle) || stirred && i == len(b.runs)-1 && m.outrun(r)) {
+			if r.held || m.paused || b.paused || r.lot.user.group.paused || i > 0 && m.sooner(r, i, idle) {
 				m.stirred = stirred // there may be more
+				return r.id, true
+			}
+			if stirred && i > 0 && i == len(b.runs)-1 && !r.recalled && m.outrun(r) {
+				m.stirred, r.recalled = true, true
 				return r.id, true
 			}
 		}
@@ -75,7 +78,7 @@ func (m *Machine) outrun(r *run) bool {
 		return true
 	}
 	// The staged job has its models loaded, and would overtake.
-	return !m.mayOvertake(choice{item: r.item, on: r.on}, rival.item)
+	return !m.mayOvertake(choice{item: r.item, on: r.on}, rival.item, r.charged)
 }
 
 // goesBefore reports whether a waiting item has its turn before a claimed one, were that given back.

@@ -48,6 +48,9 @@ type Machine struct {
 
 	served, joins, lots int64 // how often that happened
 	known               experience
+	pressed             presses
+	said                map[job.ID][]promise
+	dream               bool           // it only simulates, and learns nothing
 	cursors             []cursor[*lot] // for reuse
 }
 
@@ -66,7 +69,7 @@ func New(o Options) *Machine {
 	}
 	return &Machine{
 		opts: o, users: map[string]*user{}, groups: map[string]*group{}, items: map[job.ID]*item{}, runs: map[*item]*run{},
-		kinds: map[kindKey]*kind{}, known: newExperience(),
+		kinds: map[kindKey]*kind{}, known: newExperience(), said: map[job.ID][]promise{},
 	}
 }
 
@@ -160,6 +163,9 @@ func (m *Machine) post(r *run) {
 		r.on.loaded = models
 	}
 	m.begun(r)
+	if len(m.said) > 0 {
+		m.keep(r.id)
+	}
 }
 
 func (m *Machine) release(e Released) {
@@ -197,6 +203,9 @@ func (m *Machine) end(e Ended) {
 	}
 	m.drop(it.lot.kind)
 	delete(m.items, it.id)
+	if len(m.said) > 0 {
+		delete(m.said, it.id)
+	}
 }
 
 func (m *Machine) pause(e Paused) {

@@ -1,0 +1,152 @@
+package sched
+
+import (
+	"math"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/job"
+)
+
+// press is that somebody pressed Run, once or a few times in a row.
+type press struct {
+	Job
+	kind  *kind
+	times int
+}
+
+// presses are the last ones.
+type presses struct {
+	list []press
+	at   int // where the next one goes, once the list is full
+}
+
+const (
+	mostPresses = 128
+	mostTimes   = 16              // jobs of one press
+	inARow      = 2 * time.Second // between jobs of one press
+	lately      = 20 * time.Minute
+)
+
+// note takes in a new job.
+func (p *presses) note(it *item, at time.Time) {
+	u := it.lot.user
+	if n := len(p.list); n > 0 {
+		last := &p.list[(p.at+n-1)%n]
+		if last.User == u.name && at.Sub(last.Created) < inARow {
+			last.times = min(last.times+1, mostTimes)
+			return
+		}
+	}
+	x := press{kind: it.lot.kind, times: 1, Job: Job{
+		User: u.name, Group: u.group.name, Class: it.lot.class, Created: at, Models: it.lot.kind.models, Like: it.like.Value(),
+		Cost: time.Duration(it.cost) * time.Millisecond,
+	}}
+	if len(p.list) < mostPresses {
+		p.list = append(p.list, x)
+		return
+	}
+	p.list[p.at] = x
+	p.at = (p.at + 1) % mostPresses
+}
+
+// recent returns the presses of late, and how many there are in a second.
+func (m *Machine) recent(now time.Time) (list []press, rate float64) {
+	first := now
+	for _, x := range m.pressed.list {
+		if age := now.Sub(x.Created); age < 0 || age > lately || m.kinds[x.kind.kindKey] != x.kind {
+			continue
+		}
+		x.Needs = x.kind.named()
+		list = append(list, x)
+		if x.Created.Before(first) {
+			first = x.Created
+		}
+	}
+	if len(list) < 4 { // too few to say
+		return nil, 0
+	}
+	return list, float64(len(list)-1) / max(now.Sub(first).Seconds(), 60)
+}
+
+// kept is how bands were kept, of jobs at some places: by how much more they are to be opened at either end, as a power
+// of e.
+type kept struct{ below, above float64 }
+
+// bucket says whose bands are judged together: those of the i-th job, from 0.
+func bucket(i int) int {
+	switch {
+	case i < 2:
+		return 0
+	case i < 8:
+		return 1
+	case i < 40:
+		return 2
+	}
+	return 3
+}
+
+const (
+	buckets = 4
+	outside = 0.15 // of the bands, are meant to be too early, and as many too late
+	haste   = 0.06 // of corrections
+)
+
+// correct opens a band, or narrows it.
+func (k kept) correct(s strict) Band {
+	b := Band{
+		From: time.Duration(float64(s.from) * math.Exp(-k.below)),
+		To:   time.Duration(float64(s.to) * math.Exp(k.above)),
+	}
+	b.From = min(b.From, s.middle)
+	b.To = max(b.To, s.middle, b.From+time.Second)
+	return b
+}
+
+// learn takes in what came of a band.
+func (k *kept) learn(s strict, waited time.Duration) {
+	step := func(v *float64, missed bool) {
+		if missed {
+			*v += haste * (1 - outside)
+		} else {
+			*v -= haste * outside
+		}
+		*v = min(max(*v, -1), 2)
+	}
+	b := k.correct(s)
+	step(&k.below, waited < b.From)
+	step(&k.above, waited > b.To)
+}
+
+// promise is a band that people were told.
+type promise struct {
+	at time.Time
+	strict
+	bucket int
+}
+
+// mostPromises bounds how many bands are remembered.
+const mostPromises = 4000
+
+// Said remembers what people were told, to learn from what comes of it.
+func (m *Machine) Said(f Forecast) {
+	for i, id := range f.order {
+		it := m.items[id]
+		if it == nil || it.claimed {
+			continue
+		}
+		said := m.said[id]
+		n := bucket(i)
+		if len(said) > 0 && said[len(said)-1].bucket <= n || len(said) == 0 && len(m.said) >= mostPromises {
+			continue // only the first that it was told at such a place
+		}
+		m.said[id] = append(said, promise{f.At, f.said[id], n})
+	}
+}
+
+// keep learns from when a job began.
+func (m *Machine) keep(id job.ID) {
+	for _, p := range m.said[id] {
+		m.known.kept[p.bucket].learn(p.strict, m.now.Sub(p.at))
+	}
+	delete(m.said, id)
+}
