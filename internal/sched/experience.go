@@ -7,11 +7,11 @@ import (
 
 // experience is what the runs so far teach.
 type experience struct {
-	typical mean            // how long a job runs
-	load    mean            // how long models are loaded
-	loads   map[string]mean // by models
-	error   mean            // the square of the error of estimates, in powers of e
-	kept    [buckets]kept   // how bands were kept
+	typical mean                // how long a job runs
+	load    mean                // how long models are loaded
+	loads   map[string]mean     // by models
+	error   mean                // the square of the error of estimates, in powers of e
+	kept    [len(farthest)]kept // how bands were kept
 }
 
 // mean is a mean over the last so many values.
@@ -33,10 +33,14 @@ const (
 )
 
 func newExperience() experience {
-	return experience{
+	e := experience{
 		typical: mean{value: firstTypical}, load: mean{value: firstLoad}, loads: map[string]mean{},
 		error: mean{0.09, 5},
 	}
+	for i := range e.kept {
+		e.kept[i] = kept{firstKept[i], firstKept[i]}
+	}
+	return e
 }
 
 // learn takes in how long a run was.

@@ -44,6 +44,7 @@ const (
 	mostReplays = 24     // simulations of one outlook
 	fewReplays  = 10
 	lookAhead   = 24 * time.Hour
+	unsteady    = 0.5 // by how much people press Run more or less often than lately, as a power of e
 )
 
 // Forecast simulates what comes, from the state as it is now, and remembers what it said: what came of it corrects
@@ -320,6 +321,7 @@ type play struct {
 	now    time.Time
 	no     int
 	same   float64                // by how much all estimates are wrong
+	often  float64                // presses per second
 	ran    map[*run]time.Duration // how long what runs will have run
 	waits  map[job.ID][]time.Duration
 	left   int // jobs that are still to begin
@@ -330,6 +332,7 @@ func (o *Outlook) play(seed uint64, waits map[job.ID][]time.Duration) (steps int
 	p := &play{Outlook: o, m: o.machine(), draw: rand.New(rand.NewPCG(seed, 1)), now: o.now, ran: map[*run]time.Duration{}, waits: waits, left: o.jobs}
 	spread := math.Sqrt(o.known.error.value)
 	p.same = p.draw.NormFloat64() * spread / 3
+	p.often = o.rate * math.Exp(p.draw.NormFloat64()*unsteady)
 	for _, b := range p.m.backends {
 		p.start(b)
 	}
@@ -405,9 +408,9 @@ func (p *play) start(b *backEnd) {
 
 // press sets when somebody presses Run next.
 func (p *play) press() {
-	if p.rate > 0 {
+	if p.often > 0 {
 		p.no++
-		heap.Push(&p.coming, happening{at: p.now.Add(seconds(p.draw.ExpFloat64() / p.rate)), no: p.no})
+		heap.Push(&p.coming, happening{at: p.now.Add(seconds(p.draw.ExpFloat64() / p.often)), no: p.no})
 	}
 }
 

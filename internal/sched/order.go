@@ -204,7 +204,7 @@ func (m *Machine) enter(u *user) {
 		if !u.kept {
 			now := m.virtual
 			if m.parties.n > 0 {
-				now = m.parties.first().tag
+				now = min(now, m.parties.first().tag)
 			}
 			g.tag = now + m.debt(g.tag-now, g.left)
 		}
@@ -219,17 +219,16 @@ func (m *Machine) enter(u *user) {
 	u.kept = false
 }
 
-// present is the virtual time of a group's people: where the next of those stands who wait for a turn. Who has back ends
-// to themselves, since others' jobs can't run there, is far ahead of it, and nobody who comes is put behind them.
+// present is the virtual time at which people come in: that of the group, or where the first stands who waits for a turn.
+// Who has back ends to themselves, since others' jobs can't run there, gets far ahead, and nobody who comes is put behind
+// them.
 func (m *Machine) present(g *group) int64 {
-	now, waits := g.now, false
+	now := g.now
 	for _, q := range g.pools {
 		if q.lots.n == 0 || !slices.ContainsFunc(m.backends, func(b *backEnd) bool { return b.open() && b.can(q.kind) }) {
 			continue
 		}
-		if tag := q.lots.first().key.tag; !waits || tag < now {
-			now, waits = tag, true
-		}
+		now = min(now, q.lots.first().key.tag)
 	}
 	return now
 }

@@ -2,6 +2,7 @@ package sched
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/job"
@@ -72,23 +73,19 @@ func (m *Machine) recent(now time.Time) (list []press, rate float64) {
 // of e.
 type kept struct{ below, above float64 }
 
-// bucket says whose bands are judged together: those of the i-th job, from 0.
+// farthest are the last jobs of the buckets, from 0, whose bands are judged together.
+var farthest = [...]int{1, 3, 8, 20, 40, 80, 160, math.MaxInt}
+
+// firstKept is what bands are corrected by until runs tell: those near are narrow, as chance has few runs to even out.
+var firstKept = [len(farthest)]float64{0.15, 0.15, 0.15, 0.2, 0.25, 0.3, 0.35, -0.6}
+
 func bucket(i int) int {
-	switch {
-	case i < 2:
-		return 0
-	case i < 8:
-		return 1
-	case i < 40:
-		return 2
-	}
-	return 3
+	return slices.IndexFunc(farthest[:], func(last int) bool { return i <= last })
 }
 
 const (
-	buckets = 4
-	outside = 0.15 // of the bands, are meant to be too early, and as many too late
-	haste   = 0.06 // of corrections
+	outside = 0.13 // of the bands, are meant to be too early, and as many too late
+	haste   = 0.08 // of corrections
 )
 
 // correct opens a band, or narrows it.
