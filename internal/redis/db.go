@@ -159,6 +159,7 @@ func script(name string) string {
 var (
 	scriptOpen    = rueidis.NewLuaScript(script("open"))
 	scriptChange  = rueidis.NewLuaScript(script("change"))
+	scriptSettle  = rueidis.NewLuaScript("#!lua flags=allow-oom\n" + script("change")) // for what may happen in a full Redis
 	scriptFind    = rueidis.NewLuaScriptReadOnly(script("find"))
 	scriptHistory = rueidis.NewLuaScriptReadOnly(script("history"))
 	scriptEnd     = rueidis.NewLuaScriptReadOnly(script("end"))

@@ -13,6 +13,9 @@ import (
 // passing are the beginnings of Redis's errors that go by themselves: it starts, fails over, or is busy.
 var passing = []string{"LOADING", "READONLY", "CLUSTERDOWN", "MASTERDOWN", "BUSY ", "NOREPLICAS", "TRYAGAIN", "UNKILLABLE", "MISCONF"}
 
+// codeFull is the code of a Redis that has no memory left.
+const codeFull = "redis_full"
+
 // refusals are errors of Redis with what people can do about them.
 var refusals = []struct{ begin, code, sentence, remedy string }{
 	{

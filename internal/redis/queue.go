@@ -88,7 +88,7 @@ func (q *Queue) Insert(ctx context.Context, in queue.Insertion, done func(seq, f
 			"I", rueidis.BinaryString(rec), rueidis.BinaryString(q.pack.Request(in.Request)),
 			rueidis.BinaryString(in.Credentials), replace, decimal(in.NumberMark), decimal(in.Now.UnixMilli()), decimal(in.KeyUntil.UnixMilli()),
 		},
-		results: 1, numbers: numbers,
+		results: 1, numbers: numbers, adds: true,
 		apply: func(results []rueidis.RedisMessage) error {
 			if found, err := results[0].ToString(); err == nil {
 				clash, err = readClash(found)

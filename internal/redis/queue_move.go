@@ -186,5 +186,5 @@ func (q *Queue) restoreSome(ctx context.Context, chunk []queue.Record) error {
 		args = append(args, "T", decimal(rec.Job.Seq), rueidis.BinaryString(body), request, outcome,
 			rueidis.BinaryString(rec.Credentials), decimal(rec.KeyUntil.UnixMilli()))
 	}
-	return q.write(ctx, &request{args: args, results: len(chunk), apply: func([]rueidis.RedisMessage) error { return nil }})
+	return q.write(ctx, &request{args: args, results: len(chunk), adds: true, apply: func([]rueidis.RedisMessage) error { return nil }})
 }

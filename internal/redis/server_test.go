@@ -34,13 +34,10 @@ func startServer(t testing.TB, fsync string, args ...string) *server {
 		t.Skip("there is no redis-server here; `make deps` brings it")
 	}
 	dir := t.TempDir()
-	s := &server{t: t, dir: dir, socket: filepath.Join(dir, "redis.sock")}
-	if len(s.socket) > 100 { // sockets have short names
-		short, err := os.MkdirTemp("", "redis")
-		must(t, err)
-		t.Cleanup(func() { must(t, os.RemoveAll(short)) })
-		s.socket = filepath.Join(short, "s")
-	}
+	short, err := os.MkdirTemp("", "redis") // sockets have short names
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(short)) })
+	s := &server{t: t, dir: dir, socket: filepath.Join(short, "s")}
 	s.args = append([]string{
 		program, "--port", "0", "--unixsocket", s.socket, "--dir", dir, "--appendonly", "yes", "--appendfsync", fsync,
 		"--save", "", "--maxmemory-policy", "noeviction", "--loglevel", "warning",

@@ -211,6 +211,41 @@ func TestLostAnswers(t *testing.T) {
 	}
 }
 
+// TestFull: a Redis without memory takes no new jobs, and lets everything else go on.
+func TestFull(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "everysec")
+	_, _, q := startQueue(t, s, redis.Options{})
+	var claims []job.Fence
+	for i := range 8 {
+		j, _, err := q.Submit(t.Context(), queuetest.Submission("ann", i))
+		must(t, err)
+		e, _, err := q.Claim(t.Context(), j.ID, queuetest.Params())
+		must(t, err)
+		claims = append(claims, job.Fence{Job: j.ID, N: e.Job.Attempt.Fence})
+	}
+	s.cli("config", "set", "maxmemory", "1mb")
+	var wg sync.WaitGroup
+	for i, f := range claims { // together, so that they come into batches with what is refused
+		wg.Go(func() {
+			if err := q.Finish(t.Context(), f.Job, f.N, queuetest.Outcome(job.Completed)); err != nil {
+				t.Errorf("a full Redis keeps a job from ending: %v", err)
+			}
+		})
+		wg.Go(func() {
+			_, _, err := q.Submit(t.Context(), queuetest.Submission("ben", i))
+			refused(t, "submit", err, "redis_full")
+		})
+	}
+	wg.Wait()
+	if c := q.Counts(); c != (job.Counts{Completed: 8}) {
+		t.Errorf("counts %+v", c)
+	}
+	s.cli("config", "set", "maxmemory", "0")
+	_, _, err := q.Submit(t.Context(), queuetest.Submission("ben", 9))
+	must(t, err)
+}
+
 // cutter stands between a program and Redis and cuts connections in the middle of answers.
 type cutter struct {
 	socket string

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ type request struct {
 	args    []string // commands and their arguments
 	results int      // how many results they give
 	numbers int      // how many numbers they may take
+	adds    bool     // they take room that nobody gives back: a full Redis refuses them
 
 	// apply learns the results, on the writer's goroutine, one request at a time in the order in which they became true.
 	apply func([]rueidis.RedisMessage) error
@@ -144,10 +146,28 @@ func (r *request) end(err error) {
 	close(r.ready)
 }
 
-// commit has one batch happen and ends its requests.
+// commit has one batch happen and ends its requests. Where Redis is full, what adds to it is refused, and everything else
+// happens all the same: jobs end, and old ones go.
 func (w *writer) commit(batch []*request) {
 	w.number++
-	answer, err := w.send(w.args("do", batch))
+	adding := slices.ContainsFunc(batch, func(r *request) bool { return r.adds })
+	run := scriptSettle
+	if adding {
+		run = scriptChange
+	}
+	answer, err := w.send(run, w.args("do", batch))
+	if adding && isFull(err) {
+		batch = slices.DeleteFunc(batch, func(r *request) bool {
+			if r.adds {
+				r.end(err)
+			}
+			return r.adds
+		})
+		if len(batch) > 0 {
+			w.commit(batch)
+		}
+		return
+	}
 	if err == nil {
 		err = w.q.feed.hand(answer.place, w.origin(), func() error { return w.apply(batch, answer.results) })
 	}
@@ -160,6 +180,12 @@ func (w *writer) commit(batch []*request) {
 	if errors.Is(err, errUnknown) {
 		w.settle()
 	}
+}
+
+// isFull reports whether Redis refused a batch before anything of it happened, because it has no memory left.
+func isFull(err error) bool {
+	f, ok := errors.AsType[*fault.Error](err)
+	return ok && f.Code == codeFull
 }
 
 func (w *writer) origin() origin { return origin{w.q.session, w.number} }
@@ -190,11 +216,11 @@ type answer struct {
 var errUnknown = errors.New("the answer was lost")
 
 // send runs the script, again while that can help: a batch that comes twice happens once.
-func (w *writer) send(args []string) (answer, error) {
+func (w *writer) send(run *rueidis.Lua, args []string) (answer, error) {
 	deadline := time.Now().Add(w.q.db.patience)
 	unknown := false
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		a, err := w.once(deadline, args)
+		a, err := w.once(run, deadline, args)
 		if err == nil {
 			return a, nil
 		}
@@ -217,10 +243,10 @@ func (w *writer) send(args []string) (answer, error) {
 	}
 }
 
-func (w *writer) once(deadline time.Time, args []string) (a answer, err error) {
+func (w *writer) once(run *rueidis.Lua, deadline time.Time, args []string) (a answer, err error) {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
-	list, err := scriptChange.Exec(ctx, w.q.db.changes, w.keys, args).ToArray()
+	list, err := run.Exec(ctx, w.q.db.changes, w.keys, args).ToArray()
 	if err != nil {
 		return a, err
 	}
@@ -283,7 +309,7 @@ func (w *writer) protect(r *request, results []rueidis.RedisMessage) (err error)
 func (w *writer) settle() {
 	w.q.db.log.Warn("the studio's Redis does not answer; its changes wait")
 	for wait := 50 * time.Millisecond; !w.q.closed(); wait = min(2*wait, 400*time.Millisecond) {
-		a, err := w.once(time.Now().Add(w.q.db.patience), w.args("void", nil))
+		a, err := w.once(scriptSettle, time.Now().Add(w.q.db.patience), w.args("void", nil))
 		if err == nil {
 			if !a.void {
 				w.q.feed.adopt(a.place, w.origin())
