@@ -98,6 +98,7 @@ func (f *feed) adopt(place int64, by origin) {
 		return
 	}
 	f.orphan = by
+	defer f.poke()
 	if err := f.catchUp(context.Background(), place); err != nil {
 		f.miss("they can't be read", err)
 	}

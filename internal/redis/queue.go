@@ -34,9 +34,12 @@ type Queue struct {
 
 var _ queue.Store = (*Queue)(nil)
 
+// sessionStays is how long the last answer of a server is kept: longer than anybody asks for it again.
+const sessionStays = 24 * time.Hour
+
 // NewQueue returns the queue's store in the database; a Restore that was cut short is undone. Close it before the database.
 func NewQueue(ctx context.Context, db *DB) (*Queue, error) {
-	if _, err := db.restoring(ctx, "start"); err != nil {
+	if _, err := db.restoring(ctx, "start", decimal(time.Now().Add(-sessionStays).UnixMilli())); err != nil {
 		return nil, err
 	}
 	pack, err := payload.New()

@@ -104,7 +104,7 @@ func text(m rueidis.RedisMessage) string {
 
 // restoring runs one step of a Restore.
 func (db *DB) restoring(ctx context.Context, step string, more ...string) (string, error) {
-	keys := db.keys("meta", "tick", "ids", "numbers", "open", "done", "request", "outcome", "sealed", "prompts", "keys", "keyends",
+	keys := db.keys("meta", "tick", "last", "ids", "numbers", "open", "done", "request", "outcome", "sealed", "prompts", "keys", "keyends",
 		"history", "gone", "past")
 	word, err := db.exec(ctx, scriptRestore, keys, append([]string{db.generation, step}, more...)).ToString()
 	switch {

@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -36,6 +37,18 @@ func (q *Queue) EachOpen(ctx context.Context, fn func(job.Job) error) (int64, er
 // readOpen returns everything that is open, in order of acceptance, and the last number that was given, both as they are
 // at one place of the log: the feed goes on behind it. Its lock is held.
 func (q *Queue) readOpen(ctx context.Context) (list []job.Job, ended int64, err error) {
+	for range 5 {
+		if list, ended, err = q.tryOpen(ctx); !errors.Is(err, errTooFast) {
+			break
+		}
+	}
+	return list, ended, err
+}
+
+// errTooFast says that the log did not reach back to the beginning of a read.
+var errTooFast = errors.New("the queue changes faster than it can be read")
+
+func (q *Queue) tryOpen(ctx context.Context) (list []job.Job, ended int64, err error) {
 	_, before, _, err := q.logEnd(ctx)
 	if err != nil {
 		return nil, 0, err
@@ -68,6 +81,9 @@ func (q *Queue) readOpen(ctx context.Context) (list []job.Job, ended int64, err 
 				return nil, 0, err
 			}
 		}
+		if at > end { // Redis has lost changes in this moment
+			return nil, 0, errTooFast
+		}
 		if at == end {
 			q.feed.at, q.feed.by, q.feed.highest = end, by, max(last, q.feed.highest)
 			list = make([]job.Job, 0, len(open))
@@ -82,7 +98,7 @@ func (q *Queue) readOpen(ctx context.Context) (list []job.Job, ended int64, err 
 // replay brings what was read up to the entries, and returns the place of the last one.
 func (q *Queue) replay(entries []rueidis.XRangeEntry, at int64, open map[int64]job.Job) (int64, error) {
 	if len(entries) == 0 {
-		return 0, fmt.Errorf("the queue changes faster than it can be read")
+		return 0, errTooFast
 	}
 	for _, e := range entries {
 		place, _, err := readOrigin(e)
@@ -90,7 +106,7 @@ func (q *Queue) replay(entries []rueidis.XRangeEntry, at int64, open map[int64]j
 			return 0, err
 		}
 		if place != at+1 {
-			return 0, fmt.Errorf("the queue changes faster than it can be read")
+			return 0, errTooFast
 		}
 		changes, err := q.readChanges(e.FieldValues["c"])
 		if err != nil {

@@ -80,6 +80,8 @@ func (q *Queue) write(ctx context.Context, r *request) error {
 		return gone(ctx.Err())
 	case <-bound.C:
 		return gone(classify(errNoAnswer))
+	case <-q.closing:
+		return gone(errClosed())
 	}
 }
 

@@ -372,7 +372,7 @@ end
 
 local place = 0
 if #said > 0 then
-  local id = call('XADD', key(LOG), 'MAXLEN', '~', '10000', '0-*', 's', session, 'b', ARGV[3], 'c', table.concat(said))
+  local id = call('XADD', key(LOG), 'MAXLEN', '~', '2000', '0-*', 's', session, 'b', ARGV[3], 'c', table.concat(said))
   place = tonumber(sub(id, 3))
 end
 call('HSET', key(LAST), session, cmsgpack.pack(number, place, now, results))
