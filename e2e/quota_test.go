@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestQuotasOutliveAKill: what a person took is the same after a sudden end, and what is left is as well.
@@ -49,4 +50,21 @@ func TestQuotasOutliveAKill(t *testing.T) {
 		t.Errorf("another person reads %s", other)
 	}
 	send("bob", http.StatusOK)
+}
+
+// TestQuotaInTheEditor presses Run once more than there is room for: the official editor shows the studio's sentence.
+func TestQuotaInTheEditor(t *testing.T) {
+	b := startBrowser(t)
+	for version := range generations {
+		t.Run(version, func(t *testing.T) {
+			s := startStudio(t, studioOptions{frontend: version, config: "queue:\n  quotas: {everyone: {jobs_per_day: 1}}\n"})
+			e := openEditor(t, b.profile(t), s.link(t, "ann", s.host), version)
+			e.load(t, "quota", plain(0x0000ff))
+			e.press(t)
+			e.untilFinished(t, 1)
+			e.press(t)
+			e.until(t, 20*time.Second, "the sentence", `document.body.innerText.includes('You have sent 1 of 1 jobs of today; more tomorrow at 00:00.')`)
+			e.shot(t, "quota")
+		})
+	}
 }

@@ -51,9 +51,9 @@ type Queue struct {
 	MaxPendingPerUser int    `yaml:"max_pending_per_user" doc:"waiting jobs of one person"`
 	MaxRunningPerUser int    `yaml:"max_running_per_user" doc:"jobs of one person that run at the same time"`
 
-	AgeAfter    Duration `yaml:"age_after" doc:"priority: a job that waited so long goes before the class above its own; 0: never"`
-	HalfLife    Duration `yaml:"half_life" doc:"fair: after this time, GPU time that was used counts half"`
-	Affinity    Duration `yaml:"affinity" doc:"how much GPU time a turn may come early or late so that a model needs no loading; 0: no matter"`
+	AgeAfter    Duration `yaml:"age_after" doc:"priority: a job rises by one class each time it has waited so long; 0: never"`
+	HalfLife    Duration `yaml:"half_life" doc:"fair: after which what somebody used beyond their share weighs half"`
+	Affinity    Duration `yaml:"affinity" doc:"how much GPU time the first in line may be overtaken by, for jobs whose models are loaded already; 0: none"`
 	KeepFor     Duration `yaml:"keep_for" doc:"how long finished jobs stay in history; 0: for ever"`
 	KeepPerUser int      `yaml:"keep_per_user" doc:"finished jobs of one person that stay in history; 0: all"`
 	IdleStop    Duration `yaml:"idle_stop" doc:"an editor that queues by itself stops when nobody touched it for so long; 0: never"`
@@ -115,7 +115,7 @@ func Default() Config {
 		Limits:       Limits{Upload: 512 * MB, DiskPerUser: 10 * GB, KeepFree: 5 * GB, SocketsPerUser: 32},
 		Queue: Queue{
 			Mode: "fair", MaxPending: 10000, MaxPendingPerUser: 100, MaxRunningPerUser: 2,
-			AgeAfter: Duration(10 * time.Minute), HalfLife: Duration(time.Hour), Affinity: Duration(30 * time.Second),
+			AgeAfter: Duration(10 * time.Minute), HalfLife: Duration(time.Hour), Affinity: Duration(2 * time.Minute),
 			KeepFor: Duration(90 * 24 * time.Hour), KeepPerUser: 10000, IdleStop: Duration(30 * time.Minute),
 		},
 	}
