@@ -90,14 +90,6 @@ func (s *Studio) admit(ctx context.Context, sub job.Submission) error {
 	return s.usage.Admit(ctx, sub)
 }
 
-// orNever is a time as the schedule wants it: there zero is its own default, and in the settings it is never.
-func orNever(d config.Duration) time.Duration {
-	if d == 0 {
-		return -1
-	}
-	return time.Duration(d)
-}
-
 // estimate is how long a job will have a GPU of usual speed.
 func (s *Studio) estimate(j job.Job) time.Duration {
 	mean, _ := s.usage.Estimate(j)
