@@ -86,7 +86,6 @@ func (s *Service) Reorder(ctx context.Context, user string, ids []job.ID) ([]job
 	}
 	places := slices.Clone(jobs)
 	slices.SortFunc(places, func(x, y job.Job) int { return Compare(&x, &y) })
-	var moved []job.Job
 	ranks := make([]Rank, 0, len(jobs))
 	for i, j := range jobs {
 		r := rankOf(j)
@@ -103,8 +102,7 @@ func (s *Service) Reorder(ctx context.Context, user string, ids []job.ID) ([]job
 			jobs, ranks = slices.Delete(jobs, i, i+1), slices.Delete(ranks, i, i+1)
 		}
 	}
-	moved, err := s.rank(ctx, jobs, ranks)
-	return moved, err
+	return s.rank(ctx, jobs, ranks)
 }
 
 func rankOf(j job.Job) Rank {

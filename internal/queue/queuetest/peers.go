@@ -144,15 +144,7 @@ func (q *peer) work(ctx context.Context, n int, handle func(body []byte)) error 
 	errs := make([]error, n)
 	var wg sync.WaitGroup
 	for i := range n {
-		wg.Go(func() {
-			for errs[i] == nil {
-				j := q.next()
-				if j == nil {
-					return
-				}
-				errs[i] = q.run(j, handle)
-			}
-		})
+		wg.Go(func() { errs[i] = q.worker(handle) })
 	}
 	wg.Wait()
 	q.mu.Lock()
@@ -161,20 +153,36 @@ func (q *peer) work(ctx context.Context, n int, handle func(body []byte)) error 
 	return errors.Join(errs...)
 }
 
-func (q *peer) run(j *job.Job, handle func([]byte)) error {
-	ctx := context.Background()
-	var e job.Entry
-	var err error
+// worker runs jobs one after another. As the dispatcher does, it claims the next one while it writes down how the last
+// one ended, so that both may share a commit.
+func (q *peer) worker(handle func([]byte)) error {
+	var ending sync.WaitGroup
+	var ended error
+	for {
+		j := q.next()
+		if j == nil {
+			ending.Wait()
+			return ended
+		}
+		e, err := q.take(j)
+		if ending.Wait(); err != nil || ended != nil {
+			return errors.Join(err, ended)
+		}
+		handle(e.Request.Prompt)
+		ending.Go(func() {
+			ended = q.Finish(context.Background(), e.Job.ID, e.Job.Attempt.Fence, job.Outcome{State: job.Completed})
+		})
+	}
+}
+
+// take claims a job, unless it is claimed already.
+func (q *peer) take(j *job.Job) (e job.Entry, err error) {
 	if j.State == job.Pending {
-		e, _, err = q.Claim(ctx, j.ID, Params())
+		e, _, err = q.Claim(context.Background(), j.ID, Params())
 	} else {
-		e, _, err = q.Load(ctx, j.ID, j.Attempt.Fence)
+		e, _, err = q.Load(context.Background(), j.ID, j.Attempt.Fence)
 	}
-	if err != nil {
-		return err
-	}
-	handle(e.Request.Prompt)
-	return q.Finish(ctx, j.ID, e.Job.Attempt.Fence, job.Outcome{State: job.Completed})
+	return e, err
 }
 
 func (q *peer) send(ctx context.Context, body []byte) error {

@@ -11,7 +11,7 @@ import (
 	"github.com/ahelme/comfyume/internal/queue"
 )
 
-// order returns the prompt ids of the person's open jobs as they are shown.
+// shown returns the prompt ids of the person's open jobs as they are shown.
 func (b *bench) shown(user string) []string {
 	b.t.Helper()
 	open, err := b.Open(b.t.Context(), user)
