@@ -120,6 +120,9 @@ func (f factsFace) Facts(ctx context.Context) queueapi.Facts {
 	out := queueapi.Facts{
 		Ready: len(s.whyNotReady(ctx)) == 0, Version: s.o.Version, Store: store, Since: s.since,
 	}
+	if store == "redis" {
+		out.Redis = s.storeAnswers(ctx)
+	}
 	known := s.fleet.BackEnds()
 	for _, b := range s.backends {
 		one := queueapi.BackEnd{Name: b.Name, Driver: b.Driver, URL: b.URL}
@@ -132,6 +135,17 @@ func (f factsFace) Facts(ctx context.Context) queueapi.Facts {
 		out.BackEnds = append(out.BackEnds, one)
 	}
 	return out
+}
+
+// storeWithin is how long the store may take to say that it is there.
+const storeWithin = 2 * time.Second
+
+// storeAnswers asks the queue's store for a job that there is not: no memory answers that.
+func (s *Studio) storeAnswers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, storeWithin)
+	defer cancel()
+	_, err := s.queue.Get(ctx, "is-it-there")
+	return err == nil || fault.Is(err, fault.Missing)
 }
 
 // ownJobs is the queue as the dispatcher wants it: what workers of the queue manager's interface hold is not its to
