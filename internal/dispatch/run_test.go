@@ -225,6 +225,22 @@ func TestFileThatIsGoneIsNoReasonToFail(t *testing.T) {
 	})
 }
 
+// TestWhoAsksIsToldABand: also while nobody watches, when nobody looks ahead unasked.
+func TestWhoAsksIsToldABand(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		s.submit("bob", "Wait")
+		s.submit("bob", "Text staged")
+		j := s.submit("bob", "Text b")
+		time.Sleep(time.Second)
+		place, reason, err := s.disp.Why(s.Context(), j.ID)
+		if err != nil || place.Position != 1 || reason.Sentence == "" || place.To == 0 || place.From > place.To {
+			s.Errorf("Why: %+v %+v, %v", place, reason, err)
+		}
+		s.gpus[0].Release()
+		s.want(j, job.Completed)
+	})
+}
+
 func TestPlacesAreToldWhenTheyChange(t *testing.T) {
 	inBubble(t, 1, func(s *studio) {
 		s.submit("ann", "Wait")
