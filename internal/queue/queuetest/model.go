@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/ahelme/comfyume/internal/fault"
@@ -90,6 +89,7 @@ func walk(t *testing.T, rt *rapid.T, shelf Shelf) (steps int) {
 type model struct {
 	*bench
 	jobs    map[job.ID]*subject
+	past    []*subject // those that were pruned
 	tickets []job.Fence
 	fence   int64      // last one given
 	ended   int        // counts ends
@@ -158,9 +158,22 @@ func (m *model) pick(t *rapid.T, keep func(*subject) bool) *subject {
 	return rapid.SampledFrom(some).Draw(t, "job")
 }
 
+// subject returns a job by its id, also one that is gone.
+func (m *model) subject(id job.ID) *subject {
+	if s := m.jobs[id]; s != nil {
+		return s
+	}
+	return m.past[slices.IndexFunc(m.past, func(s *subject) bool { return s.id == id })]
+}
+
 // some returns the jobs that keep accepts in order of acceptance.
 func (m *model) some(keep func(*subject) bool) (some []*subject) {
 	for _, s := range m.jobs {
+		if keep(s) {
+			some = append(some, s)
+		}
+	}
+	for _, s := range m.past[max(0, len(m.past)-3):] { // of those that are gone the last ones are enough
 		if keep(s) {
 			some = append(some, s)
 		}
@@ -191,7 +204,7 @@ func (m *model) claimOne(t *rapid.T) {
 		return
 	}
 	m.must(err)
-	if diff := gocmp.Diff(s.sub.Request, e.Request); diff != "" {
+	if diff := differs(s.sub.Request, e.Request); diff != "" {
 		t.Fatalf("request: %s", diff)
 	}
 	m.claimed(t, s, e.Job)
@@ -215,7 +228,7 @@ func (m *model) ticket(t *rapid.T) (f job.Fence, s *subject, holds bool) {
 	}
 	// Late ones are the most interesting, and must not be drowned by the dead.
 	f = m.tickets[len(m.tickets)-1-rapid.IntRange(0, min(5, len(m.tickets)-1)).Draw(t, "ticket")]
-	s = m.jobs[f.Job]
+	s = m.subject(f.Job)
 	return f, s, s.state == job.Running && s.fence == f.N
 }
 
@@ -235,7 +248,7 @@ func (m *model) renew(t *rapid.T) {
 	lost, err := m.Renew(m.t.Context(), m.tickets, until)
 	m.must(err)
 	for _, f := range m.tickets {
-		s := m.jobs[f.Job]
+		s := m.subject(f.Job)
 		holds := s.state == job.Running && s.fence == f.N
 		if slices.Contains(lost, f) == holds {
 			t.Fatalf("renewal of %v, held %v, lost %v", f, holds, lost)
@@ -408,7 +421,7 @@ func (m *model) check(t *rapid.T) {
 	if c := m.Counts(); c != counts {
 		t.Fatalf("Counts = %+v, want %+v", c, counts)
 	}
-	if diff := gocmp.Diff(byUser, m.CountsByUser()); diff != "" {
+	if diff := differs(byUser, m.CountsByUser()); diff != "" {
 		t.Fatalf("counts by user: want -, got +\n%s", diff)
 	}
 	if r := m.Rejected(); r.Late+r.Doubled+r.Cancelled != m.late {

@@ -134,6 +134,8 @@ func (m *model) prune(t *rapid.T) {
 			slices.SortFunc(final, func(x, y *subject) int { return cmp.Compare(x.end, y.end) })
 			for _, s := range final[:max(0, len(final)-modelKept)] {
 				s.gone = true
+				delete(m.jobs, s.id)
+				m.past = append(m.past, s)
 				want++
 			}
 		}
