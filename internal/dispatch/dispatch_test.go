@@ -48,6 +48,7 @@ type studio struct {
 	claim   func() error // when it gives an error, that is what claims end with
 	load    error        // what the next look at an earlier attempt ends with
 	posted  error        // what the next report that a run was posted ends with
+	ran     func(j job.Job, backEnd string, ran time.Duration, ok bool)
 	options dispatch.Options
 
 	// Of one start.
@@ -126,7 +127,7 @@ func (s *studio) start() {
 	fl, err = fleet.New(members, nothing{}, fleet.Options{Changed: func() { disp.FleetChanged() }})
 	check(err)
 	disp = dispatch.New(dispatch.Deps{
-		Queue: claims{s.queue, s}, Fleet: fl, Deliver: s.files, Rewriter: mirror{}, Bus: s.bus, Missing: s.missing, Room: s.room,
+		Queue: claims{s.queue, s}, Fleet: fl, Deliver: s.files, Rewriter: mirror{}, Bus: s.bus, Missing: s.missing, Room: s.room, Ran: s.ran,
 	}, s.options)
 	s.disp = disp
 	run, cancel := context.WithCancel(context.Background())

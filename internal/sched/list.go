@@ -11,10 +11,18 @@ const chunk = 256
 // list keeps elements in their order. Putting one in, taking one out and finding its rank cost about the same among a
 // million as among a thousand: the elements lie in chunks, and only one of these is moved. What decides the order of an
 // element must not change while it is in.
-type list[T interface{ compare(other T) int }] struct {
+type list[T ordered[T]] struct {
 	chunks [][]T // none is empty
 	n      int
 }
+
+// ordered is what can stand in a list.
+type ordered[T any] interface{ compare(other T) int }
+
+var (
+	_ ordered[bySeq] = bySeq{}
+	_ ordered[later] = later{}
+)
 
 // find returns where x is, or belongs.
 func (l *list[T]) find(x T) (c, i int, found bool) {
@@ -137,7 +145,7 @@ func (l *list[T]) all() iter.Seq[T] {
 }
 
 // cursor is a place in a list.
-type cursor[T interface{ compare(other T) int }] struct {
+type cursor[T ordered[T]] struct {
 	list *list[T]
 	c, i int
 }
