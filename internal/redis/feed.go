@@ -230,6 +230,7 @@ func (q *Queue) Follow(fn func(queue.Change)) {
 		cancel()
 	})
 	q.work.Go(func() { q.feed.run(ctx) })
+	q.work.Go(q.post)
 }
 
 // Post implements queue.Shared.
@@ -239,8 +240,29 @@ func (q *Queue) Post(r queue.Renewal) {
 		args: []string{"P", decimal(r.Seq), number8(r.Fence), time8(r.Started)}, results: 1, ready: make(chan struct{}),
 		apply: func([]rueidis.RedisMessage) error { return nil },
 	}:
-	case <-q.closing:
 	default: // Redis is slow: the next renewal tells it
+		return
+	}
+	select {
+	case q.poke <- struct{}{}:
+	default:
+	}
+}
+
+// post sees that what nobody waits for is sent, until the store closes.
+func (q *Queue) post() {
+	for {
+		select {
+		case <-q.closing:
+			return
+		case <-q.poke:
+		}
+		select {
+		case <-q.closing:
+			return
+		case q.turn <- struct{}{}:
+			q.writer.lead(nil)
+		}
 	}
 }
 

@@ -17,8 +17,7 @@ import (
 
 // Queue is the queue's store. It is safe for concurrent use, by any number of servers.
 //
-// A change is a command of change.lua. One goroutine sends what waits as one batch, one batch at a time: that is one
-// step of Redis, one wait for its disk, and one order of results. A batch whose answer is lost is sent again and happens
+// A change is a command of change.lua. What waits is sent as one batch, one batch at a time: that is one step of Redis, one wait for its disk, and one order of results. A batch whose answer is lost is sent again and happens
 // once.
 type Queue struct {
 	db      *DB
@@ -27,6 +26,9 @@ type Queue struct {
 	feed    feed
 
 	requests chan *request
+	turn     chan struct{} // holds a token while somebody has the writer
+	writer   writer
+	poke     chan struct{} // there is a request that nobody waits for
 	closing  chan struct{}
 	once     sync.Once
 	work     sync.WaitGroup
@@ -46,17 +48,22 @@ func NewQueue(ctx context.Context, db *DB) (*Queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	q := &Queue{db: db, pack: pack, session: rand.Text(), requests: make(chan *request, most), closing: make(chan struct{})}
+	q := &Queue{
+		db: db, pack: pack, session: rand.Text(), requests: make(chan *request, most), turn: make(chan struct{}, 1),
+		poke: make(chan struct{}, 1), closing: make(chan struct{}),
+	}
 	q.feed = feed{q: q, moved: make(chan struct{}, 1)}
-	w := &writer{q: q, keys: db.keys("meta", "tick", "last", "log", "open", "done", "request", "outcome",
+	q.writer = writer{q: q, keys: db.keys("meta", "tick", "last", "log", "open", "done", "request", "outcome",
 		"sealed", "ids", "prompts", "keys", "keyends", "numbers", "settings", "history", "gone", "past")}
-	q.work.Go(w.run)
 	return q, nil
 }
 
 // Close waits for the batch that is on its way and gives back what the store holds. No call goes on after it.
 func (q *Queue) Close() error {
-	q.once.Do(func() { close(q.closing) })
+	q.once.Do(func() {
+		close(q.closing)
+		q.turn <- struct{}{} // it is never given back: nobody sends any more
+	})
 	q.work.Wait()
 	return q.pack.Close()
 }

@@ -26,7 +26,7 @@ type request struct {
 	numbers int      // how many numbers they may take
 	adds    bool     // they take room that nobody gives back: a full Redis refuses them
 
-	// apply learns the results, on the writer's goroutine, one request at a time in the order in which they became true.
+	// apply learns the results, one request at a time in the order in which they became true.
 	apply func([]rueidis.RedisMessage) error
 
 	state atomic.Int32
@@ -74,6 +74,9 @@ func (q *Queue) write(ctx context.Context, r *request) error {
 		return r.err
 	}
 	select {
+	case q.turn <- struct{}{}:
+		q.writer.lead(r)
+		return r.err
 	case <-r.ready:
 		return r.err
 	case <-ctx.Done():
@@ -87,43 +90,57 @@ func (q *Queue) write(ctx context.Context, r *request) error {
 
 var errNoAnswer = errors.New("no answer in time")
 
-// writer sends batches, one at a time, and hands out their results.
+// writer sends batches, one at a time, and hands out their results. It belongs to whoever has the queue's turn: a caller
+// who finds nobody at work does it, for all who wait, until what they asked for is done. So a lone caller waits for no
+// other goroutine, and many share a batch.
 type writer struct {
 	q      *Queue
 	number int64 // of the last batch
 	keys   []string
+	batch  []*request
 }
 
-// run works until closing is closed and no request waits.
-func (w *writer) run() {
-	batch := make([]*request, 0, most)
-	for {
-		select {
-		case r := <-w.q.requests:
-			batch = w.fill(append(batch[:0], r))
-		case <-w.q.closing:
-			select {
-			case r := <-w.q.requests: // it came in while we closed
-				r.end(errClosed())
-				continue
-			default:
-				return
+// lead sends batches until the request is done, or without one until nobody waits, and gives the turn back.
+func (w *writer) lead(r *request) {
+	for w.needed(r) {
+		w.fill()
+		unknown := w.commit(w.batch)
+		clear(w.batch)
+		if unknown { // the turn comes back when it is known what happened
+			w.q.work.Go(func() {
+				w.settle()
+				<-w.q.turn
+			})
+			if r != nil {
+				<-r.ready
 			}
+			return
 		}
-		if len(batch) > 0 {
-			w.commit(batch)
-		}
-		clear(batch)
+	}
+	<-w.q.turn
+}
+
+func (w *writer) needed(r *request) bool {
+	if r == nil {
+		return len(w.q.requests) > 0
+	}
+	select {
+	case <-r.ready:
+		return false
+	default:
+		return true
 	}
 }
 
-// fill adds what waits, and leaves out what its caller has taken back.
-func (w *writer) fill(batch []*request) []*request {
-	yielded := false
+// fill takes up what waits, and leaves out what its caller has taken back.
+func (w *writer) fill() {
+	batch, yielded := w.batch[:0], false
 	for len(batch) < most {
 		select {
 		case r := <-w.q.requests:
-			batch = append(batch, r)
+			if r.state.CompareAndSwap(waiting, taken) {
+				batch = append(batch, r)
+			}
 			continue
 		default:
 		}
@@ -134,13 +151,7 @@ func (w *writer) fill(batch []*request) []*request {
 		yielded = true
 		runtime.Gosched()
 	}
-	kept := batch[:0]
-	for _, r := range batch {
-		if r.state.CompareAndSwap(waiting, taken) {
-			kept = append(kept, r)
-		}
-	}
-	return kept
+	w.batch = batch
 }
 
 func (r *request) end(err error) {
@@ -148,9 +159,12 @@ func (r *request) end(err error) {
 	close(r.ready)
 }
 
-// commit has one batch happen and ends its requests. Where Redis is full, what adds to it is refused, and everything else
-// happens all the same: jobs end, and old ones go.
-func (w *writer) commit(batch []*request) {
+// commit has one batch happen and ends its requests; unknown says that nobody can tell whether it happened. Where Redis is
+// full, what adds to it is refused, and everything else happens all the same: jobs end, and old ones go.
+func (w *writer) commit(batch []*request) (unknown bool) {
+	if len(batch) == 0 {
+		return false
+	}
 	w.number++
 	adding := slices.ContainsFunc(batch, func(r *request) bool { return r.adds })
 	run := scriptSettle
@@ -159,16 +173,12 @@ func (w *writer) commit(batch []*request) {
 	}
 	answer, err := w.send(run, w.args("do", batch))
 	if adding && isFull(err) {
-		batch = slices.DeleteFunc(batch, func(r *request) bool {
+		return w.commit(slices.DeleteFunc(batch, func(r *request) bool {
 			if r.adds {
 				r.end(err)
 			}
 			return r.adds
-		})
-		if len(batch) > 0 {
-			w.commit(batch)
-		}
-		return
+		}))
 	}
 	if err == nil {
 		err = w.q.feed.hand(answer.place, w.origin(), func() error { return w.apply(batch, answer.results) })
@@ -179,9 +189,7 @@ func (w *writer) commit(batch []*request) {
 		}
 		close(r.ready)
 	}
-	if errors.Is(err, errUnknown) {
-		w.settle()
-	}
+	return errors.Is(err, errUnknown)
 }
 
 // isFull reports whether Redis refused a batch before anything of it happened, because it has no memory left.
