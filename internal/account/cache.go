@@ -107,13 +107,13 @@ func (c *cache) shrink() {
 	}
 }
 
-// forget drops all entries of a person, or only those with one id.
+// forget drops all entries of a person, or only those with one id; without a person everybody's.
 func (c *cache) forget(user, id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended++
 	for k, e := range c.entries {
-		if e.cred.Person.Name == user && (id == "" || e.cred.ID == id) {
+		if (user == "" || e.cred.Person.Name == user) && (id == "" || e.cred.ID == id) {
 			delete(c.entries, k)
 		}
 	}

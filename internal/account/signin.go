@@ -181,6 +181,10 @@ func (s *Service) EndSessions(ctx context.Context, user, except string) error {
 	return err
 }
 
+// EndedElsewhere takes in what Options.Ended told another server of the studio, so that nobody is believed from memory
+// any longer. Without a person everybody is looked up again: it is not known what ended.
+func (s *Service) EndedElsewhere(e Ended) { s.cache.forget(e.User, e.ID) }
+
 // end makes everybody look a person's credentials up again: one, or all for an empty id.
 func (s *Service) end(user, id string) {
 	s.cache.forget(user, id)

@@ -79,6 +79,12 @@ type Place struct {
 	To   float64 `json:"wait_to,omitempty"`
 }
 
+// SignedOut says that something a person carries ended before its time, or that the person changed: whoever believes it
+// from memory has to look it up again. State lane.
+type SignedOut struct {
+	ID string // of the session or token; empty: any of the person's
+}
+
 // Lagged stands in a subscriber's stream for state events that it was too slow to take: whatever it believes may
 // be old, it has to read the state anew. It never travels to others.
 type Lagged struct {
@@ -92,4 +98,5 @@ func (LogLines) body()     {}
 func (Notice) body()       {}
 func (FleetChanged) body() {}
 func (Queued) body()       {}
+func (SignedOut) body()    {}
 func (Lagged) body()       {}

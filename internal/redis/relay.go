@@ -144,6 +144,7 @@ const (
 	eventNotice = 'n'
 	eventFleet  = 'c'
 	eventQueued = 'q'
+	eventOut    = 'o'
 	eventLagged = 'g'
 )
 
@@ -180,6 +181,8 @@ func appendEvent(b []byte, e event.Event) ([]byte, error) {
 			return b, fmt.Errorf("encode places: %w", err)
 		}
 		begin(eventQueued, string(places))
+	case event.SignedOut:
+		begin(eventOut, body.ID)
 	case event.Lagged:
 		begin(eventLagged)
 		b = binary.BigEndian.AppendUint64(b, uint64(body.Dropped))
@@ -223,6 +226,8 @@ func readEvent(d *reader) (e event.Event, ok bool) {
 			d.failed = true
 		}
 		e.Body = body
+	case eventOut:
+		e.Body = event.SignedOut{ID: d.text()}
 	case eventLagged:
 		e.Body = event.Lagged{Dropped: int(d.uint64())}
 	default:

@@ -52,6 +52,7 @@ func TestRelay(t *testing.T) {
 		{User: "ann", Body: event.Notice{Severity: "warn", Text: "t"}},
 		{Body: event.FleetChanged{}},
 		{User: "ann", Body: event.Queued{Places: map[job.ID]event.Place{"j": {Position: 1, Code: "busy", Reason: "r", From: 1.5, To: 2}}}},
+		{User: "ann", Body: event.SignedOut{ID: "s1"}},
 		{User: "ann", Body: event.Notice{Text: "last"}},
 	}
 	a.Publish(event.Event{User: "ann", Body: event.JobChanged{Changed: job.Changed{Change: job.Submitted, Job: &job.Job{ID: "j"}}}})
