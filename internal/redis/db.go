@@ -171,6 +171,7 @@ var (
 	scriptCarrier  = rueidis.NewLuaScriptReadOnly(script("carrier"))
 	scriptUsage    = rueidis.NewLuaScript(script("usage"))
 	scriptCatalog  = rueidis.NewLuaScript(script("catalog"))
+	scriptPlace    = rueidis.NewLuaScript(script("place"))
 )
 
 // exec runs a script within the context and the database's patience.
