@@ -165,9 +165,11 @@ func remove(root *os.Root, name string) error {
 // place gives the file temp the path p, durably. most is how many bytes the person's documents may then take; 0:
 // any number.
 func (h *Home) place(root *os.Root, user, temp, p string, overwrite bool, most int64) (file.Entry, error) {
-	mu := h.lock(user)
-	mu.Lock()
-	defer mu.Unlock()
+	unlock, err := h.lock(user)
+	if err != nil {
+		return file.Entry{}, err
+	}
+	defer unlock()
 	return h.placeLocked(root, user, temp, p, overwrite, most)
 }
 
@@ -229,10 +231,12 @@ func (h *Home) Usage(_ context.Context, user string) (used int64, err error) {
 
 // countNothing notes that a person without a folder has no documents, unless the folder was made just now.
 func (h *Home) countNothing(user string) error {
-	mu := h.lock(user)
-	mu.Lock()
-	defer mu.Unlock()
-	_, err := h.root.Lstat(user)
+	unlock, err := h.lock(user)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	_, err = h.root.Lstat(user)
 	if err == nil {
 		return nil // counted next time
 	}
@@ -241,26 +245,34 @@ func (h *Home) countNothing(user string) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.used[user] = 0
+	h.used[user] = counted{0, time.Now()}
 	return nil
 }
 
-// known is what was counted of a person, if it was.
+// known is what was counted of a person, if it was. Where other servers write documents too, a count soon is too old.
 func (h *Home) known(user string) (used int64, known bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	used, known = h.used[user]
-	return used, known
+	c, known := h.used[user]
+	if h.opt.Lock != nil && time.Since(c.at) > countedFor {
+		return c.bytes, false
+	}
+	return c.bytes, known
 }
+
+// countedFor is for how long what was counted of a person is believed beside other servers.
+const countedFor = 10 * time.Second
 
 // usage counts a person's documents the first time, and clears what a crash left half written.
 func (h *Home) usage(root *os.Root, user string) (int64, error) {
 	if used, known := h.known(user); known {
 		return used, nil
 	}
-	mu := h.lock(user)
-	mu.Lock()
-	defer mu.Unlock()
+	unlock, err := h.lock(user)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
 	if err := clearScratch(root, time.Now()); err != nil {
 		return 0, homeError(err)
 	}
@@ -274,7 +286,7 @@ func (h *Home) usage(root *os.Root, user string) (int64, error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.used[user] = used
+	h.used[user] = counted{used, time.Now()}
 	return used, nil
 }
 
@@ -288,8 +300,8 @@ func (h *Home) counted(user string) int64 {
 func (h *Home) grow(user string, by int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if used, known := h.used[user]; known {
-		h.used[user] = used + by
+	if c, known := h.used[user]; known {
+		h.used[user] = counted{c.bytes + by, c.at}
 	}
 }
 

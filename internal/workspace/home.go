@@ -33,10 +33,14 @@ type HomeOptions struct {
 	Room func(ctx context.Context) error
 	// Elsewhere says how much of a person's quota is used by other things than documents; nil: nothing.
 	Elsewhere func(ctx context.Context, user string) (int64, error)
+	// Lock makes this server the only one that changes a person's documents, until unlock is called. It may wait for
+	// another one. Nil: no other server uses the folder.
+	Lock func(user string) (unlock func(), err error)
 }
 
 // Home holds the documents of all people: one folder each, with what ComfyUI calls userdata, and the settings. It
-// is safe for concurrent use. One server at a time may use a folder.
+// is safe for concurrent use. One server at a time may use a folder, or several with HomeOptions.Lock; what one has
+// written the others then find at once, and the bytes that a person uses within seconds.
 type Home struct {
 	root  *os.Root
 	opt   HomeOptions
@@ -45,7 +49,13 @@ type Home struct {
 	locks [64]sync.Mutex // by person: who changes a person's documents holds one
 
 	mu   sync.Mutex
-	used map[string]int64 // bytes by person, counted when first needed
+	used map[string]counted // by person, counted when first needed
+}
+
+// counted is how many bytes a person uses, and since when that is known.
+type counted struct {
+	bytes int64
+	at    time.Time
 }
 
 // OpenHome opens the folder of people's documents, and makes it when it is missing.
@@ -57,7 +67,7 @@ func OpenHome(dir string, o HomeOptions) (*Home, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the folder of documents: %w", homeError(err))
 	}
-	h := &Home{root: root, opt: o, seed: maphash.MakeSeed(), used: map[string]int64{}}
+	h := &Home{root: root, opt: o, seed: maphash.MakeSeed(), used: map[string]counted{}}
 	if h.folds, err = foldsNames(root); err != nil {
 		return nil, errors.Join(fmt.Errorf("try the folder of documents: %w", homeError(err)), root.Close())
 	}
@@ -67,8 +77,22 @@ func OpenHome(dir string, o HomeOptions) (*Home, error) {
 // Close closes the folder. Documents that are open stay open.
 func (h *Home) Close() error { return h.root.Close() }
 
-func (h *Home) lock(user string) *sync.Mutex {
-	return &h.locks[maphash.String(h.seed, user)%uint64(len(h.locks))]
+// lock makes the caller the only one who changes the person's documents, until it calls unlock.
+func (h *Home) lock(user string) (unlock func(), err error) {
+	mu := &h.locks[maphash.String(h.seed, user)%uint64(len(h.locks))]
+	mu.Lock()
+	if h.opt.Lock == nil {
+		return mu.Unlock, nil
+	}
+	release, err := h.opt.Lock(user)
+	if err != nil {
+		mu.Unlock()
+		return nil, err
+	}
+	return func() {
+		release()
+		mu.Unlock()
+	}, nil
 }
 
 // open opens a person's folder. Without create a folder that is missing gives fs.ErrNotExist.
@@ -217,9 +241,11 @@ func (h *Home) DeleteUserdata(user, p string) (err error) {
 		return homeError(err)
 	}
 	defer closeAfter(root, &err)
-	mu := h.lock(user)
-	mu.Lock()
-	defer mu.Unlock()
+	unlock, err := h.lock(user)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	info, err := root.Lstat(p)
 	if err != nil {
 		return homeError(err)
@@ -252,9 +278,11 @@ func (h *Home) MoveUserdata(user, from, to string, overwrite bool) (_ file.Entry
 		return file.Entry{}, homeError(err)
 	}
 	defer closeAfter(root, &err)
-	mu := h.lock(user)
-	mu.Lock()
-	defer mu.Unlock()
+	unlock, err := h.lock(user)
+	if err != nil {
+		return file.Entry{}, err
+	}
+	defer unlock()
 	info, err := root.Lstat(from)
 	if err != nil {
 		return file.Entry{}, homeError(err)
@@ -325,9 +353,11 @@ func (h *Home) ForgetDocuments(user string) error {
 	if err := checkUser(user); err != nil {
 		return err
 	}
-	mu := h.lock(user)
-	mu.Lock()
-	defer mu.Unlock()
+	unlock, err := h.lock(user)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	h.mu.Lock()
 	delete(h.used, user)
 	h.mu.Unlock()

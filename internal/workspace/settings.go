@@ -67,9 +67,11 @@ func (h *Home) changeSettings(user string, set []member) (err error) {
 		return homeError(err)
 	}
 	defer closeAfter(root, &err)
-	mu := h.lock(user)
-	mu.Lock()
-	defer mu.Unlock()
+	unlock, err := h.lock(user)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	all, err := h.settingsOf(root)
 	if errors.Is(err, errDamaged) {
 		if err := keepDamaged(root); err != nil {
