@@ -100,6 +100,21 @@ func New(ctx context.Context, store Store, o Options) (*Ledger, error) {
 	return l, nil
 }
 
+// Relearn replaces what was learned by what was saved, where another server of the studio has learned and saved since.
+func (l *Ledger) Relearn(ctx context.Context) error {
+	saved, err := l.store.Learned(ctx)
+	if err != nil {
+		return fmt.Errorf("read how long graphs take: %w", err)
+	}
+	l.learn.mu.Lock()
+	defer l.learn.mu.Unlock()
+	clear(l.learn.groups)
+	clear(l.learn.backEnds)
+	clear(l.learn.gone)
+	l.learn.restore(saved)
+	return nil
+}
+
 // Recount counts the hours that may still count for a quota from the jobs themselves, so that they are true whenever
 // and however the program ended. each calls fn for everybody's jobs that are open, or ended at or after a time. It is
 // called once, before any change.

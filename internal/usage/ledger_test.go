@@ -378,3 +378,22 @@ func BenchmarkLedger(b *testing.B) {
 		})
 	}
 }
+
+// TestRelearn: a server that leads from now on knows what the one before it learned.
+func TestRelearn(t *testing.T) {
+	t.Parallel()
+	store := newMemory()
+	before, next := open(t, store, usage.Options{}), open(t, store, usage.Options{})
+	for range 4 {
+		before.Ran(asked("ann", "a", "", 1), "gpu1", 30*time.Second, true)
+		next.Ran(asked("ben", "b", "", 1), "gpu1", 70*time.Second, true) // it led once, and that was not saved
+	}
+	if err := before.Save(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Relearn(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mean, _ := next.Estimate(asked("ann", "a", "", 1))
+	near(t, "what the other server learned", mean, 30, 0.01)
+}
