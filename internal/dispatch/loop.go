@@ -258,6 +258,9 @@ func (l *loop) jobChanged(c changed) {
 	a := l.attempts[c.job.ID]
 	switch c.change {
 	case job.Submitted:
+		if a != nil { // it was found at our start, and this was told before
+			return
+		}
 		if c.job.State == job.Pending {
 			l.add(c.job)
 		} else {
