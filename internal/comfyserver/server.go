@@ -37,6 +37,8 @@ type Options struct {
 	SignOut string
 	// IdleStop is after how long without a touch an editor that queues by itself is stopped. 0: never.
 	IdleStop time.Duration
+	// Several says that other servers serve the same people.
+	Several bool
 	// Log takes what went wrong. Nil: slog.Default().
 	Log *slog.Logger
 }
@@ -83,7 +85,7 @@ func New(d Deps, o Options) (*Server, error) {
 		answers:  newTurns(4),
 		features: json.RawMessage(fmt.Sprintf(`{"supports_preview_metadata": true, "max_upload_size": %d}`, o.MaxUpload)),
 	}
-	s.hub = room.New(d.Queue, d.Bus, room.Options{Features: s.features, SocketsPerUser: o.SocketsPerUser, Log: o.Log})
+	s.hub = room.New(d.Queue, d.Bus, room.Options{Features: s.features, SocketsPerUser: o.SocketsPerUser, Several: o.Several, Log: o.Log})
 	s.router = newRouter(s.table())
 	return s, nil
 }

@@ -40,6 +40,9 @@ type Options struct {
 	Ping time.Duration
 	// Idle is after how much silence a program that waits for its job is sent a status frame. 0: 5 s.
 	Idle time.Duration
+	// Several says that other servers serve the same people: a session may have been at another one before, and of a run
+	// elsewhere frames may be lost, or come after its end.
+	Several bool
 	// Log takes what went wrong. Nil: slog.Default().
 	Log *slog.Logger
 }

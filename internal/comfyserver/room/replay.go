@@ -179,7 +179,15 @@ func (r *room) refresh(s *socket) {
 	s.push(frames...)
 }
 
-// recall gives a session that comes back after a restart what nobody here remembers: its open jobs, and the ends of runs
+// since is from when on this room heard all that sessions may have missed elsewhere. What was before is in the store only.
+func (r *room) since() time.Time {
+	if r.hub.options.Several {
+		return r.created
+	}
+	return r.hub.started
+}
+
+// recall gives a session that comes back after a restart, or from another server, what nobody here remembers: its open jobs, and the ends of runs
 // that it may have missed.
 func (r *room) recall(s *socket) {
 	h := r.hub
@@ -196,7 +204,7 @@ func (r *room) recall(s *socket) {
 	}
 	for i := len(jobs) - 1; i >= 0; i-- { // newest first
 		j := jobs[i]
-		if j.ClientID != s.sid || j.Hidden || j.Finished.Before(h.started.Add(-restartGrace)) || j.Finished.After(r.created) {
+		if j.ClientID != s.sid || j.Hidden || j.Finished.Before(r.since().Add(-restartGrace)) || j.Finished.After(r.created) {
 			continue
 		}
 		e, err := h.queue.Entry(h.ctx, r.user, j.PromptID)
@@ -206,7 +214,7 @@ func (r *room) recall(s *socket) {
 		r.mu.Lock()
 		if r.find(j.ID) == nil {
 			n := &run{job: &e.Job, ended: e.Job.Finished, heard: true}
-			n.end(e.Outcome)
+			n.end(e.Outcome, h.options.Several)
 			s.push(n.replay(s)...)
 			r.runs = append(r.runs, n)
 		}

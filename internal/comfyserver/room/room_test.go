@@ -491,3 +491,16 @@ func TestStudioState(t *testing.T) {
 		return
 	}
 }
+
+// TestSeveralServers: of a run that goes on where another server leads frames may be lost; its results are told all the
+// same.
+func TestSeveralServers(t *testing.T) {
+	t.Parallel()
+	s := newStudio(t, room.Options{Several: true})
+	tab := s.dial("ann", "tab")
+	tab.expect("status 0 sid")
+	j := s.start(annsJob())
+	tab.expect("status 1", "execution_start", "execution_cached", "executing 1")
+	s.finish(j)
+	tab.expect("executed 3", "execution_success", "status 0", "executing null")
+}

@@ -156,7 +156,7 @@ func (r *room) finish(c job.Changed) {
 		return
 	}
 	r.status, r.soon = false, false // the frame below has the numbers
-	for _, f := range n.end(c.Outcome) {
+	for _, f := range n.end(c.Outcome, r.hub.options.Several) {
 		for s := range r.session(n.job.ClientID) {
 			s.push(f)
 		}
@@ -218,14 +218,14 @@ func (r *room) goingOn(s *socket) []frame {
 	return frames
 }
 
-// end returns the run's last frames and remembers them. Where the run began before this process did, its results are
-// told first: the session can't have had them from us.
-func (n *run) end(o *job.Outcome) []frame {
+// end returns the run's last frames and remembers them. Where the run began before this process did, or frames of it may
+// be lost, results that were not told are told first.
+func (n *run) end(o *job.Outcome, several bool) []frame {
 	if o == nil {
 		o = &job.Outcome{State: n.job.State}
 	}
 	var frames []frame
-	if !n.started {
+	if !n.started || several {
 		frames = n.results(o)
 	}
 	typ, data := lastMessage(o.Messages)

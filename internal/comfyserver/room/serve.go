@@ -68,7 +68,7 @@ func (h *Hub) Serve(w http.ResponseWriter, r *http.Request, user, sid string) er
 	}
 	rm.attach(s, known)
 	rm.mu.Unlock()
-	if known && time.Since(h.started) < restartGrace {
+	if known && time.Since(rm.since()) < restartGrace {
 		h.spawn(func() { rm.recall(s) })
 	}
 	return nil
