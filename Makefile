@@ -1,7 +1,7 @@
 # ComfyuME. `make` alone lists what there is.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill property floors cross race fuzz bench bench-once frontends schedule clean
+.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill servers property floors cross race fuzz bench bench-once frontends schedule clean
 .NOTPARALLEL:
 
 CACHE     := $(CURDIR)/.cache
@@ -107,7 +107,11 @@ e2e-real: deps build frontends ## the tests in Chromium with a real ComfyUI as b
 
 kill: build ## kill -9 server, back ends and Redis KILLS (default 100) times each under load
 	@COMFYUME_KILLS=$(or $(KILLS),100) $(E2E) -v -timeout 2h -run Kill ./e2e/...
+	@COMFYUME_E2E_STORE=redis COMFYUME_KILLS=$(or $(KILLS),100) $(E2E) -v -timeout 2h -run '^TestKill$$' ./e2e/...
 	@COMFYUME_KILLS=$(or $(KILLS),100) $(GO) test -v -timeout 2h -run '^TestCrash$$' ./internal/redis
+
+servers: build ## kill the leading one of two servers KILLS (default 50) times under the load of 20 people
+	@COMFYUME_KILLS=$(or $(KILLS),50) $(E2E) -v -timeout 1h -run TestTwoServers ./e2e/...
 
 # The queue against a naive picture of it, over every store.
 property: ## go STEPS (default 1000000) random steps with the queue over each of its stores

@@ -76,7 +76,7 @@ func TestKill(t *testing.T) {
 	if sum.jobs == 0 {
 		t.Fatal("no job was acknowledged: the test proved nothing")
 	}
-	t.Logf("%d kills of the server, %d of back ends; %v", kills(t), kills(t), sum)
+	t.Logf("%d kills each of %s; %v", kills(t), s.mortals(), sum)
 }
 
 // tally sums up what was checked.
@@ -93,16 +93,26 @@ func (s tally) String() string {
 // at once or in the middle of a start.
 func killAtRandom(t *testing.T, s *studio, n int) {
 	t.Helper()
-	servers, backEnds := n, n
+	servers, backEnds, stores := n, n, 0
+	if s.redis != nil {
+		stores = n
+	}
 	if len(s.backEnds) == 0 {
 		backEnds = 0 // a real one, which is not ours to kill
 	}
-	for servers+backEnds > 0 {
+	for servers+backEnds+stores > 0 {
 		if rand.IntN(8) > 0 { // the instant has to be random
 			pause := time.NewTimer(time.Duration(rand.IntN(800)) * time.Millisecond)
 			<-pause.C
 		}
-		if rand.IntN(servers+backEnds) >= servers {
+		which := rand.IntN(servers + backEnds + stores)
+		if which >= servers+backEnds {
+			stores--
+			s.redis.kill()
+			s.redis.start(t)
+			continue
+		}
+		if which >= servers {
 			backEnds--
 			p := s.backEnds[rand.IntN(len(s.backEnds))]
 			p.kill()
@@ -121,6 +131,8 @@ func killAtRandom(t *testing.T, s *studio, n int) {
 // loader is one person who keeps a few jobs in the queue.
 type loader struct {
 	name, base, token, sid string
+	others                 []string     // more servers of the studio, for when the one that is used does not answer
+	moves                  atomic.Int64 // how often that happened
 	http                   *http.Client
 	colours                *atomic.Int64 // the last one that was used, by anybody
 	watch                  *watcher
@@ -212,6 +224,21 @@ func (l *loader) submit(ctx context.Context, t *testing.T, o *order) bool {
 	return true
 }
 
+// server is the address that is used now.
+func (l *loader) server() string {
+	if n := l.moves.Load() % int64(1+len(l.others)); n > 0 {
+		return l.others[n-1]
+	}
+	return l.base
+}
+
+// gone notes that an address does not answer.
+func (l *loader) gone(address string) {
+	if n := l.moves.Load(); l.server() == address {
+		l.moves.CompareAndSwap(n, n+1)
+	}
+}
+
 // save writes the next version of a document.
 func (l *loader) save() {
 	l.tried++
@@ -253,7 +280,8 @@ func (l *loader) call(method, path string, body []byte, out any) error {
 }
 
 func (l *loader) send(method, path, kind string, body []byte, out any) error {
-	req, err := http.NewRequest(method, l.base+path, bytes.NewReader(body))
+	at := l.server()
+	req, err := http.NewRequest(method, at+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -261,6 +289,7 @@ func (l *loader) send(method, path, kind string, body []byte, out any) error {
 	req.Header.Set("Content-Type", kind)
 	resp, err := l.http.Do(req)
 	if err != nil {
+		l.gone(at)
 		return err
 	}
 	defer resp.Body.Close()

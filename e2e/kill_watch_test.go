@@ -16,6 +16,7 @@ import (
 type watcher struct {
 	l      *loader
 	editor bool // it tells what it can, as the editor does
+	at     int  // the server it is at, or tries next: see loader.others
 	cancel context.CancelFunc
 
 	mu        sync.Mutex
@@ -55,9 +56,11 @@ func (w *watcher) stop() {
 func (w *watcher) listen(ctx context.Context, t *testing.T) {
 	header := http.Header{"Authorization": {"Bearer " + w.l.token}}
 	// The client has no time limit: it would end the socket.
-	conn, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(w.l.base, "http")+"/ws?clientId="+w.l.sid,
+	base := w.server()
+	conn, _, err := websocket.Dial(ctx, "ws"+strings.TrimPrefix(base, "http")+"/ws?clientId="+w.l.sid,
 		&websocket.DialOptions{HTTPHeader: header, HTTPClient: &http.Client{}})
 	if err != nil {
+		w.at++
 		return // the server is away
 	}
 	defer conn.CloseNow()
@@ -81,6 +84,11 @@ func (w *watcher) listen(ctx context.Context, t *testing.T) {
 			w.frame(t, raw)
 		}
 	}
+}
+
+// server is the address that this browser is at.
+func (w *watcher) server() string {
+	return append([]string{w.l.base}, w.l.others...)[w.at%(1+len(w.l.others))]
 }
 
 // frame takes one JSON frame in.
@@ -125,7 +133,8 @@ func (w *watcher) end(t *testing.T, id string) {
 		return
 	}
 	var history map[string]json.RawMessage
-	if err := w.l.call(http.MethodGet, "/history/"+id, nil, &history); err != nil {
+	here := &loader{base: w.server(), token: w.l.token, http: w.l.http}
+	if err := here.call(http.MethodGet, "/history/"+id, nil, &history); err != nil {
 		return // the server has gone meanwhile
 	}
 	if _, ok := history[id]; !ok {

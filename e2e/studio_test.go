@@ -55,6 +55,7 @@ type studioOptions struct {
 	urls     []string      // back ends that run already; then none is simulated
 	config   string        // more YAML
 	people   []string      // participants; empty: ann and bob
+	redis    bool          // on a Redis of its own, also where COMFYUME_E2E_STORE does not ask for it
 	host     string        // address to listen on; empty: a free one
 	prepare  func(*studio) // called before the settings are written; nil: nothing to prepare
 }
@@ -67,6 +68,7 @@ type studio struct {
 	urls           []string // addresses of the back ends
 	extra          string   // YAML of more back ends
 	server         *process
+	redis          *redisServer // nil: the studio is on SQLite
 }
 
 // process is a program that a test starts, kills and starts again.
@@ -129,6 +131,10 @@ func startStudio(t *testing.T, o studioOptions) *studio {
 	var users strings.Builder
 	for _, name := range people {
 		fmt.Fprintf(&users, "  - {name: %s, role: participant}\n", name)
+	}
+	if o.redis || os.Getenv("COMFYUME_E2E_STORE") == "redis" {
+		s.redis = startRedis(t, "always")
+		o.config += "store: " + s.redis.url() + "\n"
 	}
 	frontend := o.frontend
 	if frontend == "" {
@@ -227,16 +233,22 @@ func newProcess(t *testing.T, s *studio, name string, args []string) *process {
 		t.Fatal(err)
 	}
 	p := &process{name: name, args: append([]string{s.bin}, args...), log: log}
+	p.clean(t)
+	return p
+}
+
+// clean ends the process with the test, and shows the end of its log where that failed.
+func (p *process) clean(t *testing.T) {
+	log := p.log
 	t.Cleanup(func() {
 		p.kill()
 		log.Close()
 		if t.Failed() {
 			if b, err := os.ReadFile(log.Name()); err == nil {
-				t.Logf("end of the log of %s:\n%s", name, tail(b, 4000))
+				t.Logf("end of the log of %s:\n%s", p.name, tail(b, 4000))
 			}
 		}
 	})
-	return p
 }
 
 func tail(b []byte, n int) []byte { return b[max(0, len(b)-n):] }

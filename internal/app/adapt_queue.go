@@ -57,18 +57,31 @@ func (q queueFace) Places(ctx context.Context, ids []job.ID) map[job.ID]event.Pl
 func (s *Studio) places(ctx context.Context, ids []job.ID) map[job.ID]event.Place {
 	out := make(map[job.ID]event.Place, len(ids))
 	for _, id := range ids {
-		if s.dispatch == nil {
-			out[id] = event.Place{Code: "no_server", Reason: "No server runs."}
-			continue
+		if place, ok := s.placeOf(ctx, id); ok {
+			out[id] = place
 		}
-		place, why, err := s.dispatch.Why(ctx, id)
-		if err != nil { // it went on meanwhile, or the studio stops
-			continue
-		}
-		place.Code, place.Reason = why.Code, why.Sentence
-		out[id] = place
 	}
 	return out
+}
+
+// placeOf says where a waiting job stands; not ok: it went on meanwhile, or the studio stops.
+func (s *Studio) placeOf(ctx context.Context, id job.ID) (event.Place, bool) {
+	if d := s.dispatch.Load(); d != nil {
+		place, why, err := d.Why(ctx, id)
+		place.Code, place.Reason = why.Code, why.Sentence
+		return place, err == nil
+	}
+	if s.server == nil {
+		return event.Place{Code: "no_server", Reason: "No server runs."}, true
+	}
+	j, err := s.queue.Get(ctx, id)
+	if err != nil {
+		return event.Place{}, false
+	}
+	if place, ok := s.server.place(j.User, id); ok {
+		return place, true
+	}
+	return event.Place{Code: "not_told", Reason: "It waits for the server that gives jobs to GPUs."}, true
 }
 
 // myRuns is a person's open jobs, as their own page shows them.

@@ -7,15 +7,13 @@ import (
 	"github.com/ahelme/comfyume/internal/config"
 	"github.com/ahelme/comfyume/internal/gateway"
 	"github.com/ahelme/comfyume/internal/job"
-	"github.com/ahelme/comfyume/internal/sqlite"
 	"github.com/ahelme/comfyume/internal/usage"
 )
 
 // newUsage opens the ledger of what people take. Its counts are whole once the queue is open, see recount.
 func (s *Studio) newUsage(ctx context.Context) (err error) {
 	q := s.cfg.Queue
-	s.took = sqlite.NewUsage(s.db)
-	s.usage, err = usage.New(ctx, s.took, usage.Options{
+	s.usage, err = usage.New(ctx, s.stores.took, usage.Options{
 		Quotas: usage.Quotas{
 			Everyone: quotaOf(q.Quotas.Everyone), EveryGroup: quotaOf(q.Quotas.EveryGroup),
 			Users: quotasOf(q.Quotas.Users), Groups: quotasOf(q.Quotas.Groups),
@@ -47,39 +45,8 @@ func (s *Studio) recount(ctx context.Context) error {
 		if err := s.queue.EachOpen(ctx, fn); err != nil {
 			return err
 		}
-		if s.cfg.Store == "sqlite" {
-			return s.took.EachEnded(ctx, since, fn)
-		}
-		return s.eachEnded(ctx, since, fn)
+		return s.stores.took.EachEnded(ctx, since, fn)
 	})
-}
-
-// eachEnded calls fn for jobs that ended at or after a time, on any store: it looks through those that were accepted up
-// to two days before.
-func (s *Studio) eachEnded(ctx context.Context, since time.Time, fn func(job.Job) error) error {
-	const page = 1000
-	oldest := since.Add(-48 * time.Hour)
-	q := job.ListQuery{States: []job.State{job.Completed, job.Failed, job.Cancelled}, Limit: page}
-	for ; ; q.Offset += page {
-		list, _, err := s.queue.ListAll(ctx, q, "")
-		if err != nil {
-			return err
-		}
-		for _, j := range list {
-			if j.Created.Before(oldest) {
-				return nil
-			}
-			if j.Finished.Before(since) {
-				continue
-			}
-			if err := fn(j); err != nil {
-				return err
-			}
-		}
-		if len(list) < page {
-			return nil
-		}
-	}
 }
 
 // admit asks the ledger about a submission; a command that only looks at the queue has none.

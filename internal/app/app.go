@@ -24,6 +24,8 @@ type Options struct {
 	Frontends string       // folder of installed editor pages
 	Simulate  bool         // add a simulated GPU
 	Log       *slog.Logger // needed
+
+	alone bool // no server may use the folder meanwhile
 }
 
 // Run runs a studio until ctx ends or a part fails. up is called once when it serves; its error ends the studio.
@@ -60,7 +62,7 @@ func open(ctx context.Context, o Options) (_ *Studio, err error) {
 			err = errors.Join(err, s.parts.stop(deadline))
 		}
 	}()
-	release, err := lock(o.Settings.Data)
+	release, err := lock(o.Settings.Data, s.several() && !o.alone)
 	if err != nil {
 		return nil, err
 	}

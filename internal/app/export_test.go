@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/account"
-	"github.com/ahelme/comfyume/internal/sqlite"
 )
 
 // Mounts are the prefixes of the faces with addresses of their own.
@@ -28,7 +27,7 @@ type Past struct{ UsedLink, ExpiredLink, ExpiredToken, EndedCookie string }
 func (s *Studio) NewPast(ctx context.Context, user string) (p Past, err error) {
 	var errs [6]error
 	p.UsedLink, _, errs[0] = s.accounts.NewLink(ctx, user, "", 0)
-	store := sqlite.NewAccounts(s.db)
+	store := s.stores.accounts
 	_, _, errs[1] = store.UseLink(ctx, sha256.Sum256([]byte(p.UsedLink)), time.Now().Add(-20*time.Minute), time.Minute)
 	p.ExpiredLink, _, errs[2] = s.accounts.NewLink(ctx, user, "", 1)
 	p.ExpiredToken, _, errs[3] = s.accounts.NewToken(ctx, user, "", "", 1)

@@ -74,6 +74,18 @@ func listenControl(path string) (net.Listener, error) {
 	return l, nil
 }
 
+// answers reports whether a server of this account listens at the path.
+func answers(path string) bool {
+	if !SocketIsOurs(path) {
+		return false
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return false
+	}
+	return c.Close() == nil
+}
+
 func socketTrouble(path string, err error) error {
 	return fault.Wrap(fault.Unavailable, err, "The control socket %s can't be opened.", path).
 		WithRemedy("Make its folder writable for this account, or set XDG_RUNTIME_DIR to one that is.")

@@ -28,6 +28,7 @@ func (q queueFace) Export(ctx context.Context, w io.Writer) error {
 // ImportQueue fills the empty queue of a studio that no server uses with what was exported from another, and returns how
 // many jobs that were.
 func ImportQueue(ctx context.Context, o Options, r io.Reader) (jobs int, err error) {
+	o.alone = true
 	s, err := open(ctx, o)
 	if err != nil {
 		return 0, err
@@ -37,7 +38,7 @@ func ImportQueue(ctx context.Context, o Options, r io.Reader) (jobs int, err err
 		defer cancel()
 		err = errors.Join(err, s.parts.stop(deadline))
 	}()
-	if s.jobs, err = s.queueStore(ctx); err != nil {
+	if err = s.openJobs(ctx); err != nil {
 		return 0, err
 	}
 	return queue.Import(ctx, s.jobs, r)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/account"
@@ -116,7 +115,10 @@ type factsFace struct{ s *Studio }
 
 func (f factsFace) Facts(ctx context.Context) queueapi.Facts {
 	s := f.s
-	store, _, _ := strings.Cut(strings.Replace(s.cfg.Store, "rediss:", "redis:", 1), ":")
+	store := "sqlite"
+	if s.several() {
+		store = "redis"
+	}
 	out := queueapi.Facts{
 		Ready: len(s.whyNotReady(ctx)) == 0, Version: s.o.Version, Store: store, Since: s.since,
 	}

@@ -22,15 +22,20 @@ import (
 	"github.com/ahelme/comfyume/internal/fault"
 )
 
-// lock makes the data folder and takes it for this program alone. The kernel gives it back when the program dies.
-func lock(data string) (release func() error, err error) {
+// lock makes the data folder and takes it: for this program alone, or, shared, for those that share it too. The kernel
+// gives it back when the program dies.
+func lock(data string, shared bool) (release func() error, err error) {
 	if err := os.MkdirAll(data, 0o700); err != nil {
 		return nil, fault.Wrap(fault.Unavailable, err, "The data folder %s can't be made.", data).
 			WithRemedy("Choose another one with --data, or make the folder above it writable.")
 	}
 	name := filepath.Join(data, "lock")
 	f := flock.New(name, flock.SetPermissions(0o600))
-	ok, err := f.TryLock()
+	try := f.TryLock
+	if shared {
+		try = f.TryRLock
+	}
+	ok, err := try()
 	if err != nil {
 		return nil, fault.Wrap(fault.Unavailable, err, "The data folder %s can't be written.", data).
 			WithRemedy("Make it writable for this account, or choose another one with --data.")
@@ -41,6 +46,9 @@ func lock(data string) (release func() error, err error) {
 			by = " (process " + strings.TrimSpace(string(pid)) + ")"
 		}
 		return nil, inUse(data, by, nil)
+	}
+	if shared {
+		return f.Unlock, nil
 	}
 	if err := os.WriteFile(name, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
 		return nil, errors.Join(fault.Wrap(fault.Unavailable, err, "The data folder %s can't be written.", data).
@@ -144,7 +152,8 @@ func selfTrouble(err error, name string) error {
 		WithRemedy("Bring it back from a backup, or make the folder readable and writable for this account.")
 }
 
-// once returns the text of a file, and makes the file durably when it is not there.
+// once returns the text of a file, and makes the file durably when it is not there. Of several programs that do so at the
+// same time one makes it, and all get its text.
 func once(name string, fresh func() ([]byte, error)) ([]byte, error) {
 	text, err := os.ReadFile(name)
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
@@ -159,10 +168,18 @@ func once(name string, fresh func() ([]byte, error)) ([]byte, error) {
 	}
 	_, err = tmp.Write(text)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), name)
+		err = os.Link(tmp.Name(), name)
 	}
-	if err != nil {
-		return nil, errors.Join(err, os.Remove(tmp.Name()))
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		text, err = os.ReadFile(name)
+	case errors.Is(err, errors.ErrUnsupported), errors.Is(err, fs.ErrPermission): // a file system without second names
+		if err = os.Rename(tmp.Name(), name); err == nil {
+			return text, syncFolder(filepath.Dir(name))
+		}
+	}
+	if err = errors.Join(err, os.Remove(tmp.Name())); err != nil {
+		return nil, err
 	}
 	return text, syncFolder(filepath.Dir(name))
 }

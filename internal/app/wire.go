@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -28,7 +27,6 @@ import (
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/queue"
 	"github.com/ahelme/comfyume/internal/queueapi"
-	"github.com/ahelme/comfyume/internal/sqlite"
 	"github.com/ahelme/comfyume/internal/telemetry"
 	"github.com/ahelme/comfyume/internal/thumb"
 	"github.com/ahelme/comfyume/internal/tlscert"
@@ -46,15 +44,15 @@ type Studio struct {
 	self  self
 
 	// store
-	db       *sqlite.DB
+	stores   *stores
+	server   *server // nil: no other server serves the studio
 	live     *gateway.Live
 	accounts *account.Service
 
 	// work
 	bus       *event.Bus
-	jobs      queue.Store
+	jobs      queueStore
 	queue     *queue.Service
-	took      *sqlite.Usage
 	usage     *usage.Ledger // nil in a command without server
 	blobs     *disk.Disk
 	files     *workspace.Files
@@ -65,7 +63,7 @@ type Studio struct {
 	catalog   *catalog.Catalog
 	packs     *fleet.Packs
 	fleet     *fleet.Fleet
-	dispatch  *dispatch.Dispatcher
+	dispatch  atomic.Pointer[dispatch.Dispatcher] // nil while another server, or none, runs jobs
 
 	// faces
 	metrics *telemetry.Metrics
@@ -87,17 +85,11 @@ type Studio struct {
 
 // store opens the database and what knows people by it. A command without server needs no more.
 func (s *Studio) store(ctx context.Context) (err error) {
-	name := filepath.Join(s.cfg.Data, "comfyume.db")
-	if err := checkDatabase(name, filepath.Join(s.blobFolder(), "files"), filepath.Join(s.cfg.Data, "users")); err != nil {
+	if err = s.openStores(ctx); err != nil {
 		return err
 	}
-	s.db, err = sqlite.Open(ctx, name, sqlite.Options{Log: s.log})
-	if err != nil {
-		return err
-	}
-	s.parts.add("database", func(context.Context) error { return s.db.Close() })
 	s.live = gateway.NewLive()
-	s.accounts = account.New(sqlite.NewAccounts(s.db), account.Options{Ended: s.live.End, Left: s.left, Log: s.log})
+	s.accounts = account.New(s.stores.accounts, account.Options{Ended: s.ended, Left: s.left, Log: s.log})
 	return nil
 }
 
@@ -133,14 +125,17 @@ func (s *Studio) anybody(ctx context.Context) error {
 	return err
 }
 
-// queueStore opens what keeps the queue.
-func (s *Studio) queueStore(ctx context.Context) (queue.Store, error) {
-	return sqlite.NewQueue(ctx, s.db)
+// openJobs opens what keeps the queue.
+func (s *Studio) openJobs(ctx context.Context) (err error) {
+	if s.jobs, err = s.stores.queue(ctx); err == nil {
+		s.parts.add("queue", func(context.Context) error { return s.jobs.Close() })
+	}
+	return err
 }
 
 // newQueue opens the queue.
 func (s *Studio) newQueue(ctx context.Context, notify func(job.Changed)) (err error) {
-	if s.jobs, err = s.queueStore(ctx); err != nil {
+	if err = s.openJobs(ctx); err != nil {
 		return err
 	}
 	sealer, err := queue.NewSealer(s.self.key)
@@ -230,16 +225,27 @@ func (s *Studio) doors(context.Context) error {
 	if err != nil {
 		return errors.Join(err, main.Close())
 	}
-	control, err := listenControl(path)
-	if err != nil {
+	if err := s.controlDoor(path); err != nil {
 		return errors.Join(err, main.Close())
 	}
 	if err := errors.Join(s.metricsDoor(), s.queueDoor()); err != nil {
-		return errors.Join(err, main.Close(), control.Close())
+		return errors.Join(err, main.Close())
 	}
-	s.parts.serveOn("control", control, s.control(), nil, s.log)
 	s.parts.serveOn("listen", main, s.door, s.certs.TLS(), s.log)
 	return s.certs.Start()
+}
+
+// controlDoor opens the control socket, unless another server of the studio has it on this machine: commands do not
+// care which one answers.
+func (s *Studio) controlDoor(path string) error {
+	if s.several() && answers(path) {
+		return nil
+	}
+	l, err := listenControl(path)
+	if err == nil {
+		s.parts.serveOn("control", l, s.control(), nil, s.log)
+	}
+	return err
 }
 
 // metricsDoor opens the port for metrics. A default port that is taken is left off; one that was set is an error.

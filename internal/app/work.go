@@ -24,7 +24,6 @@ import (
 	"github.com/ahelme/comfyume/internal/queue"
 	"github.com/ahelme/comfyume/internal/rewrite"
 	"github.com/ahelme/comfyume/internal/sched"
-	"github.com/ahelme/comfyume/internal/sqlite"
 	"github.com/ahelme/comfyume/internal/thumb"
 	"github.com/ahelme/comfyume/internal/workspace"
 )
@@ -32,6 +31,9 @@ import (
 // work starts what runs people's graphs, from the bytes upwards.
 func (s *Studio) work(ctx context.Context) error {
 	s.bus = event.New()
+	if s.several() {
+		s.newServer()
+	}
 	if err := s.newFiles(ctx); err != nil {
 		return err
 	}
@@ -56,25 +58,25 @@ func (s *Studio) work(ctx context.Context) error {
 	if err := s.newFleet(ctx); err != nil {
 		return err
 	}
-	s.newDispatch()
 	return nil
 }
 
 // changed tells everybody of a change of a job, after the commit that made it true.
 func (s *Studio) changed(c job.Changed) {
 	s.usage.JobChanged(c)
-	if s.dispatch != nil { // nil while the queue is being read at the start
-		s.dispatch.JobChanged(forDispatch(c))
+	if d := s.dispatch.Load(); d != nil {
+		d.JobChanged(forDispatch(c))
 	}
 	s.bus.Publish(event.Event{User: c.Job.User, Body: event.JobChanged{Changed: c}})
 }
 
 // place lets the dispatcher choose a back end for a job that is about to be accepted.
 func (s *Studio) place(j job.Job) (job.ClaimParams, bool) {
-	if s.dispatch == nil { // while a command only looks at the queue
+	d := s.dispatch.Load()
+	if d == nil { // this server gives no jobs to back ends
 		return job.ClaimParams{}, false
 	}
-	return s.dispatch.Place(j)
+	return d.Place(j)
 }
 
 // newFiles opens the bytes and the names of people's files.
@@ -87,10 +89,13 @@ func (s *Studio) newFiles(ctx context.Context) error {
 	if err := ownBytes(ctx, blobs, s.self.ID, s.blobFolder()); err != nil {
 		return err
 	}
+	if err := s.samePlaces(ctx, blobs); err != nil {
+		return err
+	}
 	s.blobs = blobs
 	s.pictures = thumb.New(thumb.Options{})
 	limits := s.cfg.Limits
-	s.files = workspace.NewFiles(sqlite.NewFiles(s.db), blobs, workspace.Options{
+	s.files = workspace.NewFiles(s.stores.files, blobs, workspace.Options{
 		Upload: int64(limits.Upload), Quota: int64(limits.DiskPerUser), KeepFree: int64(limits.KeepFree), Log: s.log,
 		Elsewhere: func(ctx context.Context, user string) (int64, error) { return s.home.Usage(ctx, user) },
 		Thumbnail: s.pictures.Thumbnail,
@@ -101,6 +106,7 @@ func (s *Studio) newFiles(ctx context.Context) error {
 			u, err := s.files.Usage(ctx, user)
 			return u.Bytes, err
 		},
+		Lock: s.documentsLock(),
 	})
 	if err != nil {
 		return folderTrouble(err, filepath.Join(s.cfg.Data, "users"))
@@ -159,14 +165,14 @@ func (s *Studio) newFleet(ctx context.Context) error {
 		order = append(order, b.Name)
 	}
 	var err error
-	store := sqlite.NewCatalog(s.db)
+	store := s.stores.catalog
 	if s.catalog, err = catalog.New(ctx, store, catalog.Options{Order: order, Log: s.log}); err != nil {
 		return err
 	}
 	if s.packs, err = fleet.NewPacks(ctx, store, order, fleet.PackOptions{Log: s.log}); err != nil {
 		return err
 	}
-	s.deliver = deliver.New(sqlite.NewFiles(s.db), s.blobs, s.log)
+	s.deliver = deliver.New(s.stores.files, s.blobs, s.log)
 	members := make([]fleet.Member, 0, len(s.backends))
 	for _, b := range s.backends {
 		d, err := s.driver(b)
@@ -203,19 +209,19 @@ func (s *Studio) driver(b config.Back) (*comfyui.Driver, error) {
 }
 
 func (s *Studio) fleetChanged() {
-	if s.dispatch != nil {
-		s.dispatch.FleetChanged()
+	if d := s.dispatch.Load(); d != nil {
+		d.FleetChanged()
 	}
 	s.bus.Publish(event.Event{Body: event.FleetChanged{}})
 }
 
-// newDispatch starts the run loop.
-func (s *Studio) newDispatch() {
+// newDispatch makes the run loop.
+func (s *Studio) newDispatch() *dispatch.Dispatcher {
 	rewriter := rewrite.New(s.catalog, s.files, s.self.key, rewrite.Options{
 		SaltAll: s.cfg.Isolation == "strict", Allowed: s.checker().allowed,
 	})
-	s.dispatch = dispatch.New(dispatch.Deps{
-		Queue: ownJobs{s.queue}, Fleet: s.fleet, Deliver: deliverer{s.deliver}, Rewriter: rewriterFace{rewriter}, Bus: s.bus,
+	return dispatch.New(dispatch.Deps{
+		Queue: ownJobs{s.queue}, Fleet: s.fleet, Deliver: deliverer{s.deliver}, Rewriter: rewriterFace{rewriter}, Bus: runBus{s},
 		Missing: s.catalog.Missing, Estimate: s.estimate, Ran: s.usage.Ran, Share: s.usage.Share,
 		Room: func() error { return s.files.Room(context.Background()) }, Log: s.log,
 	}, dispatch.Options{
@@ -223,7 +229,6 @@ func (s *Studio) newDispatch() {
 		AgeAfter: orNever(s.cfg.Queue.AgeAfter), HalfLife: time.Duration(s.cfg.Queue.HalfLife),
 		Affinity: orNever(s.cfg.Queue.Affinity),
 	})
-	s.controlled(queue.Control{Mode: s.queue.Mode(), Pauses: s.queue.Pauses()})
 }
 
 // orNever is a setting of which 0 says never, where the schedule takes that for its default.
@@ -236,24 +241,28 @@ func orNever(d config.Duration) time.Duration {
 
 // controlled hands the queue's mode and pauses to the dispatcher. It is called after each change of them.
 func (s *Studio) controlled(c queue.Control) {
-	if s.dispatch == nil { // a command that only looks at the queue, or a start: see newDispatch
+	d := s.dispatch.Load()
+	if d == nil { // whoever leads is told too, and looks when it begins
 		return
 	}
 	pauses := make([]dispatch.Pause, 0, len(c.Pauses))
 	for _, p := range c.Pauses {
 		pauses = append(pauses, dispatch.Pause{Scope: p.Scope, Reason: p.Reason})
 	}
-	s.dispatch.Control(sched.Order(c.Mode), pauses)
+	d.Control(sched.Order(c.Mode), pauses)
 }
 
 // begin lets everything work that waits for work. All of it is built by now: whoever is called back finds whom to
 // tell, and people's sessions hear of a run that is taken up again from its first frame on.
 func (s *Studio) begin(context.Context) error {
-	s.parts.run("usage", s.usage.Run)
-	s.parts.run("sweep", s.sweep)
 	s.parts.run("packs", s.packs.Run)
 	s.parts.run("fleet", s.fleet.Run)
-	s.parts.run("dispatch", s.dispatch.Run)
+	if s.server != nil {
+		s.parts.run("relay", s.join)
+		s.parts.run("dispatch", s.leading)
+	} else {
+		s.parts.run("dispatch", s.lead)
+	}
 	s.parts.run("pings", s.comfy.Run)
 	s.parts.add("sockets", s.comfy.Close)
 	s.parts.run("queue manager's workers", s.queueAPI.Run)
@@ -277,12 +286,12 @@ func (s *Studio) newComfy() error {
 		began["Comfy.InstalledVersion"] = raw
 	}
 	s.comfy, err = comfyserver.New(comfyserver.Deps{
-		Queue: s.queue, Bus: s.bus, Files: s.files, Home: s.home, Pictures: s.pictures,
+		Queue: s.queue, Bus: sessionBus{s.bus, s}, Files: s.files, Home: s.home, Pictures: s.pictures,
 		Catalog: catalogFace{s.catalog}, Packs: s.packs, Templates: templatesFace{s.templates},
 		Checker: s.checker(),
 	}, comfyserver.Options{
 		MaxUpload: int64(s.cfg.Limits.Upload), SocketsPerUser: s.cfg.Limits.SocketsPerUser, Fallback: http.HandlerFunc(s.rest), Log: s.log,
-		Spool: spool, Settings: began, IdleStop: time.Duration(s.cfg.Queue.IdleStop),
+		Spool: spool, Settings: began, IdleStop: time.Duration(s.cfg.Queue.IdleStop), Several: s.server != nil,
 	})
 	return err
 }
@@ -295,9 +304,12 @@ func (s *Studio) rest(w http.ResponseWriter, r *http.Request) {
 }
 
 // spool makes an empty folder for uploads on their way, on the disk whose room is watched. What is in it was left by a
-// crash: nobody else uses the data folder.
+// crash: nobody else uses the data folder, or each has a folder of its own.
 func (s *Studio) spool() (string, error) {
 	folder := filepath.Join(s.cfg.Data, "spool")
+	if s.several() {
+		return s.ownSpool(folder)
+	}
 	err := os.RemoveAll(folder)
 	if err == nil {
 		err = os.Mkdir(folder, 0o700)

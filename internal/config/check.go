@@ -123,10 +123,9 @@ func (l *loader) tls(t TLS) {
 func (l *loader) store(c *Config) {
 	switch {
 	case c.Store == "sqlite":
-	case strings.HasPrefix(c.Store, "redis://"), strings.HasPrefix(c.Store, "rediss://"):
-		l.wrong("store", "this version keeps its store in sqlite only")
-	default:
-		l.wrong("store", "%q is not a store; write sqlite", c.Store)
+	case c.Store.redis():
+	default: // it may have a password in it
+		l.wrong("store", "write sqlite, or the address of a Redis such as redis://HOST:6379/0")
 	}
 	switch u, err := url.Parse(c.Blob); {
 	case c.Blob == "file":

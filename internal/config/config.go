@@ -16,7 +16,7 @@ type Config struct {
 	QueueAPI       string   `yaml:"queue_api" doc:"the queue manager's API on a port of its own, beside /qm/ on listen; empty turns it off"`
 	Metrics        string   `yaml:"metrics" doc:"/metrics, /healthz and /readyz without sign-in; empty: only on listen, for operators"`
 	Data           string   `yaml:"data" doc:"database and files"`
-	Store          string   `yaml:"store" doc:"sqlite"`
+	Store          Address  `yaml:"store" doc:"sqlite; or redis://HOST:6379/0 (rediss://, unix://) for several servers of one studio"`
 	Isolation      string   `yaml:"isolation" doc:"shared | strict: strict closes the back ends' node cache between people"`
 	Blob           string   `yaml:"blob" doc:"file: under data; or file:///mnt/sfs/outputs"`
 	Frontend       string   `yaml:"frontend" doc:"auto: the newest installed one; a version; or a folder"`

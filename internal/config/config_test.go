@@ -62,7 +62,7 @@ limits:
   keep_free: much
 queue: {mode: fiar, max_pending: 0}
 tls: {mode: files, cert: a.pem}
-store: redis://localhost
+store: postgres://me:secret@db/x
 insecure_lan: maybe
 users:
   - {name: Ann, role: boss}
@@ -94,7 +94,7 @@ users2: 1
 		`comfyume.yaml:6: queue.mode: "fiar" is none of fifo, round_robin, priority, fair; did you mean fair?`,
 		`comfyume.yaml:6: queue.max_pending: has to be at least 1`,
 		`comfyume.yaml:7: tls.key: is needed by tls.mode files`,
-		`comfyume.yaml:8: store: this version keeps its store in sqlite only`,
+		`comfyume.yaml:8: store: write sqlite, or the address of a Redis such as redis://HOST:6379/0`,
 		`comfyume.yaml:9: insecure_lan: "maybe" is neither true nor false`,
 		`comfyume.yaml:11: users[0].name: "Ann" is not a name: 1 to 32 lower-case letters, digits, - and _`,
 		`comfyume.yaml:11: users[0].role: "boss" is none of participant, instructor, operator`,

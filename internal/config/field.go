@@ -93,6 +93,8 @@ func set(v reflect.Value, text string) error {
 		*p = n
 	case *string:
 		*p = text
+	case *Address:
+		*p = Address(text)
 	default:
 		return errors.New("is a list and belongs into the settings file")
 	}

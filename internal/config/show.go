@@ -142,6 +142,8 @@ func scalar(v reflect.Value) string {
 		return quote(x.Reference())
 	case string:
 		return quote(x)
+	case Address:
+		return quote(x.String())
 	default:
 		return fmt.Sprint(x)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -128,6 +129,26 @@ func (d Duration) String() string {
 	}
 	return text + small
 }
+
+// Address is where something is. A password in it is not printed.
+type Address string
+
+// redis reports whether it is the address of a Redis.
+func (a Address) redis() bool {
+	return strings.HasPrefix(string(a), "redis://") || strings.HasPrefix(string(a), "rediss://") || strings.HasPrefix(string(a), "unix://")
+}
+
+// String returns the address without its password.
+func (a Address) String() string {
+	u, err := url.Parse(string(a))
+	if err != nil {
+		return "***"
+	}
+	return u.Redacted()
+}
+
+// LogValue implements slog.LogValuer.
+func (a Address) LogValue() slog.Value { return slog.StringValue(a.String()) }
 
 // Secret refers to something that must not stand in a file: env:NAME or file:PATH. It prints as ***.
 type Secret struct{ ref string }
