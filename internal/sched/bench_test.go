@@ -122,7 +122,7 @@ func BenchmarkPlace(b *testing.B) {
 	}
 }
 
-// BenchmarkMemory reports what a waiting job takes, without the text of its id.
+// BenchmarkMemory reports what a waiting job takes.
 func BenchmarkMemory(b *testing.B) {
 	const jobs = 1_000_000
 	for b.Loop() {

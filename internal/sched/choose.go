@@ -34,7 +34,7 @@ func (m *Machine) Next(now time.Time) (d Decision, ok bool) {
 		if c := m.choose(free); c.item != nil {
 			m.unfile(c.item)
 			m.serve(m.claim(c.item, c.on))
-			return Decision{Job: c.id, User: c.lot.user.name, BackEnd: c.on.Name, Overtook: c.overtook}, true
+			return Decision{Job: m.id(c.item), User: c.lot.user.name, BackEnd: c.on.Name, Overtook: c.overtook}, true
 		}
 	}
 	return Decision{}, false

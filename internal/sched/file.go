@@ -1,10 +1,10 @@
 package sched
 
 import (
+	"bytes"
 	"cmp"
 	"math"
 	"slices"
-	"strings"
 	"time"
 	"unique"
 
@@ -13,7 +13,7 @@ import (
 
 // item is a job in the machine. There may be a million: it is kept small.
 type item struct {
-	id      job.ID
+	id      packed
 	number  float64
 	seq     int64
 	created int64 // in ms
@@ -28,7 +28,7 @@ type item struct {
 
 // compare orders jobs of one person and class.
 func (it *item) compare(other *item) int {
-	return cmp.Or(cmp.Compare(it.number, other.number), cmp.Compare(it.seq, other.seq), strings.Compare(string(it.id), string(other.id)))
+	return cmp.Or(cmp.Compare(it.number, other.number), cmp.Compare(it.seq, other.seq), bytes.Compare(it.id[:], other.id[:]))
 }
 
 // own orders jobs of one person: by class, number and acceptance.
@@ -134,10 +134,10 @@ func millis(d time.Duration) uint32 {
 
 // add files a job, anew when it is known already.
 func (m *Machine) add(j Job) *item {
-	it := m.items[j.ID]
+	it := m.item(j.ID)
 	if it == nil {
-		it = &item{id: j.ID, lot: &lot{user: m.user(j.User, j.Group)}}
-		m.items[j.ID] = it
+		it = &item{id: m.pack(j.ID), lot: &lot{user: m.user(j.User, j.Group)}}
+		m.items[it.id] = it
 		m.describe(it, j)
 		m.file(it)
 		if !m.dream {

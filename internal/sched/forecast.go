@@ -92,10 +92,10 @@ type (
 // named is the one need that stands for a kind in an outlook: what a back end can run was found out before.
 func (k *kind) named() []string { return []string{fmt.Sprint(k.no)} }
 
-func (it *item) job() Job {
+func (m *Machine) job(it *item) Job {
 	l := it.lot
 	return Job{
-		ID: it.id, User: l.user.name, Group: l.user.group.name, Class: l.class, Number: it.number, Seq: it.seq,
+		ID: m.id(it), User: l.user.name, Group: l.user.group.name, Class: l.class, Number: it.number, Seq: it.seq,
 		Created: time.UnixMilli(it.created), Needs: l.kind.named(), Models: l.kind.models, Like: it.like.Value(),
 		Cost: time.Duration(it.cost) * time.Millisecond,
 	}
@@ -135,7 +135,7 @@ func (m *Machine) Outlook(now time.Time) *Outlook {
 			g.last = b.lastUser.name
 		}
 		for _, r := range b.runs {
-			g.runs = append(g.runs, going{r.job(), *r})
+			g.runs = append(g.runs, going{m.job(r.item), *r})
 		}
 		o.gpus = append(o.gpus, g)
 	}
@@ -190,7 +190,7 @@ func (o *Outlook) see(m *Machine) {
 			if len(p.jobs) == each {
 				break
 			}
-			p.jobs = append(p.jobs, it.job())
+			p.jobs = append(p.jobs, m.job(it))
 		}
 		o.jobs += len(p.jobs)
 		o.people = append(o.people, p)
@@ -362,7 +362,7 @@ func (o *Outlook) play(seed uint64, waits map[job.ID][]time.Duration) (steps int
 			continue
 		}
 		r := h.on.runs[0]
-		p.m.Apply(Ended{Job: r.id, Ran: p.ran[r], At: p.now})
+		p.m.Apply(Ended{Job: p.m.id(r.item), Ran: p.ran[r], At: p.now})
 		delete(p.ran, r)
 		p.start(h.on)
 	}
@@ -383,9 +383,10 @@ func (p *play) start(b *backEnd) {
 	}
 	r := b.runs[0]
 	if !r.posted {
-		p.m.Apply(Posted{Job: r.id, At: p.now})
-		if w, ok := p.waits[r.id]; ok {
-			p.waits[r.id] = append(w, p.now.Sub(p.Outlook.now))
+		id := p.m.id(r.item)
+		p.m.Apply(Posted{Job: id, At: p.now})
+		if w, ok := p.waits[id]; ok {
+			p.waits[id] = append(w, p.now.Sub(p.Outlook.now))
 			p.left--
 		}
 	}

@@ -15,7 +15,7 @@ import (
 // their jobs run as they were accepted. ok is false when the job has no turn: it does not wait, is held, or its group
 // is paused.
 func (m *Machine) Place(id job.ID) (position int, ok bool) {
-	it := m.items[id]
+	it := m.item(id)
 	if it == nil || it.claimed || it.lot.held || it.lot.user.group.paused {
 		return 0, false
 	}
@@ -31,7 +31,7 @@ type Place struct {
 // Places returns where all of the person's waiting jobs stand, in their order.
 func (m *Machine) Places(name string) []Place {
 	var out []Place
-	m.eachPlace(name, math.MaxInt, func(it *item, position int) { out = append(out, Place{it.id, position}) })
+	m.eachPlace(name, math.MaxInt, func(it *item, position int) { out = append(out, Place{m.id(it), position}) })
 	return out
 }
 
@@ -45,7 +45,7 @@ type Standing struct {
 func (m *Machine) Standings(name string, most int, now time.Time) []Standing {
 	var out []Standing
 	m.eachPlace(name, most, func(it *item, position int) {
-		out = append(out, Standing{Place{it.id, position}, m.whyWaiting(it, position, now)})
+		out = append(out, Standing{Place{m.id(it), position}, m.whyWaiting(it, position, now)})
 	})
 	return out
 }

@@ -127,7 +127,7 @@ const mostPromises = 4000
 // Said remembers what people were told, to learn from what comes of it.
 func (m *Machine) Said(f Forecast) {
 	for i, id := range f.order {
-		it := m.items[id]
+		it := m.item(id)
 		if it == nil || it.claimed {
 			continue
 		}

@@ -26,11 +26,11 @@ func (m *Machine) Recall(now time.Time) (job.ID, bool) {
 			}
 			if r.held || m.paused || b.paused || r.lot.user.group.paused || i > 0 && m.sooner(r, i, idle) {
 				m.stirred = stirred // there may be more
-				return r.id, true
+				return m.id(r.item), true
 			}
 			if stirred && i > 0 && i == len(b.runs)-1 && !r.recalled && m.outrun(r) {
 				m.stirred, r.recalled = true, true
-				return r.id, true
+				return m.id(r.item), true
 			}
 		}
 	}

@@ -32,8 +32,9 @@ type Machine struct {
 	users    map[string]*user
 	active   []*user // those with waiting jobs that are not held
 	groups   map[string]*group
-	items    map[job.ID]*item
-	runs     map[*item]*run // of claimed ones
+	items    map[packed]*item
+	long     map[packed]job.ID // ids that are digests in items
+	runs     map[*item]*run    // of claimed ones
 	kinds    map[kindKey]*kind
 	spare    []int // numbers of kinds that are given again
 
@@ -68,7 +69,7 @@ func New(o Options) *Machine {
 		o.Order = Fair
 	}
 	return &Machine{
-		opts: o, users: map[string]*user{}, groups: map[string]*group{}, items: map[job.ID]*item{}, runs: map[*item]*run{},
+		opts: o, users: map[string]*user{}, groups: map[string]*group{}, items: map[packed]*item{}, long: map[packed]job.ID{}, runs: map[*item]*run{},
 		kinds: map[kindKey]*kind{}, known: newExperience(), said: map[job.ID][]promise{},
 	}
 }
@@ -79,17 +80,17 @@ func (m *Machine) Apply(e Event) {
 	case Added:
 		m.add(e.Job)
 	case Needed:
-		if it := m.items[e.Job]; it != nil {
+		if it := m.item(e.Job); it != nil {
 			m.need(it, e)
 		}
 	case Estimated:
-		if it := m.items[e.Job]; it != nil {
+		if it := m.item(e.Job); it != nil {
 			m.estimate(it, e.Cost)
 		}
 	case Resumed:
 		m.resume(e)
 	case Posted:
-		if r := m.runs[m.items[e.Job]]; r != nil {
+		if r := m.runs[m.item(e.Job)]; r != nil {
 			m.heard(e.At)
 			m.post(r)
 		}
@@ -164,12 +165,12 @@ func (m *Machine) post(r *run) {
 	}
 	m.begun(r)
 	if len(m.said) > 0 {
-		m.keep(r.id)
+		m.keep(m.id(r.item))
 	}
 }
 
 func (m *Machine) release(e Released) {
-	it := m.items[e.Job]
+	it := m.item(e.Job)
 	if it == nil {
 		return
 	}
@@ -190,7 +191,7 @@ func (m *Machine) release(e Released) {
 }
 
 func (m *Machine) end(e Ended) {
-	it := m.items[e.Job]
+	it := m.item(e.Job)
 	if it == nil {
 		return
 	}
@@ -203,8 +204,9 @@ func (m *Machine) end(e Ended) {
 	}
 	m.drop(it.lot.kind)
 	delete(m.items, it.id)
+	delete(m.long, it.id)
 	if len(m.said) > 0 {
-		delete(m.said, it.id)
+		delete(m.said, e.Job)
 	}
 }
 

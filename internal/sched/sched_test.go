@@ -133,6 +133,23 @@ func TestNobodyIsPutBehindWhoHasABackEndToThemselves(t *testing.T) {
 	}
 }
 
+// TestIDs: whatever jobs are called, they are called so in decisions.
+func TestIDs(t *testing.T) {
+	t.Parallel()
+	ids := []job.ID{
+		"019b76da-4f0e-7c3a-9d10-0123456789ab", "019B76DA-4F0E-7C3A-9D10-0123456789AB", "019b76da-4f0e-7c3a-1d10-0123456789ab",
+		"019b76da-4f0e-7c3a-9d10-0123456789ac", "a", "", "fifteen letters", "sixteen letters.", "sixteen letters!", "1234567\x80", "1234567\xff9",
+		job.ID(strings.Repeat("long ", 100)),
+	}
+	m := machine(sched.Options{}, "gpu")
+	for i, id := range ids {
+		m.Apply(sched.Added{Job: sched.Job{ID: id, User: "ann", Seq: int64(i + 1)}})
+	}
+	equal(t, m.Waiting(), len(ids))
+	equal(t, m.Places("ann")[11].Job, ids[11])
+	equal(t, drain(m, noon), ids)
+}
+
 func TestOrderWithinAPerson(t *testing.T) {
 	t.Parallel()
 	m := machine(sched.Options{}, "gpu")

@@ -34,7 +34,7 @@ const (
 
 // Why says why the job waits at this time.
 func (m *Machine) Why(id job.ID, now time.Time) Reason {
-	it := m.items[id]
+	it := m.item(id)
 	switch {
 	case it == nil:
 		return Reason{WhyUnknown, "There is no such job."}
