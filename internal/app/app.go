@@ -76,7 +76,7 @@ func open(ctx context.Context, o Options) (_ *Studio, err error) {
 // serve starts the rest of a studio and opens its doors last.
 func (s *Studio) serve(ctx context.Context) error {
 	s.serving = true
-	for _, step := range []func(context.Context) error{s.certificates, s.people, s.work, s.faces, s.begin, s.doors} {
+	for _, step := range []func(context.Context) error{s.promises, s.certificates, s.people, s.work, s.faces, s.begin, s.doors} {
 		if err := step(ctx); err != nil {
 			return err
 		}

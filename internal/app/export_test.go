@@ -51,3 +51,8 @@ func (s *Studio) CookieName() string { return "comfyume-" + s.self.ID }
 
 // QueuePort is the address of the queue manager's own port; empty: it has none.
 func (s *Studio) QueuePort() string { return s.queuePort }
+
+// SignOut ends the session with this cookie.
+func (s *Studio) SignOut(ctx context.Context, cookie string) error {
+	return s.accounts.SignOut(ctx, cookie)
+}

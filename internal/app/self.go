@@ -105,20 +105,29 @@ func checkDatabase(name string, folders ...string) error {
 	if info, err := os.Stat(name); err == nil && info.Size() > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil // what else is wrong, opening it says
 	}
+	if folder := filled(folders...); folder != "" {
+		return fault.New(fault.Unavailable, "The database %s is gone, though people have files in %s.", name, folder).
+			WithRemedy("Bring it back from a backup. To begin anew, move the whole data folder away.")
+	}
+	return nil
+}
+
+// filled returns the first of the folders that has a file; empty: none has. A folder that is not there, or can't be read,
+// shows nothing.
+func filled(folders ...string) string {
 	found := errors.New("found a file")
 	for _, folder := range folders {
 		err := filepath.WalkDir(folder, func(_ string, d fs.DirEntry, err error) error {
 			if err == nil && d.Type().IsRegular() {
 				return found
 			}
-			return nil // a folder that is not there, or can't be read, shows nothing
+			return nil
 		})
 		if err != nil {
-			return fault.New(fault.Unavailable, "The database %s is gone, though people have files in %s.", name, folder).
-				WithRemedy("Bring it back from a backup. To begin anew, move the whole data folder away.")
+			return folder
 		}
 	}
-	return nil
+	return ""
 }
 
 // ownBytes refuses stored bytes of another studio, and marks those without a mark as the studio's own: bytes that the

@@ -80,7 +80,7 @@ func (s *Studio) samePlaces(ctx context.Context, bytes blob.Store) error {
 }
 
 // awaitFor is how long a folder may take to show what another server has written there.
-const awaitFor = 5 * time.Second
+const awaitFor = 2 * time.Second
 
 // await waits until a folder has the mark that the store has.
 func (s *Studio) await(ctx context.Context, want string, read func() (string, error), folder string) error {

@@ -74,7 +74,7 @@ func (s *Studio) openStores(ctx context.Context) error {
 
 func (s *Studio) openSQLite(ctx context.Context) (*stores, error) {
 	name := filepath.Join(s.cfg.Data, "comfyume.db")
-	if err := checkDatabase(name, filepath.Join(s.blobFolder(), "files"), filepath.Join(s.cfg.Data, "users")); err != nil {
+	if err := checkDatabase(name, s.peoplesFolders()...); err != nil {
 		return nil, err
 	}
 	db, err := sqlite.Open(ctx, name, sqlite.Options{Log: s.log})
@@ -88,11 +88,21 @@ func (s *Studio) openSQLite(ctx context.Context) (*stores, error) {
 	}, nil
 }
 
+// peoplesFolders are those with people's files and documents.
+func (s *Studio) peoplesFolders() []string {
+	return []string{filepath.Join(s.blobFolder(), "files"), filepath.Join(s.cfg.Data, "users")}
+}
+
 func (s *Studio) openRedis(ctx context.Context) (*stores, error) {
 	known := filepath.Join(s.cfg.Data, "redis")
 	was, err := os.ReadFile(known)
 	if err != nil && !os.IsNotExist(err) {
 		return nil, selfTrouble(err, "redis")
+	}
+	if folder := filled(s.peoplesFolders()...); len(was) == 0 && folder != "" {
+		return nil, fault.New(fault.Unavailable, "People have files in %s, and the Redis knows none of them.", folder).
+			WithCode("redis_without_files").
+			WithRemedy("Set store back to what it was. To begin anew with a Redis, choose another data folder, or move this one away.")
 	}
 	db, err := redis.Open(ctx, string(s.cfg.Store), redis.Options{
 		Studio: s.self.ID, Generation: strings.TrimSpace(string(was)), Log: s.log,
@@ -100,25 +110,23 @@ func (s *Studio) openRedis(ctx context.Context) (*stores, error) {
 	if err != nil {
 		return nil, err
 	}
-	close := db.Close
-	if err := s.settleRedis(ctx, db, known); err != nil {
-		return nil, closing(err, close)
+	// It is written down which filling of the Redis is the studio's: an emptied one is not taken for a new studio.
+	if _, err := once(known, func() ([]byte, error) { return []byte(db.Generation() + "\n"), nil }); err != nil {
+		return nil, errors.Join(selfTrouble(err, "redis"), db.Close())
 	}
 	return &stores{
 		accounts: redis.NewAccounts(db), took: redis.NewUsage(db), files: redis.NewFiles(db), catalog: redis.NewCatalog(db),
 		queue: func(ctx context.Context) (queueStore, error) { return redis.NewQueue(ctx, db) },
-		close: close, redis: db,
+		close: db.Close, redis: db,
 	}, nil
 }
 
-// settleRedis writes down which filling of the Redis is the studio's, so that an emptied one is not taken for a new
-// studio, and says what the Redis may lose.
-func (s *Studio) settleRedis(ctx context.Context, db *redis.DB, known string) error {
-	_, err := once(known, func() ([]byte, error) { return []byte(db.Generation() + "\n"), nil })
-	if err != nil {
-		return selfTrouble(err, "redis")
+// promises says what the store may lose.
+func (s *Studio) promises(ctx context.Context) error {
+	if !s.several() {
+		return nil
 	}
-	findings, err := db.Check(ctx)
+	findings, err := s.stores.redis.Check(ctx)
 	if err != nil {
 		return err
 	}
@@ -137,6 +145,3 @@ func errElsewhere(folder string) error {
 		WithCode("other_folder").
 		WithRemedy("Servers of one studio share its data folder, and its folder of files if blob names one. Mount it here, and name it in the settings.")
 }
-
-// closing closes what was opened in vain.
-func closing(err error, close func() error) error { return errors.Join(err, close()) }
