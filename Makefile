@@ -90,6 +90,7 @@ lint: $(TOOLS)/.done ## static analysis
 
 unit: ## the tests of the packages
 	@$(GO) test -timeout 15m ./cmd/... ./internal/...
+	@COMFYUME_TEST_STORE=redis $(GO) test -timeout 15m ./internal/deliver ./internal/workspace
 
 # The built binary, seen from outside: browsers, proxies, networks, sudden death.
 E2E := COMFYUME_FRONTENDS=$(CACHE)/frontends COMFYUME_E2E_BINARY=$(CURDIR)/bin/comfyume PATH="$$PATH:/usr/sbin:/sbin" $(GO) test -count=1

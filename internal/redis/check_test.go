@@ -38,7 +38,7 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	s.cli("acl", "setuser", "studio", "on", ">secret", "~*", "&*", "+@all", "-config")
-	narrow, err := redis.Open(t.Context(), "unix://studio:secret@"+s.socket, redis.Options{})
+	narrow, err := redis.Open(t.Context(), "unix://studio:secret@"+s.Socket, redis.Options{})
 	must(t, err)
 	defer narrow.Close()
 	found, err := narrow.Check(t.Context())
@@ -46,6 +46,6 @@ func TestCheck(t *testing.T) {
 	if len(found) != 1 || !strings.Contains(found[0].Sentence, "could not be checked") {
 		t.Errorf("where looking is forbidden: %+v", found)
 	}
-	_, err = redis.Open(t.Context(), "unix://studio:wrong@"+s.socket, redis.Options{})
+	_, err = redis.Open(t.Context(), "unix://studio:wrong@"+s.Socket, redis.Options{})
 	refused(t, "a wrong password", err, "redis_denied")
 }

@@ -76,7 +76,7 @@ type ledger struct {
 func (l *ledger) round(t *testing.T, s *server, redisDies bool) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestCrash$")
-	cmd.Env = append(os.Environ(), crashSocket+"="+s.socket)
+	cmd.Env = append(os.Environ(), crashSocket+"="+s.Socket)
 	out, err := cmd.StdoutPipe()
 	must(t, err)
 	var trouble bytes.Buffer

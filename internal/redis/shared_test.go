@@ -225,7 +225,7 @@ func TestPast(t *testing.T) {
 	must(t, a.Release(t.Context(), kept.ID, e.Job.Attempt.Fence, "test"))
 	eventually(t, "both know it", func() bool { return b.Counts().Pending == 1 })
 	past := filepath.Join(t.TempDir(), "past")
-	must(t, os.CopyFS(past, os.DirFS(filepath.Join(s.dir, "appendonlydir"))))
+	must(t, os.CopyFS(past, os.DirFS(filepath.Join(s.Dir, "appendonlydir"))))
 	e, _, err = a.Claim(t.Context(), kept.ID, queuetest.Params())
 	must(t, err)
 	lost, _, err := a.Submit(t.Context(), queuetest.Submission("ann", 2))
@@ -233,8 +233,8 @@ func TestPast(t *testing.T) {
 	eventually(t, "both know all", func() bool { c := b.Counts(); return c.Pending == 1 && c.Running == 1 })
 
 	s.kill()
-	must(t, os.RemoveAll(filepath.Join(s.dir, "appendonlydir")))
-	must(t, exec.Command("cp", "-r", past, filepath.Join(s.dir, "appendonlydir")).Run())
+	must(t, os.RemoveAll(filepath.Join(s.Dir, "appendonlydir")))
+	must(t, exec.Command("cp", "-r", past, filepath.Join(s.Dir, "appendonlydir")).Run())
 	s.start()
 	for _, n := range []*node{a, b} {
 		eventually(t, "the past is taken in", func() bool {

@@ -54,7 +54,7 @@ func TestEmptied(t *testing.T) {
 		t.Errorf("generation %s became %s", db.Generation(), again.Generation())
 	}
 	must(t, again.Close())
-	_, err = redis.Open(t.Context(), s.url(), redis.Options{Studio: "studio-2"})
+	_, err = redis.Open(t.Context(), s.URL(), redis.Options{Studio: "studio-2"})
 	refused(t, "another studio", err, "redis_other_studio")
 
 	s.cli("flushall")
@@ -70,16 +70,16 @@ func TestEmptied(t *testing.T) {
 		refused(t, "task", err, code)
 	}
 	read("redis_emptied")
-	_, err = redis.Open(t.Context(), s.url(), redis.Options{Studio: "studio-1", Generation: db.Generation()})
+	_, err = redis.Open(t.Context(), s.URL(), redis.Options{Studio: "studio-1", Generation: db.Generation()})
 	refused(t, "a start", err, "redis_emptied")
 
 	other := s.open(t, redis.Options{Studio: "studio-1"}) // somebody begins anew
 	defer other.Close()
 	read("redis_other")
-	_, err = redis.Open(t.Context(), s.url(), redis.Options{Studio: "studio-1", Generation: db.Generation()})
+	_, err = redis.Open(t.Context(), s.URL(), redis.Options{Studio: "studio-1", Generation: db.Generation()})
 	refused(t, "a start", err, "redis_other")
 	s.cli("hset", "{comfyume}:meta", "form", "99")
-	_, err = redis.Open(t.Context(), s.url(), redis.Options{Studio: "studio-1"})
+	_, err = redis.Open(t.Context(), s.URL(), redis.Options{Studio: "studio-1"})
 	refused(t, "a newer form", err, "redis_form")
 }
 
@@ -124,7 +124,7 @@ func TestGone(t *testing.T) {
 			t.Errorf("%s in a hurry: %v", what, err)
 		}
 	}
-	_, err = redis.Open(t.Context(), s.url(), redis.Options{})
+	_, err = redis.Open(t.Context(), s.URL(), redis.Options{})
 	refused(t, "a start", err, "redis_unavailable")
 	s.start()
 	eventually(t, "the server goes on", func() bool { _, err = store.Get(t.Context(), before.ID); return err == nil })
@@ -150,10 +150,10 @@ func TestSlow(t *testing.T) {
 	}
 	unsure := 0
 	for i := range 20 {
-		must(t, s.cmd.Process.Signal(syscall.SIGSTOP))
+		must(t, s.Process().Signal(syscall.SIGSTOP))
 		_, _, err := submit(i)
 		refused(t, "submit", err, "redis_unavailable")
-		must(t, s.cmd.Process.Signal(syscall.SIGCONT))
+		must(t, s.Process().Signal(syscall.SIGCONT))
 		eventually(t, "it is taken again", func() bool {
 			_, existing, err := submit(i)
 			if existing {
@@ -182,7 +182,7 @@ func TestSlow(t *testing.T) {
 func TestLostAnswers(t *testing.T) {
 	t.Parallel()
 	s, name := space(t)
-	cutter := startCutter(t, s.socket)
+	cutter := startCutter(t, s.Socket)
 	db, err := redis.Open(t.Context(), "unix://"+cutter.socket, redis.Options{Space: name})
 	must(t, err)
 	store, err := redis.NewQueue(t.Context(), db)

@@ -17,6 +17,8 @@ import (
 	"github.com/ahelme/comfyume/internal/blob/disk"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/file"
+	"github.com/ahelme/comfyume/internal/redis"
+	"github.com/ahelme/comfyume/internal/redis/redistest"
 	"github.com/ahelme/comfyume/internal/sqlite"
 	"github.com/ahelme/comfyume/internal/workspace"
 )
@@ -50,24 +52,38 @@ func (r *roomy) set(free int64) {
 	r.free = free
 }
 
-func newStudio(t testing.TB, o workspace.Options) *studio {
+// openNames opens a table of names in dir: over SQLite, or over Redis where COMFYUME_TEST_STORE says redis.
+func openNames(t testing.TB, dir string) (names workspace.Store, shut func() error) {
 	t.Helper()
-	dir := t.TempDir()
+	if os.Getenv("COMFYUME_TEST_STORE") == "redis" {
+		db, err := redis.Open(t.Context(), redistest.Start(t, "everysec").URL(), redis.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return redis.NewFiles(db), db.Close
+	}
 	db, err := sqlite.Open(t.Context(), filepath.Join(dir, "studio.db"), sqlite.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return sqlite.NewFiles(db), db.Close
+}
+
+func newStudio(t testing.TB, o workspace.Options) *studio {
+	t.Helper()
+	dir := t.TempDir()
+	names, shut := openNames(t, dir)
 	d, err := disk.Open(filepath.Join(dir, "blobs"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(db.Close(), d.Close()); err != nil {
+		if err := errors.Join(shut(), d.Close()); err != nil {
 			t.Error(err)
 		}
 	})
 	blobs := &roomy{Disk: d, free: -1}
-	return &studio{dir: dir, files: workspace.NewFiles(sqlite.NewFiles(db), blobs, o), blobs: blobs}
+	return &studio{dir: dir, files: workspace.NewFiles(names, blobs, o), blobs: blobs}
 }
 
 func in(sub, name string) file.Ref { return file.Ref{Type: file.Input, Subfolder: sub, Name: name} }
