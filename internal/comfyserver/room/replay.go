@@ -58,6 +58,9 @@ func (r *room) attach(s *socket, known bool) {
 		heard = max(heard, other.proven.Load())
 		s.logs = s.logs || other.logs
 	}
+	if r.hub.options.Several { // it may be another page of the session, and come from another server
+		heard = 0
+	}
 	s.lastOut.Store(now.UnixNano())
 	s.heard = heard
 	r.sockets = append(r.sockets, s)
@@ -215,7 +218,9 @@ func (r *room) recall(s *socket) {
 		if r.find(j.ID) == nil {
 			n := &run{job: &e.Job, ended: e.Job.Finished, heard: true}
 			n.end(e.Outcome, h.options.Several)
-			s.push(n.replay(s)...)
+			for other := range r.session(s.sid) { // all that came before it was known here
+				other.push(n.replay(other)...)
+			}
 			r.runs = append(r.runs, n)
 		}
 		r.mu.Unlock()
