@@ -45,7 +45,9 @@ func (l *loader) check(t *testing.T, sum *tally) {
 		switch {
 		case !ok && o.deleted:
 			sum.deleted++
-		case !ok && !o.interrupted:
+		case !ok && o.asked && !o.interrupted:
+			sum.cut++
+		case !ok && !o.asked:
 			t.Errorf("%s: acknowledged job %s is lost", l.name, id)
 		}
 	}
@@ -114,7 +116,7 @@ func (l *loader) checkEntry(t *testing.T, id string, e finished, files map[outpu
 	if a, ok := l.acked[id]; ok && (a.kind != o.kind || a.colour != o.colour) {
 		t.Errorf("%s: job %s was for %+v and shows %+v", l.name, id, a, o)
 	} else if ok {
-		o.again, o.interrupted = a.again, a.interrupted
+		o.again, o.interrupted = a.again, a.interrupted || a.asked
 	}
 	switch {
 	case o.interrupted && bytes.Contains(e.Status.Messages, []byte(`"execution_interrupted"`)):

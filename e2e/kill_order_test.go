@@ -27,6 +27,7 @@ type order struct {
 	colour      int
 	input       string // name of the upload
 	again       bool   // an equal graph ran before
+	asked       bool   // it was asked for its end; the answer may have been cut off
 	deleted     bool   // it was acknowledged that it left the queue, if it was still waiting
 	interrupted bool   // it was acknowledged that it ends, if it was still open
 }

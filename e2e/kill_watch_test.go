@@ -154,7 +154,7 @@ func (w *watcher) settle(t *testing.T) {
 		w.mu.Lock()
 		var open []string
 		for id, o := range w.l.acked {
-			if w.ends[id] == 0 && !o.deleted && !o.interrupted {
+			if w.ends[id] == 0 && !o.asked {
 				open = append(open, id)
 			}
 		}
