@@ -133,6 +133,9 @@ func (v *server) place(user string, id job.ID) (event.Place, bool) {
 	return p, ok
 }
 
+// follows reports whether another server gives jobs to back ends.
+func (s *Studio) follows() bool { return s.server != nil && s.dispatch.Load() == nil }
+
 // leading runs what one server does for the studio while this one is it.
 func (s *Studio) leading(ctx context.Context) error {
 	return s.server.lease.Run(ctx, func(ctx context.Context, fence int64) error {
@@ -166,6 +169,9 @@ func (s *Studio) lead(ctx context.Context) error {
 	beside.Go(func() { errs[0] = s.usage.Run(saving) })
 	beside.Go(func() { errs[1] = s.sweep(ctx) })
 	s.dispatch.Store(d)
+	for _, b := range s.backends { // where others work: until now that said nothing, see follows
+		s.fleet.Nudge(b.Name)
+	}
 	s.controlled(queue.Control{Mode: s.queue.Mode(), Pauses: s.queue.Pauses()})
 	err := d.Run(ctx)
 	s.dispatch.Store(nil)

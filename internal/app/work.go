@@ -183,7 +183,7 @@ func (s *Studio) newFleet(ctx context.Context) error {
 		members = append(members, fleet.Member{Name: b.Name, Driver: d})
 	}
 	s.fleet, err = fleet.New(members, s.catalog, fleet.Options{
-		Changed: s.fleetChanged, Restarted: s.deliver.Restarted, Packs: s.packs, Log: s.log,
+		Changed: s.fleetChanged, Follows: s.follows, Restarted: s.deliver.Restarted, Packs: s.packs, Log: s.log,
 	})
 	return err
 }

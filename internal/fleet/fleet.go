@@ -50,6 +50,9 @@ type Options struct {
 	Changed func()
 	// Restarted is called when a back end was started anew since it was last seen.
 	Restarted func(ctx context.Context, backEnd, epoch string) error
+	// Follows reports that another server of the studio gives work to the back ends just now: then work that is not this
+	// server's says nothing. Nil: no other server does.
+	Follows func() bool
 	// Packs learns where the web files of custom nodes are. Nil: they are not kept.
 	Packs *Packs
 	Log   *slog.Logger
@@ -75,6 +78,9 @@ func (o *Options) setDefaults() {
 	def(&o.QuarantineFor, time.Minute)
 	if o.MaxLosses <= 0 {
 		o.MaxLosses = 5
+	}
+	if o.Follows == nil {
+		o.Follows = func() bool { return false }
 	}
 	if o.Changed == nil {
 		o.Changed = func() {}

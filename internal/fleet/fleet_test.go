@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -86,6 +87,7 @@ type table struct {
 	catalog   *catalog
 	fleet     *fleet.Fleet
 	changes   int
+	follows   atomic.Bool
 	restarted []string
 }
 
@@ -97,7 +99,7 @@ func inBubble(t *testing.T, f func(b *table)) {
 		b := &table{T: t, driver: &driver{snap: backend.Snapshot{Version: "0.3.64", Epoch: "e1"}}, catalog: &catalog{}}
 		var err error
 		b.fleet, err = fleet.New([]fleet.Member{{Name: "gpu1", Driver: b.driver}}, b.catalog, fleet.Options{
-			Changed: func() { b.changes++ },
+			Changed: func() { b.changes++ }, Follows: b.follows.Load,
 			Restarted: func(_ context.Context, name, epoch string) error {
 				b.restarted = append(b.restarted, name+epoch)
 				return nil
@@ -171,6 +173,20 @@ func TestStatesFollowTheProbes(t *testing.T) {
 		if len(b.restarted) != 2 {
 			b.Errorf("restarted: %v", b.restarted)
 		}
+	})
+}
+
+// TestWorkOfAnotherServerIsNotForeign: while another server of the studio gives out the work, a back end that has some
+// is as good as any.
+func TestWorkOfAnotherServerIsNotForeign(t *testing.T) {
+	inBubble(t, func(b *table) {
+		b.follows.Store(true)
+		b.driver.set(func() { b.driver.snap.QueueOther = 2 })
+		b.nudge()
+		b.want(fleet.Ready)
+		b.follows.Store(false) // it gives out the work from now on
+		b.nudge()
+		b.want(fleet.Busy)
 	})
 }
 

@@ -87,7 +87,7 @@ func (f *Fleet) probe(ctx context.Context, m *member) time.Duration {
 	pause := f.options.ProbeEvery
 	if err == nil {
 		m.failures = 0
-		changed = m.answered(snap)
+		changed = m.answered(snap, f.options.Follows())
 	} else {
 		m.failures++
 		changed = m.unanswered(err)
@@ -140,7 +140,10 @@ func (f *Fleet) takeIn(ctx context.Context, m *member, snap backend.Snapshot) er
 }
 
 // answered takes in an answer. The lock is held.
-func (m *member) answered(snap backend.Snapshot) bool {
+func (m *member) answered(snap backend.Snapshot, follows bool) bool {
+	if follows {
+		snap.QueueOther = 0
+	}
 	m.now.Version, m.now.Epoch, m.now.Devices = snap.Version, snap.Epoch, snap.Devices
 	m.now.QueueOther, m.now.Seen = snap.QueueOther, snap.Taken
 	switch {
