@@ -118,23 +118,21 @@ func others() map[string][]rehearse.Person {
 func TestFigureFairness(t *testing.T) {
 	t.Parallel()
 	for name, list := range others() {
-		for seed := range uint64(2) {
-			for _, affinity := range []bool{false, true} {
-				t.Run(fmt.Sprintf("%s/%d/%v", name, seed, affinity), func(t *testing.T) {
-					t.Parallel()
-					// Each of them runs something else, and that differs.
-					constant := append(crowd(3, always(graphs(0.3, 6*second))), crowd(3, always(graphs(0.4, 4*second, 14*second)))...)
-					constant = append(constant, always(graphs(0.5, 10*second, 10*second, 20*second)), always(graphs(0.3, 25*second)))
-					constant[1].Weight = 2
-					c := world(seed, 2*time.Hour, 8, large(3, 5*second, 20*second), constant, list)
-					runs, f := hold(t, c, rehearse.Mode{Order: sched.Fair, Affinity: affinity})
-					j, at := worstJain(c, runs, len(constant))
-					t.Logf("Jain %.4f at %s, %d loads, %.0f jobs/h", j, at, f.Loads, f.PerHour)
-					if j < 0.99 {
-						t.Errorf("Jain's index is %.4f in the half hour from %s; %.0f", j, at, c.GPUTime(runs, at, at+30*time.Minute)[:len(constant)])
-					}
-				})
-			}
+		for seed, affinity := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%v", name, affinity), func(t *testing.T) {
+				t.Parallel()
+				// Each of them runs something else, and that differs.
+				constant := append(crowd(3, always(graphs(0.3, 6*second))), crowd(3, always(graphs(0.4, 4*second, 14*second)))...)
+				constant = append(constant, always(graphs(0.5, 10*second, 10*second, 20*second)), always(graphs(0.3, 25*second)))
+				constant[1].Weight = 2
+				c := world(uint64(seed), 2*time.Hour, 8, large(3, 5*second, 20*second), constant, list) //nolint:gosec // 0 or 1
+				runs, f := hold(t, c, rehearse.Mode{Order: sched.Fair, Affinity: affinity})
+				j, at := worstJain(c, runs, len(constant))
+				t.Logf("Jain %.4f at %s, %d loads, %.0f jobs/h", j, at, f.Loads, f.PerHour)
+				if j < 0.99 {
+					t.Errorf("Jain's index is %.4f in the half hour from %s; %.0f", j, at, c.GPUTime(runs, at, at+30*time.Minute)[:len(constant)])
+				}
+			})
 		}
 	}
 }
@@ -240,10 +238,10 @@ func TestFigureBands(t *testing.T) {
 		ask    time.Duration
 		orders []sched.Order
 	}{
-		{"workshop", time.Minute, rehearse.Orders()},
-		{"film", 2 * time.Minute, rehearse.Orders()},
-		{"batch", 5 * time.Minute, []sched.Order{sched.Fair}},
-		{"studio", 10 * time.Minute, []sched.Order{sched.Fair}},
+		{"workshop", 2 * time.Minute, rehearse.Orders()},
+		{"film", 4 * time.Minute, rehearse.Orders()},
+		{"batch", 10 * time.Minute, []sched.Order{sched.Fair}},
+		{"studio", 15 * time.Minute, []sched.Order{sched.Fair}},
 	} {
 		for _, o := range c.orders {
 			t.Run(fmt.Sprintf("%s/%s", c.name, o), func(t *testing.T) {
@@ -254,7 +252,7 @@ func TestFigureBands(t *testing.T) {
 				}
 				t.Logf("%.2f of %d waits were in the band: %+v", f.Bands.Held, f.Bands.Told, f.Bands.Places)
 				for _, p := range f.Bands.Places {
-					if p.Told >= 100 && (p.Held < 0.6 || p.Held > 0.8) {
+					if p.Told >= 80 && (p.Held < 0.6 || p.Held > 0.8) {
 						t.Errorf("places %d to %d: %.2f of %d waits were in the band", p.From, p.To, p.Held, p.Told)
 					}
 				}

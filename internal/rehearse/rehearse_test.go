@@ -112,7 +112,7 @@ func TestSameAgain(t *testing.T) {
 		var sections []report.Section
 		var out bytes.Buffer
 		for _, name := range []string{"workshop", "studio"} {
-			s := report.Section{Class: class(t, rehearse.Options{Class: name, Users: 40, GPUs: 4, Length: time.Hour, Seed: seed}), Command: "again"}
+			s := report.Section{Class: class(t, rehearse.Options{Class: name, Users: 30, GPUs: 4, Length: time.Hour, Seed: seed, Ask: 20 * time.Minute}), Command: "again"}
 			for _, m := range rehearse.Modes() {
 				_, f := hold(t, s.Class, m)
 				s.Figures = append(s.Figures, f)
