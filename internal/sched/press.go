@@ -77,7 +77,7 @@ type kept struct{ below, above float64 }
 var farthest = [...]int{1, 3, 8, 20, 40, 80, 160, math.MaxInt}
 
 // firstKept is what bands are corrected by until runs tell: those near are narrow, as chance has few runs to even out.
-var firstKept = [len(farthest)]float64{0.15, 0.15, 0.15, 0.2, 0.25, 0.3, 0.35, -0.6}
+var firstKept = [len(farthest)]float64{0.2, 0.2, 0.15, 0.2, 0.2, 0.2, 0.2, -0.5}
 
 func bucket(i int) int {
 	return slices.IndexFunc(farthest[:], func(last int) bool { return i <= last })
@@ -94,8 +94,9 @@ func (k kept) correct(s strict) Band {
 		From: time.Duration(float64(s.from) * math.Exp(-k.below)),
 		To:   time.Duration(float64(s.to) * math.Exp(k.above)),
 	}
-	b.From = min(b.From, s.middle)
-	b.To = max(b.To, s.middle, b.From+time.Second)
+	least := s.middle / 32 // nobody can tell a wait to the second
+	b.From = min(b.From, s.middle-least)
+	b.To = max(b.To, s.middle+least, b.From+time.Second)
 	return b
 }
 
@@ -140,10 +141,40 @@ func (m *Machine) Said(f Forecast) {
 	}
 }
 
-// keep learns from when a job began.
-func (m *Machine) keep(id job.ID) {
+// The jobs of a batch are late all together, and that happened once, not five hundred times: of one person's jobs at some
+// places one teaches for each lessonFor between the looks, and at most mostLessons of one look.
+const (
+	lessonFor   = 45 * time.Second
+	mostLessons = 12
+)
+
+// lessons counts what a person's jobs may teach yet of bands of one bucket.
+type lessons struct {
+	at   time.Time // of the last look
+	left time.Duration
+}
+
+// take reports whether a job teaches what came of a look.
+func (l *lessons) take(at time.Time) bool {
+	if l.at.IsZero() {
+		l.at, l.left = at, mostLessons/3*lessonFor
+	}
+	if gone := at.Sub(l.at); gone > 0 {
+		l.at, l.left = at, min(l.left+gone, mostLessons*lessonFor)
+	}
+	if l.left < lessonFor {
+		return false
+	}
+	l.left -= lessonFor
+	return true
+}
+
+// keep learns from when a person's job began.
+func (m *Machine) keep(id job.ID, u *user) {
 	for _, p := range m.said[id] {
-		m.known.kept[p.bucket].learn(p.strict, m.now.Sub(p.at))
+		if u.lessons[p.bucket].take(p.at) {
+			m.known.kept[p.bucket].learn(p.strict, m.now.Sub(p.at))
+		}
 	}
 	delete(m.said, id)
 }

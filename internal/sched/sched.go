@@ -165,7 +165,7 @@ func (m *Machine) post(r *run) {
 	}
 	m.begun(r)
 	if len(m.said) > 0 {
-		m.keep(m.id(r.item))
+		m.keep(m.id(r.item), r.lot.user)
 	}
 }
 
