@@ -194,6 +194,11 @@ func (r *room) since() time.Time {
 // that it may have missed.
 func (r *room) recall(s *socket) {
 	h := r.hub
+	defer func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		s.recalled = true
+	}()
 	if open, err := h.queue.Open(h.ctx, r.user); err != nil {
 		h.log.Warn("reading jobs of before the restart", "user", r.user, "err", err)
 	} else {
@@ -218,8 +223,10 @@ func (r *room) recall(s *socket) {
 		if r.find(j.ID) == nil {
 			n := &run{job: &e.Job, ended: e.Job.Finished, heard: true}
 			n.end(e.Outcome, h.options.Several)
-			for other := range r.session(s.sid) { // all that came before it was known here
-				other.push(n.replay(other)...)
+			for other := range r.session(s.sid) {
+				if !other.recalled { // it is on its way here too, and will find the run known
+					other.push(n.replay(other)...)
+				}
 			}
 			r.runs = append(r.runs, n)
 		}

@@ -47,14 +47,15 @@ type socket struct {
 	bytes   int // of queue
 
 	// Guarded by the room's lock.
-	painted *run        // whose executing frame went out last
-	reload  *time.Timer // gives remembered frames again while the page loads
-	replays int         // how often it did
-	heard   int64       // until when earlier sockets of the session surely got what was sent, ns
-	pinged  time.Time   // when it was pinged last
-	owed    bool        // the next tick pings it
-	logs    bool        // it subscribed to log lines
-	studio  bool        // our extension listens
+	painted  *run        // whose executing frame went out last
+	reload   *time.Timer // gives remembered frames again while the page loads
+	replays  int         // how often it did
+	recalled bool        // it was told what it may have missed elsewhere; of the room
+	heard    int64       // until when earlier sockets of the session surely got what was sent, ns
+	pinged   time.Time   // when it was pinged last
+	owed     bool        // the next tick pings it
+	logs     bool        // it subscribed to log lines
+	studio   bool        // our extension listens
 }
 
 // push queues frames and sees to it that they are written.
