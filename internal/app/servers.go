@@ -110,8 +110,16 @@ func (s *Studio) endedElsewhere(e account.Ended) {
 // ended ends what a person has open here, and on the other servers.
 func (s *Studio) ended(e account.Ended) {
 	s.live.End(e)
-	if s.server != nil {
-		s.server.relay.Publish(event.Event{User: e.User, Body: event.SignedOut{ID: e.ID}})
+	if s.server == nil {
+		return
+	}
+	out := event.Event{User: e.User, Body: event.SignedOut{ID: e.ID}}
+	if s.serving {
+		s.server.relay.Publish(out)
+		return
+	}
+	if err := s.server.relay.Tell(context.Background(), out); err != nil {
+		s.log.Warn("servers that run were not told whose credentials ended; they find out within half a minute", "user", e.User, "err", err)
 	}
 }
 

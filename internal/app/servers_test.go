@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ahelme/comfyume/internal/api"
 	"github.com/ahelme/comfyume/internal/app"
 	"github.com/ahelme/comfyume/internal/client"
 	"github.com/ahelme/comfyume/internal/fault"
@@ -76,13 +77,28 @@ func TestTwoServersAreOneStudio(t *testing.T) {
 				t.Errorf("signed in at one server, the two answer %d", got)
 			}
 			ok(t, a.SignOut(t.Context(), cookie))
-			deadline := time.Now().Add(5 * time.Second) // what a server believes from memory it believes for half a minute
-			for status(b) != 401 {
-				if time.Now().After(deadline) {
-					t.Fatal("signed out at one server, a person is let in by the other")
+			until := func(status func(*app.Studio) int, s *app.Studio, why string) {
+				deadline := time.Now().Add(5 * time.Second) // what a server believes from memory it believes for half a minute
+				for status(s) == 200 {
+					if time.Now().After(deadline) {
+						t.Fatalf("%s, a person is let in by the other server", why)
+					}
 				}
 			}
+			until(status, b, "signed out at one server")
 			commandsWork(t, one)
+			cookie, _, err = a.SignIn(t.Context(), "ann")
+			ok(t, err)
+			if got := status(b); got != 200 {
+				t.Errorf("signed in anew, the other server answers %d", got)
+			}
+			h, closeStudio, err := app.Open(t.Context(), one)
+			ok(t, err)
+			off := true
+			_, err = client.Handler(h).ChangeUser(t.Context(), "ann", api.UserChange{Suspended: &off})
+			ok(t, err)
+			ok(t, closeStudio())
+			until(status, b, "switched off by a command")
 		})
 		ok(t, err)
 	})

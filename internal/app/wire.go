@@ -88,6 +88,10 @@ func (s *Studio) store(ctx context.Context) (err error) {
 	if err = s.openStores(ctx); err != nil {
 		return err
 	}
+	s.bus = event.New()
+	if s.several() {
+		s.newServer()
+	}
 	s.live = gateway.NewLive()
 	s.accounts = account.New(s.stores.accounts, account.Options{Ended: s.ended, Left: s.left, Log: s.log})
 	return nil

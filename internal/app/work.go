@@ -30,10 +30,6 @@ import (
 
 // work starts what runs people's graphs, from the bytes upwards.
 func (s *Studio) work(ctx context.Context) error {
-	s.bus = event.New()
-	if s.several() {
-		s.newServer()
-	}
 	if err := s.newFiles(ctx); err != nil {
 		return err
 	}

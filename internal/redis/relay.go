@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -25,6 +26,7 @@ type Relay struct {
 	session string
 	out     *event.Bus // what waits to be sent, in the same two lanes
 	waits   *event.Subscription
+	told    atomic.Int64 // batches of Tell
 }
 
 // NewRelay returns a relay for the events of a bus. Nothing travels before Run.
@@ -79,19 +81,30 @@ func (r *Relay) send(ctx context.Context) {
 		if batch, err = r.waits.Batch(ctx, batch[:0]); err != nil {
 			return
 		}
-		message := appendText(nil, r.session)
-		message = binary.BigEndian.AppendUint64(message, uint64(number))
-		for _, e := range batch {
-			if message, err = appendEvent(message, e); err != nil {
-				r.db.log.Error("an event can't travel", "err", err)
-			}
-		}
-		bound, cancel := context.WithTimeout(ctx, r.db.patience)
-		err = r.db.client.Do(bound, r.db.client.B().Spublish().Channel(r.channel()).Message(rueidis.BinaryString(message)).Build()).Error()
-		if cancel(); err != nil && ctx.Err() == nil {
+		if err := r.post(ctx, number, batch...); err != nil && ctx.Err() == nil {
 			r.db.log.Warn("events did not reach the other servers", "events", len(batch), "err", err)
 		}
 	}
+}
+
+// post sends events as one batch.
+func (r *Relay) post(ctx context.Context, number int64, batch ...event.Event) error {
+	message := appendText(nil, r.session)
+	message = binary.BigEndian.AppendUint64(message, uint64(number))
+	for _, e := range batch {
+		var err error
+		if message, err = appendEvent(message, e); err != nil {
+			r.db.log.Error("an event can't travel", "err", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.db.patience)
+	defer cancel()
+	return r.db.client.Do(ctx, r.db.client.B().Spublish().Channel(r.channel()).Message(rueidis.BinaryString(message)).Build()).Error()
+}
+
+// Tell sends an event to the servers and waits until Redis has it. It is for programs that don't Run.
+func (r *Relay) Tell(ctx context.Context, e event.Event) error {
+	return classify(r.post(ctx, r.told.Add(1), e))
 }
 
 func (r *Relay) channel() string { return r.db.key("bus") }
