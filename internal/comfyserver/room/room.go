@@ -60,6 +60,9 @@ func (r *room) pump() {
 	r.mu.Unlock()
 	if lagged {
 		r.resync()
+		if r.hub.options.Several {
+			return // what was lost was between servers, and often: sockets have all that came here
+		}
 		r.mu.Lock()
 		for _, s := range r.sockets {
 			r.refresh(s)

@@ -50,7 +50,7 @@ type socket struct {
 	painted  *run        // whose executing frame went out last
 	reload   *time.Timer // gives remembered frames again while the page loads
 	replays  int         // how often it did
-	recalled bool        // it was told what it may have missed elsewhere; of the room
+	recalled bool        // it was told what it may have missed elsewhere
 	heard    int64       // until when earlier sockets of the session surely got what was sent, ns
 	pinged   time.Time   // when it was pinged last
 	owed     bool        // the next tick pings it
