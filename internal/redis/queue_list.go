@@ -130,7 +130,9 @@ func (q *Queue) appendRows(ctx context.Context, jobs []job.Job, page []entry) ([
 		if err != nil {
 			return nil, err
 		}
-		jobs = append(jobs, r.job)
+		if r.ended == page[i].ended { // else it is the entry of an end that did not come to be
+			jobs = append(jobs, r.job)
+		}
 	}
 	return jobs, nil
 }

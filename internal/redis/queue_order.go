@@ -104,6 +104,9 @@ func (q *Queue) rows(ctx context.Context, seqs []int64) ([]*row, error) {
 			if err != nil {
 				continue // nil
 			}
+			if all[i] != nil {
+				continue // while it is open its end is not true
+			}
 			r, err := readRecord(seqs[i], rec)
 			if err != nil {
 				return nil, err

@@ -39,6 +39,9 @@ local META, TICK, LAST, LOG, OPEN, DONE, REQUEST, OUTCOME, SEALED = 1, 2, 3, 4, 
 local IDS, PROMPTS, KEYED, KEYENDS, NUMBERS, SETTINGS, HISTORY, GONE, PAST = 10, 11, 12, 13, 14, 15, 16, 17, 18
 local POSTED, STOP, HIDDEN, HELD, HAS_SEALED, HAS_KEY = 1, 2, 4, 8, 16, 32
 
+-- A Redis that is killed while it writes may, two starts later, have done the first commands of a step and not the rest. So
+-- what makes a change true comes last in it, and what came before is overwritten when the change comes again.
+
 local call, sub, byte, char = redis.call, string.sub, string.byte, string.char
 local pack, unpack8 = struct.pack, struct.unpack
 local bor, band = bit.bor, bit.band
@@ -152,15 +155,21 @@ local function insert(i)
   local field = text(seq)
   if call('HSETNX', key(PROMPTS), prompt, field) == 0 then
     local old = call('HGET', key(PROMPTS), prompt)
-    local final = old == replace and call('HGET', key(DONE), old)
-    if not final then return clash('p', old) or '', i + 7 end
-    if call('HEXISTS', key(IDS), id) == 1 then return '', i + 7 end
-    hide(old, final)
+    local found = clash('p', old)
+    local final = found and old == replace and not call('HGET', key(OPEN), old) and call('HGET', key(DONE), old)
+    if found and not final then return found, i + 7 end
+    local other = call('HGET', key(IDS), id)
+    if other and clash('p', other) then return '', i + 7 end
+    if final then hide(old, final) end
     call('HSET', key(PROMPTS), prompt, field)
   end
   if call('HSETNX', key(IDS), id, field) == 0 then
-    call('HDEL', key(PROMPTS), prompt)
-    return '', i + 7
+    local other = call('HGET', key(IDS), id)
+    if other and clash('p', other) then
+      call('HDEL', key(PROMPTS), prompt)
+      return '', i + 7
+    end
+    call('HSET', key(IDS), id, field) -- of a job that did not come to be
   end
   if byte(rec, 1) == 114 then rec = sub(rec, 1, 2) .. pack('>I8', take()) .. sub(rec, 11) end
   call('HSET', key(REQUEST), field, request)
@@ -242,17 +251,20 @@ local function finish(i)
   if hidden then set = HIDDEN end
   rec = ARGV[i + 2] .. flags(rec, set, POSTED) .. sub(rec, 3, 10) .. pack('>I8', ended) .. ARGV[i + 4] .. ARGV[i + 5] ..
     sub(rec, 35, 51) .. NOTHING .. sub(rec, 60) .. ARGV[i + 7]
-  call('HDEL', key(OPEN), seq)
+  local half = call('HGET', key(DONE), seq)
+  if half then
+    call('ZREM', key(HISTORY), entry(seq, half))
+    call('ZREM', key(GONE), entry(seq, half))
+  end
+  if outcome ~= '' and not hidden then call('HSET', key(OUTCOME), seq, outcome) end
   call('HSET', key(DONE), seq, rec)
   call('ZADD', key(PAST), time(rec), seq)
+  call('ZADD', key(hidden and GONE or HISTORY), 0, entry(seq, rec))
+  call('HDEL', key(OPEN), seq)
   if band(byte(rec, 2), HAS_SEALED) > 0 then call('HDEL', key(SEALED), seq) end
   if hidden then
-    call('ZADD', key(GONE), 0, entry(seq, rec))
     call('HDEL', key(REQUEST), seq)
     call('HDEL', key(PROMPTS), (names(rec)))
-  else
-    call('ZADD', key(HISTORY), 0, entry(seq, rec))
-    if outcome ~= '' then call('HSET', key(OUTCOME), seq, outcome) end
   end
   say('F', seq, rec, outcome)
   return ended, i + 8

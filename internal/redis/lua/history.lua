@@ -10,7 +10,8 @@ local most, size = tonumber(ARGV[4]), 0
 for _, entry in ipairs(entries) do
   local seq = string.format('%.0f', struct.unpack('>I8', entry, #entry - 32))
   local rec = redis.call('HGET', KEYS[3], seq)
-  if rec then
+  -- An entry of an end that did not come to be is left out.
+  if rec and string.sub(rec, 11, 18) == string.sub(entry, #entry - 40, #entry - 33) then
     local request, outcome = redis.call('HGET', KEYS[4], seq) or '', redis.call('HGET', KEYS[5], seq) or ''
     local n = #answer
     answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = entry, rec, request, outcome
