@@ -4,7 +4,7 @@
 //
 // What is simulated is the world: people think, repeat graphs, come and go; GPUs load models, keep a cache of nodes,
 // differ in speed and memory. What decides is the product, in the order of internal/dispatch: what happened at one
-// instant is taken in, staged jobs are recalled, then decisions are made until there are none.
+// instant is taken in, a staged job is recalled if one is to be, decisions are made until there are none.
 //
 // People draw from streams of their own. So each of them presses Run with the same graphs and thinks as long in
 // every mode, and modes differ by what the schedule makes of it.

@@ -65,7 +65,6 @@ func Models(count int, quickest, slowest time.Duration) []*Model {
 // room, and the nodes of the last graph stay in its cache.
 type card struct {
 	GPU
-	index  int
 	loaded []*Model // the last used last
 	cached int      // the graph whose nodes are in the cache; 0: none
 	line   []*Run   // the first one runs or is about to

@@ -2,6 +2,7 @@ package rehearse
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -16,10 +17,9 @@ type Run struct {
 	Work      time.Duration
 	Cached    bool // the GPU had the nodes of this graph in its cache
 
-	graph   graph
-	seq     int
-	started bool
-	bands   []band // what its owner was told of the wait
+	graph graph
+	seq   int
+	bands []band // what its owner was told of the wait
 }
 
 // Wait is how long the job waited.
@@ -49,7 +49,7 @@ func (c *Class) Hold(ctx context.Context, m Mode) ([]*Run, error) {
 		return nil, err
 	}
 	for i, g := range c.Fleet {
-		s.cards = append(s.cards, &card{GPU: g, index: i})
+		s.cards = append(s.cards, &card{GPU: g})
 		s.desk.backEnd(s.cards[i])
 	}
 	for i, p := range c.People {
@@ -98,20 +98,25 @@ func (s *studio) submit(p *person) {
 	}
 }
 
-// schedule lets the product decide, in the order of internal/dispatch.
+// schedule lets the product decide, in the order of internal/dispatch: it takes one staged job back, decides, hears that
+// the job is back, and begins again.
 func (s *studio) schedule() error {
 	for {
-		seq, ok := s.desk.recall(s.now)
-		if !ok {
-			break
+		seq, recalled := s.desk.recall(s.now)
+		if err := s.decide(); err != nil || !recalled {
+			return err
 		}
 		r := s.runs[seq]
 		c := s.cards[r.GPU]
-		c.line = c.line[:len(c.line)-1]
+		c.line = slices.DeleteFunc(c.line, func(other *Run) bool { return other == r })
 		if err := s.desk.released(s.ctx, r); err != nil {
 			return err
 		}
 	}
+}
+
+// decide makes decisions until there are none.
+func (s *studio) decide() error {
 	for {
 		seq, gpu, ok := s.desk.next(s.now)
 		if !ok {
@@ -133,7 +138,7 @@ func (s *studio) schedule() error {
 // begin hands the first run of its line to a GPU.
 func (s *studio) begin(c *card) error {
 	r := c.line[0]
-	r.Started, r.started = s.now, true
+	r.Started = s.now
 	s.at(s.now+c.begin(r), func() {
 		if err := s.end(c, r); err != nil && s.err == nil {
 			s.err = err

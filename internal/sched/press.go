@@ -77,7 +77,7 @@ type kept struct{ below, above float64 }
 var farthest = [...]int{1, 3, 8, 20, 40, 80, 160, math.MaxInt}
 
 // firstKept is what bands are corrected by until runs tell: those near are narrow, as chance has few runs to even out.
-var firstKept = [len(farthest)]float64{0.2, 0.2, 0.15, 0.2, 0.2, 0.2, 0.2, -0.5}
+var firstKept = [len(farthest)]float64{0.2, 0.2, 0.15, 0.2, 0.2, 0.2, 0.2, -0.4}
 
 func bucket(i int) int {
 	return slices.IndexFunc(farthest[:], func(last int) bool { return i <= last })

@@ -90,7 +90,7 @@ func kindChart(s Section) string {
 	}
 	longest *= 1.2
 	var d drawing
-	f := d.chart("Waits: half ●, 95 % ▮, longest ○, by kind of people", scale{1, longest, true}, scale{0, 1, false})
+	f := d.chart("Waits by kind: half ●, 95 % ▮, longest ○", scale{1, longest, true}, scale{0, 1, false})
 	f.left += 40
 	for _, t := range times(longest) {
 		p := f.at(t.value, 0)
