@@ -221,7 +221,7 @@ func (r *room) recall(s *socket) {
 		}
 		r.mu.Lock()
 		if r.find(j.ID) == nil {
-			n := &run{job: &e.Job, ended: e.Job.Finished, heard: true}
+			n := &run{job: &e.Job, ended: e.Job.Finished, heard: true, recalled: time.Now()}
 			n.end(e.Outcome, h.options.Several)
 			for other := range r.session(s.sid) {
 				if !other.recalled { // it is on its way here too, and will find the run known

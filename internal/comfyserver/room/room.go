@@ -326,7 +326,11 @@ func (r *room) reap(now time.Time) {
 		case !n.heard:
 			keep = keepUnheard
 		}
-		if finished++; finished > keepRuns || now.Sub(n.ended) > keep {
+		from := n.ended
+		if n.recalled.After(from) { // other pages of the session may be reading it too, and find it here
+			from = n.recalled
+		}
+		if finished++; finished > keepRuns || now.Sub(from) > keep {
 			n.gone = true
 		}
 	}

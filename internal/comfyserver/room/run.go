@@ -21,16 +21,17 @@ const lingerAlone = 500 * time.Millisecond
 
 // run is what a room knows of one job. It is guarded by the room's lock.
 type run struct {
-	job     *job.Job // shared, never changed
-	posted  bool     // the person sees it running
-	started bool     // its execution_start came through us: nothing of this run was missed before
-	attempt int
-	at      json.RawMessage // data of the executing frame that counts
-	kept    []keptFrame     // the latest of each kind and node, in order of arrival
-	ended   time.Time
-	heard   bool         // a session listened when it ended
-	gone    bool         // about to be forgotten
-	unsent  atomic.Int32 // end frames that are still on their way to sockets
+	job      *job.Job // shared, never changed
+	posted   bool     // the person sees it running
+	started  bool     // its execution_start came through us: nothing of this run was missed before
+	attempt  int
+	at       json.RawMessage // data of the executing frame that counts
+	kept     []keptFrame     // the latest of each kind and node, in order of arrival
+	ended    time.Time
+	heard    bool         // a session listened when it ended
+	recalled time.Time    // when it was read from the store, after its end
+	gone     bool         // about to be forgotten
+	unsent   atomic.Int32 // end frames that are still on their way to sockets
 }
 
 // keptFrame is a remembered frame with the kind and node that a later one replaces.
