@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/identity"
 )
 
@@ -173,4 +174,20 @@ type Use struct {
 	Hash Hash
 	User string
 	Seen time.Time
+}
+
+// NoUser is what a store answers where there is no such person.
+func NoUser(name string) error {
+	return fault.New(fault.Missing, "There is no person “%s”.", name).WithCode("no_user").
+		WithRemedy("See who there is with: comfyume user list")
+}
+
+// NoGroup is what a store answers where there is no such group.
+func NoGroup(name string) error {
+	return fault.New(fault.Missing, "There is no group “%s”.", name).WithCode("no_group")
+}
+
+// NameTaken is what a store answers where somebody has the name already.
+func NameTaken(name string) error {
+	return fault.New(fault.Conflict, "The name “%s” is taken.", name).WithCode(CodeNameTaken)
 }

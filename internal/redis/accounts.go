@@ -114,7 +114,7 @@ func (a *Accounts) act(ctx context.Context, reasons map[string]error, what strin
 		return words[1:], nil
 	}
 	if words[0] == "no_group" && len(words) == 2 {
-		return nil, noGroup(words[1])
+		return nil, account.NoGroup(words[1])
 	}
 	if reason := reasons[words[0]]; reason != nil {
 		return words[1:], reason
@@ -125,22 +125,9 @@ func (a *Accounts) act(ctx context.Context, reasons map[string]error, what strin
 // reasons are the errors of one act by the words of accounts.lua.
 type reasons = map[string]error
 
-func noPerson(name string) error {
-	return fault.New(fault.Missing, "There is no person “%s”.", name).WithCode("no_user").
-		WithRemedy("See who there is with: comfyume user list")
-}
-
-func noGroup(name string) error {
-	return fault.New(fault.Missing, "There is no group “%s”.", name).WithCode("no_group")
-}
-
-func nameTaken(name string) error {
-	return fault.New(fault.Conflict, "The name “%s” is taken.", name).WithCode(account.CodeNameTaken)
-}
-
 // CreateUser implements account.Store.
 func (a *Accounts) CreateUser(ctx context.Context, r account.Record) error {
-	_, err := a.act(ctx, reasons{"taken": nameTaken(r.Name)}, "create", r.Name, encode(recordOfUser(r)))
+	_, err := a.act(ctx, reasons{"taken": account.NameTaken(r.Name)}, "create", r.Name, encode(recordOfUser(r)))
 	return err
 }
 
@@ -152,7 +139,7 @@ func (a *Accounts) User(ctx context.Context, name string) (account.Record, error
 	}
 	text, err := results[0].ToString()
 	if rueidis.IsRedisNil(err) {
-		return account.Record{}, noPerson(name)
+		return account.Record{}, account.NoUser(name)
 	}
 	if err != nil {
 		return account.Record{}, a.db.fail(ctx, err)
@@ -237,7 +224,7 @@ func (db *DB) fields(ctx context.Context, name string, fields []string) (map[str
 
 // ChangeUser implements account.Store.
 func (a *Accounts) ChangeUser(ctx context.Context, name string, c account.Change) error {
-	_, err := a.act(ctx, reasons{"no_user": noPerson(name)}, "change", name, encode(struct {
+	_, err := a.act(ctx, reasons{"no_user": account.NoUser(name)}, "change", name, encode(struct {
 		Group     *string        `json:"group,omitempty"`
 		Role      *identity.Role `json:"role,omitempty"`
 		Suspended *bool          `json:"suspended,omitempty"`
@@ -248,7 +235,7 @@ func (a *Accounts) ChangeUser(ctx context.Context, name string, c account.Change
 // SetSecret implements account.Store.
 func (a *Accounts) SetSecret(ctx context.Context, name string, proof account.Proof, hash, onlyIf string) error {
 	_, err := a.act(ctx, reasons{
-		"no_user":  noPerson(name),
+		"no_user":  account.NoUser(name),
 		"replaced": fault.New(fault.Conflict, "The secret has been replaced in the meantime."),
 	}, "secret", name, string(proof), hash, onlyIf)
 	return err
@@ -256,7 +243,7 @@ func (a *Accounts) SetSecret(ctx context.Context, name string, proof account.Pro
 
 // DeleteUser implements account.Store.
 func (a *Accounts) DeleteUser(ctx context.Context, name string) error {
-	_, err := a.act(ctx, reasons{"no_user": noPerson(name)}, "remove", name)
+	_, err := a.act(ctx, reasons{"no_user": account.NoUser(name)}, "remove", name)
 	return err
 }
 

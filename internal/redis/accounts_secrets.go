@@ -84,7 +84,7 @@ func (r codeRecord) code(code, title string) account.Code {
 
 // AddSession implements account.Store.
 func (a *Accounts) AddSession(ctx context.Context, r account.SessionRecord, keep int) (gone []account.Hash, err error) {
-	more, err := a.act(ctx, reasons{"no_user": noPerson(r.User)}, "session", string(r.Hash[:]), encode(sessionRecord{
+	more, err := a.act(ctx, reasons{"no_user": account.NoUser(r.User)}, "session", string(r.Hash[:]), encode(sessionRecord{
 		ID: r.ID, User: r.User, Device: r.Device, Address: r.Address, Via: r.Via,
 		Created: stamp(r.Created), Seen: stamp(r.Seen), Expires: stamp(r.Expires),
 	}), decimal(int64(keep)))
@@ -180,7 +180,7 @@ func (a *Accounts) DeleteSessions(ctx context.Context, user, except string) erro
 // AddToken implements account.Store.
 func (a *Accounts) AddToken(ctx context.Context, r account.TokenRecord, most int) error {
 	many := errors.New("there are too many tokens")
-	more, err := a.act(ctx, reasons{"no_user": noPerson(r.User), "too_many": many}, "token", string(r.Hash[:]), encode(tokenRecord{
+	more, err := a.act(ctx, reasons{"no_user": account.NoUser(r.User), "too_many": many}, "token", string(r.Hash[:]), encode(tokenRecord{
 		ID: r.ID, User: r.User, Label: r.Label, Scope: r.Scope,
 		Created: stamp(r.Created), Used: stamp(r.Used), Expires: stamp(r.Expires),
 	}), decimal(int64(most)))
@@ -219,7 +219,7 @@ func (a *Accounts) DeleteToken(ctx context.Context, user, id string) error {
 
 // AddLink implements account.Store.
 func (a *Accounts) AddLink(ctx context.Context, r account.LinkRecord) error {
-	_, err := a.act(ctx, reasons{"no_user": noPerson(r.User)}, "link", string(r.Hash[:]), encode(linkRecord{
+	_, err := a.act(ctx, reasons{"no_user": account.NoUser(r.User)}, "link", string(r.Hash[:]), encode(linkRecord{
 		User: r.User, By: r.By, Created: stamp(r.Created), Expires: stamp(r.Expires), Used: stamp(r.Used),
 	}))
 	return err
@@ -316,7 +316,7 @@ func (a *Accounts) DeleteCode(ctx context.Context, code string) error {
 // Join implements account.Store.
 func (a *Accounts) Join(ctx context.Context, code string, r account.Record) (bool, error) {
 	over := errors.New("the code is over or full")
-	_, err := a.act(ctx, reasons{"missing": missing("code"), "over": over, "taken": nameTaken(r.Name)},
+	_, err := a.act(ctx, reasons{"missing": missing("code"), "over": over, "taken": account.NameTaken(r.Name)},
 		"join", code, r.Name, encode(recordOfUser(r)))
 	if errors.Is(err, over) {
 		return false, nil

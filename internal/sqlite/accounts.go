@@ -58,15 +58,6 @@ func fromStamp(ms int64) time.Time {
 	return time.UnixMilli(ms).UTC()
 }
 
-func noPerson(name string) error {
-	return fault.New(fault.Missing, "There is no person “%s”.", name).WithCode("no_user").
-		WithRemedy("See who there is with: comfyume user list")
-}
-
-func noGroup(name string) error {
-	return fault.New(fault.Missing, "There is no group “%s”.", name).WithCode("no_group")
-}
-
 // exists reports whether a query finds a row.
 func exists(tx *Tx, query string, args ...any) (bool, error) {
 	var one int
@@ -106,10 +97,10 @@ func createUser(tx *Tx, r account.Record) error {
 		return err
 	}
 	if taken {
-		return fault.New(fault.Conflict, "The name “%s” is taken.", r.Name).WithCode(account.CodeNameTaken)
+		return account.NameTaken(r.Name)
 	}
 	if r.Group != "" {
-		if err := need(tx, noGroup(r.Group), sqlGroupExists, r.Group); err != nil {
+		if err := need(tx, account.NoGroup(r.Group), sqlGroupExists, r.Group); err != nil {
 			return err
 		}
 	}
@@ -131,7 +122,7 @@ func (a *Accounts) User(ctx context.Context, name string) (account.Record, error
 	dest, done := userTarget(&r.User)
 	err := a.db.QueryRow(ctx, sqlUser, name).Scan(append(dest, &r.Secret)...)
 	if errors.Is(err, sql.ErrNoRows) {
-		return account.Record{}, noPerson(name)
+		return account.Record{}, account.NoUser(name)
 	}
 	if err != nil {
 		return account.Record{}, classify(err)
@@ -174,7 +165,7 @@ func collect[T any](ctx context.Context, db *DB, scan func(*sql.Rows) (T, error)
 // ChangeUser changes what c names.
 func (a *Accounts) ChangeUser(ctx context.Context, name string, c account.Change) error {
 	return a.db.Write(ctx, func(tx *Tx) error {
-		if err := need(tx, noPerson(name), sqlUserExists, name); err != nil {
+		if err := need(tx, account.NoUser(name), sqlUserExists, name); err != nil {
 			return err
 		}
 		if c.Group != nil {
@@ -198,7 +189,7 @@ func (a *Accounts) ChangeUser(ctx context.Context, name string, c account.Change
 
 func changeGroup(tx *Tx, name, group string) error {
 	if group != "" {
-		if err := need(tx, noGroup(group), sqlGroupExists, group); err != nil {
+		if err := need(tx, account.NoGroup(group), sqlGroupExists, group); err != nil {
 			return err
 		}
 	}
@@ -209,7 +200,7 @@ func changeGroup(tx *Tx, name, group string) error {
 // SetSecret replaces the proof.
 func (a *Accounts) SetSecret(ctx context.Context, name string, proof account.Proof, hash, onlyIf string) error {
 	return a.db.Write(ctx, func(tx *Tx) error {
-		if err := need(tx, noPerson(name), sqlUserExists, name); err != nil {
+		if err := need(tx, account.NoUser(name), sqlUserExists, name); err != nil {
 			return err
 		}
 		replaced := fault.New(fault.Conflict, "The secret has been replaced in the meantime.")
@@ -219,7 +210,7 @@ func (a *Accounts) SetSecret(ctx context.Context, name string, proof account.Pro
 
 // DeleteUser removes the account; its sessions, tokens and links go with it.
 func (a *Accounts) DeleteUser(ctx context.Context, name string) error {
-	return a.db.Write(ctx, func(tx *Tx) error { return hit(tx, noPerson(name), sqlUserDelete, name) })
+	return a.db.Write(ctx, func(tx *Tx) error { return hit(tx, account.NoUser(name), sqlUserDelete, name) })
 }
 
 // CreateGroup adds g.
@@ -258,6 +249,6 @@ func (a *Accounts) DeleteGroup(ctx context.Context, name string) error {
 			return fault.New(fault.Conflict, "The group “%s” has members.", name).
 				WithRemedy("Remove them or put them into another group first.").WithCode("group_in_use")
 		}
-		return hit(tx, noGroup(name), sqlGroupDelete, name)
+		return hit(tx, account.NoGroup(name), sqlGroupDelete, name)
 	})
 }

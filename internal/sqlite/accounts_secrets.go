@@ -62,7 +62,7 @@ const (
 func (a *Accounts) AddSession(ctx context.Context, r account.SessionRecord, keep int) (gone []account.Hash, err error) {
 	err = a.db.Write(ctx, func(tx *Tx) error {
 		gone = nil
-		if err := need(tx, noPerson(r.User), sqlUserExists, r.User); err != nil {
+		if err := need(tx, account.NoUser(r.User), sqlUserExists, r.User); err != nil {
 			return err
 		}
 		_, err := tx.Exec(sqlSessionInsert, r.Hash[:], r.ID, r.User, r.Device, r.Address, r.Via,
@@ -163,7 +163,7 @@ func (a *Accounts) DeleteSessions(ctx context.Context, user, except string) erro
 // AddToken adds a token while the person has fewer than most.
 func (a *Accounts) AddToken(ctx context.Context, r account.TokenRecord, most int) error {
 	return a.db.Write(ctx, func(tx *Tx) error {
-		if err := need(tx, noPerson(r.User), sqlUserExists, r.User); err != nil {
+		if err := need(tx, account.NoUser(r.User), sqlUserExists, r.User); err != nil {
 			return err
 		}
 		var n int
@@ -224,7 +224,7 @@ func (a *Accounts) DeleteToken(ctx context.Context, user, id string) error {
 // AddLink adds a one-time link.
 func (a *Accounts) AddLink(ctx context.Context, r account.LinkRecord) error {
 	return a.db.Write(ctx, func(tx *Tx) error {
-		if err := need(tx, noPerson(r.User), sqlUserExists, r.User); err != nil {
+		if err := need(tx, account.NoUser(r.User), sqlUserExists, r.User); err != nil {
 			return err
 		}
 		_, err := tx.Exec(sqlLinkInsert, r.Hash[:], r.User, r.By, stamp(r.Created), stamp(r.Expires))
@@ -257,7 +257,7 @@ func (a *Accounts) UseLink(ctx context.Context, h account.Hash, t time.Time, gra
 // AddCode adds a class code.
 func (a *Accounts) AddCode(ctx context.Context, c account.Code) error {
 	return a.db.Write(ctx, func(tx *Tx) error {
-		if err := need(tx, noGroup(c.Group), sqlGroupExists, c.Group); err != nil {
+		if err := need(tx, account.NoGroup(c.Group), sqlGroupExists, c.Group); err != nil {
 			return err
 		}
 		taken, err := exists(tx, sqlCodeExists, c.Code)
