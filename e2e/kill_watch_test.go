@@ -167,8 +167,13 @@ func (w *watcher) settle(t *testing.T) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Errorf("%s: the browser believes that %d jobs are open and was not told the end of %d of %d: %.5q",
+			t.Errorf("%s: the browser believes that %d jobs are open and was not told the end of %d of %d: %q",
 				w.l.name, remaining, len(open), len(w.l.acked), open[:min(5, len(open))])
+			for _, id := range open[:min(5, len(open))] {
+				var j json.RawMessage
+				err := w.l.call(http.MethodGet, "/api/jobs/"+id, nil, &j)
+				t.Logf("%s, %+v: %.1000s (%v)", id, *w.l.acked[id], j, err)
+			}
 			return
 		}
 		<-time.After(20 * time.Millisecond)

@@ -19,8 +19,8 @@ type Queue interface {
 	Open(ctx context.Context, user string) ([]job.Job, error)
 	// Entry is the job that user's history or queue shows under promptID.
 	Entry(ctx context.Context, user, promptID string) (job.Entry, error)
-	// Jobs lists user's jobs.
-	Jobs(ctx context.Context, user string, q job.ListQuery) ([]job.Job, int, error)
+	// EachHistory calls fn for user's finished jobs, oldest end first.
+	EachHistory(ctx context.Context, user string, q job.HistoryQuery, fn func(job.Entry) error) error
 }
 
 // Bus is where rooms hear what happened.
@@ -170,10 +170,11 @@ func (h *Hub) enter(user string) *room {
 		}
 		r := h.rooms[user]
 		if r == nil {
-			r = &room{hub: h, user: user, created: time.Now()}
+			r = &room{hub: h, user: user}
 			h.rooms[user] = r
 			r.mu.Lock() // nobody else knows it yet; its pump may start before Subscribe returns
 			r.sub = h.bus.Subscribe(user, event.Options{Wake: r.wake})
+			r.created = time.Now() // what ends from here on is heard of
 			h.mu.Unlock()
 			return r
 		}

@@ -204,34 +204,34 @@ func (r *room) recall(s *socket) {
 	} else {
 		h.Seed(r.user, open)
 	}
-	final := []job.State{job.Completed, job.Failed, job.Cancelled}
-	jobs, _, err := h.queue.Jobs(h.ctx, r.user, job.ListQuery{States: final, Limit: 20})
+	// In the order in which they ended: what ended last may be older than a hundred others. A room remembers no more.
+	last := job.HistoryQuery{MaxItems: keepRuns, Offset: -1}
+	err := h.queue.EachHistory(h.ctx, r.user, last, func(e job.Entry) error {
+		if from := r.since().Add(-restartGrace); e.Job.ClientID == s.sid && !e.Job.Finished.Before(from) && !e.Job.Finished.After(r.created) {
+			r.recallRun(s.sid, e)
+		}
+		return nil
+	})
 	if err != nil {
 		h.log.Warn("reading what ended before the restart", "user", r.user, "err", err)
+	}
+}
+
+// recallRun remembers a run that ended, unless the room knows it, and tells the sockets of its session.
+func (r *room) recallRun(sid string, e job.Entry) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.find(e.Job.ID) != nil {
 		return
 	}
-	for i := len(jobs) - 1; i >= 0; i-- { // newest first
-		j := jobs[i]
-		if j.ClientID != s.sid || j.Hidden || j.Finished.Before(r.since().Add(-restartGrace)) || j.Finished.After(r.created) {
-			continue
+	n := &run{job: &e.Job, ended: e.Job.Finished, heard: true, recalled: time.Now()}
+	n.end(e.Outcome, r.hub.options.Several)
+	for s := range r.session(sid) {
+		if !s.recalled { // it is on its way here too, and will find the run known
+			s.push(n.replay(s)...)
 		}
-		e, err := h.queue.Entry(h.ctx, r.user, j.PromptID)
-		if err != nil || e.Outcome == nil || e.Job.ID != j.ID {
-			continue // deleted or replaced meanwhile
-		}
-		r.mu.Lock()
-		if r.find(j.ID) == nil {
-			n := &run{job: &e.Job, ended: e.Job.Finished, heard: true, recalled: time.Now()}
-			n.end(e.Outcome, h.options.Several)
-			for other := range r.session(s.sid) {
-				if !other.recalled { // it is on its way here too, and will find the run known
-					other.push(n.replay(other)...)
-				}
-			}
-			r.runs = append(r.runs, n)
-		}
-		r.mu.Unlock()
 	}
+	r.runs = append(r.runs, n)
 }
 
 // displayNode is the node an executing frame is shown at.

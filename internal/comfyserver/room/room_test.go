@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -79,9 +80,17 @@ func (q *fakeQueue) Entry(_ context.Context, user, promptID string) (job.Entry, 
 	return job.Entry{}, fault.New(fault.Missing, "no such job")
 }
 
-func (q *fakeQueue) Jobs(_ context.Context, user string, _ job.ListQuery) ([]job.Job, int, error) {
-	jobs := q.pick(user, func(j job.Job) bool { return j.State.Final() })
-	return jobs, len(jobs), nil
+func (q *fakeQueue) EachHistory(_ context.Context, user string, hq job.HistoryQuery, fn func(job.Entry) error) error {
+	q.mu.Lock()
+	past := slices.DeleteFunc(slices.Clone(q.jobs[user]), func(e job.Entry) bool { return !e.Job.State.Final() || e.Job.Hidden })
+	q.mu.Unlock()
+	slices.SortStableFunc(past, func(a, b job.Entry) int { return a.Job.Finished.Compare(b.Job.Finished) })
+	for _, e := range past[max(0, len(past)-hq.MaxItems):] {
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // studio is a hub behind a test server.

@@ -494,6 +494,12 @@ func TestRestartTellsWhatEnded(t *testing.T) {
 			Outputs:  json.RawMessage(`{"3": {"images": []}}`),
 			Messages: json.RawMessage(`[["execution_success", {"prompt_id": "p1"}]]`),
 		}})
+		for i := range 100 { // accepted later, and over before
+			quick := j
+			quick.ID, quick.PromptID, quick.ClientID, quick.Seq = job.ID(fmt.Sprint("quick", i)), fmt.Sprint("quick", i), "batch", j.Seq+int64(i)+1
+			quick.Finished = j.Finished.Add(-time.Millisecond)
+			b.queue.put(job.Entry{Job: quick, Outcome: &job.Outcome{State: job.Completed}})
+		}
 		b.dial("ann", "tab").expect("status 0 sid", "executed 3", "execution_success", "executing null")
 		other := b.dial("ann", "other").listen()
 		if n := count(other, "executed"); n != 0 {
