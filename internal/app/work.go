@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
 	"github.com/ahelme/comfyume/internal/blob/disk"
 	"github.com/ahelme/comfyume/internal/catalog"
@@ -184,7 +185,18 @@ func (s *Studio) newFleet(ctx context.Context) error {
 	return err
 }
 
-func (s *Studio) driver(b config.Back) (*comfyui.Driver, error) {
+// driver makes what speaks to a back end.
+func (s *Studio) driver(b config.Back) (backend.Driver, error) {
+	switch b.Driver {
+	case "comfyui":
+		return s.comfyDriver(b)
+	default:
+		return nil, fault.New(fault.Invalid, "This version has no driver %q, which %s needs.", b.Driver, b.Name)
+	}
+}
+
+// comfyDriver makes the driver of a ComfyUI server that is reached by its address.
+func (s *Studio) comfyDriver(b config.Back) (backend.Driver, error) {
 	header := http.Header{}
 	if b.Key.IsSet() {
 		key, err := b.Key.Reveal()
@@ -195,13 +207,17 @@ func (s *Studio) driver(b config.Back) (*comfyui.Driver, error) {
 		header.Set("Authorization", "Bearer "+key)
 	}
 	return comfyui.New(b.URL, comfyui.Options{
-		Studio: s.self.ID, Header: header, Log: s.log.With("backend", b.Name),
-		Changed: func() {
-			if s.fleet != nil { // nil until all drivers are made
-				s.fleet.Nudge(b.Name)
-			}
-		},
+		Studio: s.self.ID, Header: header, Log: s.log.With("backend", b.Name), Changed: s.nudge(b.Name),
 	})
+}
+
+// nudge returns what has a back end looked at again: its driver noticed something.
+func (s *Studio) nudge(name string) func() {
+	return func() {
+		if s.fleet != nil { // nil until all drivers are made
+			s.fleet.Nudge(name)
+		}
+	}
 }
 
 func (s *Studio) fleetChanged() {

@@ -216,16 +216,57 @@ func (l *loader) backends(backends []Back) {
 			l.wrong(at+".name", "%q is there twice", b.Name)
 		}
 		seen[b.Name] = true
-		switch b.Driver {
-		case "comfyui", "":
+		if b.Driver == "" {
 			backends[i].Driver = "comfyui"
-			if u, err := url.Parse(b.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-				l.wrong(at+".url", "%q is not an address such as http://127.0.0.1:8188", b.URL)
+		}
+		l.driver(at, &backends[i])
+	}
+}
+
+// driver checks what one back end's driver needs.
+func (l *loader) driver(at string, b *Back) {
+	l.oneOf(at+".driver", b.Driver, "comfyui", "agent", "serverless")
+	if u, err := url.Parse(b.URL); b.Driver != "agent" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		l.wrong(at+".url", "%q is not an address such as http://127.0.0.1:8188", b.URL)
+	} else if b.Driver == "agent" && b.URL != "" {
+		l.wrong(at+".url", "an agent dials home: it has no address here")
+	}
+	if b.Driver == "serverless" {
+		if b.Mode == "" {
+			b.Mode = "agent"
+		}
+		l.oneOf(at+".mode", b.Mode, "agent", "plain", "async")
+		if b.Mode == "plain" && b.Storage == "" {
+			l.wrong(at+".storage", "is needed by mode plain: a balancer does not lead back to the container that has the files")
+		}
+		if b.MaxParallel == 0 {
+			b.MaxParallel = 1
+		}
+	} else {
+		for path, set := range map[string]bool{"mode": b.Mode != "", "max_parallel": b.MaxParallel != 0, "provider": b.Provider != Provider{}} {
+			if set {
+				l.wrong(at+"."+path, "belongs to the driver serverless")
 			}
-		case "agent", "serverless":
-			l.wrong(at+".driver", "this version has the driver comfyui only")
-		default:
-			l.wrong(at+".driver", "%q is not a driver; write comfyui", b.Driver)
+		}
+	}
+	if b.Provider != (Provider{}) {
+		l.oneOf(at+".provider.name", b.Provider.Name, "verda")
+	}
+	l.atLeast(at+".max_parallel", b.MaxParallel, 0)
+	if b.PricePerHour < 0 {
+		l.wrong(at+".price_per_hour", "is below 0")
+	}
+	if b.Storage != "" {
+		switch u, err := url.Parse(b.Storage); {
+		case err == nil && u.Scheme == "file" && u.Host == "" && filepath.IsAbs(u.Path):
+		case err == nil && u.Scheme == "s3" && u.Host != "":
+		default: // it may have a key in it
+			l.wrong(at+".storage", "write an absolute folder such as file:///mnt/outputs, or s3://bucket/prefix?endpoint=HOST")
+		}
+	}
+	for j, g := range b.Groups {
+		if !name.MatchString(g) {
+			l.wrong(fmt.Sprintf("%s.groups[%d]", at, j), "%q is not a name: 1 to 32 lower-case letters, digits, - and _", g)
 		}
 	}
 }

@@ -93,9 +93,26 @@ type User struct {
 // Back is one GPU source.
 type Back struct {
 	Name   string `yaml:"name" doc:"how it is called in logs and pages"`
-	Driver string `yaml:"driver" doc:"comfyui"`
-	URL    string `yaml:"url" doc:"address of the ComfyUI server"`
+	Driver string `yaml:"driver" doc:"comfyui: a server by its address | agent: dials home, joined with a one-time code | serverless: containers behind a balancer"`
+	URL    string `yaml:"url" doc:"comfyui and serverless: its address"`
 	Key    Secret `yaml:"key" doc:"sent as a bearer token; env:NAME or file:PATH, never in clear"`
+
+	Mode        string   `yaml:"mode" doc:"serverless: agent (one request a job) | plain (ComfyUI behind a balancer) | async (the provider's queue, agent inside)"`
+	MaxParallel int      `yaml:"max_parallel" doc:"serverless: jobs that run at the same time; 1 where nothing is said"`
+	Storage     string   `yaml:"storage" doc:"where its outputs are left: file:///mnt/sfs/outputs, or s3://bucket/prefix?endpoint=HOST; empty: they come with the answer"`
+	Provider    Provider `yaml:"provider" doc:"serverless: control interface of the provider"`
+
+	Groups       []string          `yaml:"groups" doc:"whose jobs it runs; empty: everybody's"`
+	Labels       map[string]string `yaml:"labels" doc:"NAME: TEXT, shown beside it"`
+	PricePerHour float64           `yaml:"price_per_hour" doc:"what an hour of it costs; 0: it is ours"`
+	Prefer       int               `yaml:"prefer" doc:"the higher one gets a job first; among equals, the cheaper one"`
+	MaxRun       Duration          `yaml:"max_run" doc:"a run that takes longer is stopped; 0: never"`
+}
+
+// Provider is who runs a serverless endpoint.
+type Provider struct {
+	Name       string `yaml:"name" doc:"verda"`
+	Deployment string `yaml:"deployment" doc:"how the provider calls it"`
 }
 
 // Default returns the settings of a studio that nobody configured.

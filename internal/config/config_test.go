@@ -69,8 +69,9 @@ users:
   - {name: ben}
   - {name: ben}
 backends:
-  - {name: gpu1, url: 127.0.0.1, driver: agent}
+  - {name: gpu1, url: 127.0.0.1, driver: agent, mode: plain}
   - {name: gpu2, driver: comfyui}
+  - {name: gpu3, driver: serverless, url: 'https://h', mode: plain, groups: [A b], provider: {name: werda}}
 listen: twice
 trusted_proxies: [10.0.0.0/8, lan]
 metrics: [1]
@@ -99,12 +100,16 @@ users2: 1
 		`comfyume.yaml:11: users[0].name: "Ann" is not a name: 1 to 32 lower-case letters, digits, - and _`,
 		`comfyume.yaml:11: users[0].role: "boss" is none of participant, instructor, operator`,
 		`comfyume.yaml:13: users[2].name: "ben" is there twice`,
-		`comfyume.yaml:15: backends[0].driver: this version has the driver comfyui only`,
+		`comfyume.yaml:15: backends[0].url: an agent dials home: it has no address here`,
+		`comfyume.yaml:15: backends[0].mode: belongs to the driver serverless`,
 		`comfyume.yaml:16: backends[1].url: "" is not an address such as http://127.0.0.1:8188`,
-		`comfyume.yaml:17: listen: is there twice`,
-		`comfyume.yaml:18: trusted_proxies[1]: "lan" is neither an address nor a network such as 10.0.0.0/8`,
-		`comfyume.yaml:19: metrics: is a single value`,
-		`comfyume.yaml:20: users2: there is no such setting; did you mean users?`,
+		`comfyume.yaml:17: backends[2].storage: is needed by mode plain: a balancer does not lead back to the container that has the files`,
+		`comfyume.yaml:17: backends[2].provider.name: "werda" is none of verda; did you mean verda?`,
+		`comfyume.yaml:17: backends[2].groups[0]: "A b" is not a name: 1 to 32 lower-case letters, digits, - and _`,
+		`comfyume.yaml:18: listen: is there twice`,
+		`comfyume.yaml:19: trusted_proxies[1]: "lan" is neither an address nor a network such as 10.0.0.0/8`,
+		`comfyume.yaml:20: metrics: is a single value`,
+		`comfyume.yaml:21: users2: there is no such setting; did you mean users?`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
