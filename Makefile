@@ -116,8 +116,8 @@ servers: build ## kill the leading one of two servers KILLS (default 50) times u
 
 # The queue against a naive picture of it, over every store.
 property: ## go STEPS (default 1000000) random steps with the queue over each of its stores
-	@COMFYUME_PROPERTY_STEPS=$(or $(STEPS),1000000) $(GO) test -count=1 -v -timeout 6h -run '^Test(Queue)?Model$$' -rapid.steps 300 \
-		./internal/queue/memory ./internal/sqlite $(if $(wildcard internal/redis),./internal/redis)
+	@COMFYUME_PROPERTY_STEPS=$(or $(STEPS),1000000) $(GO) test -count=1 -v -timeout 6h -run '^Test(Queue)?Model$$' \
+		./internal/queue/memory ./internal/sqlite ./internal/redis -rapid.steps 300
 
 floors: build ## measure beside a real ComfyUI and goqite, in TURNS (default 3) (BACKEND=url; needs ../shared/bench)
 	@COMFYUME_FLOORS=$(BACKEND) COMFYUME_TURNS=$(or $(TURNS),3) $(E2E) -v -timeout 1h -run Floors ./e2e/...
