@@ -177,7 +177,9 @@ func (s *Studio) newFleet(ctx context.Context) error {
 			return err
 		}
 		s.parts.add("back end "+b.Name, func(context.Context) error { return d.Close() })
-		members = append(members, fleet.Member{Name: b.Name, Driver: d})
+		members = append(members, fleet.Member{
+			Name: b.Name, Driver: d, Parallel: b.MaxParallel, Groups: b.Groups, Price: b.PricePerHour, Prefer: b.Prefer,
+		})
 	}
 	s.fleet, err = fleet.New(members, s.catalog, fleet.Options{
 		Changed: s.fleetChanged, Follows: s.follows, Restarted: s.deliver.Restarted, Packs: s.packs, Log: s.log,

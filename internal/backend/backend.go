@@ -14,8 +14,9 @@ import (
 
 // Driver speaks to one back end. It is safe for concurrent use.
 type Driver interface {
-	// Probe asks the back end who it is and what it can run. It is light when nothing changed.
-	// Errors are of the classes below.
+	// Probe asks the back end who it is and what it can run. It is light when nothing changed. It does not wake one that
+	// sleeps, but answers from what is known and says so in Snapshot.Cold; only a first look, when nothing is known at
+	// all, may wake it. Errors are of the classes below.
 	Probe(ctx context.Context) (Snapshot, error)
 	// ClientID returns the client id for the next run. The driver may hold a socket open under it, so that Prepare of
 	// a task with this id waits for nothing; other ids work as well.
@@ -118,7 +119,10 @@ type Snapshot struct {
 	Extensions []string                   // web files of custom nodes, as listed
 	WebTexts   map[string]json.RawMessage // i18n, workflow_templates, global_subgraphs, … by route, raw
 	QueueOther int                        // runs in its queue that are not this driver's
-	Taken      time.Time
+	// Cold is a sentence when the back end sleeps: a probe does not wake it, and the next run has to. What a back end
+	// that was never awake can run is not known then. Empty: it is awake.
+	Cold  string
+	Taken time.Time
 }
 
 // Device is one GPU of a back end. Sizes in bytes.
@@ -138,6 +142,7 @@ var (
 	ErrLost        = errors.New("run was lost on the back end")               // restarted, crashed, frozen: new attempt
 	ErrFrozen      = errors.New("back end stopped answering in mid-run")      // new attempt elsewhere
 	ErrForeign     = errors.New("back end is busy with somebody else's runs")
+	ErrMemory      = errors.New("back end ran out of GPU memory") // a back end with more of it may do
 )
 
 // Refused is the back end's 400 to a prompt: the graph's own fault, in the back end's ids.
@@ -153,4 +158,11 @@ type Status struct {
 	Driver Driver
 	Ready  bool
 	Reason string // why it is not ready, in a sentence for people
+
+	Parallel int      // runs at the same time; 0: 1
+	Groups   []string // whose jobs it runs; empty: everybody's
+	Price    float64  // of an hour in which it works; 0: it is ours
+	Prefer   int      // the higher one gets a job first; among equals, the cheaper one
+	Memory   int64    // bytes of its largest device; 0: not known
+	Cold     string   // a sentence when it sleeps and the next run has to wake it; empty: it is awake
 }

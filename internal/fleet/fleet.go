@@ -36,6 +36,11 @@ const (
 type Member struct {
 	Name   string
 	Driver backend.Driver
+
+	Parallel int      // runs at the same time; 0: 1
+	Groups   []string // whose jobs it runs; empty: everybody's
+	Price    float64  // of an hour in which it works; 0: it is ours
+	Prefer   int      // the higher one gets a job first; among equals, the cheaper one
 }
 
 // Catalog takes in what back ends can run.
@@ -102,6 +107,20 @@ type BackEnd struct {
 	QueueOther int       // runs in its queue that are not ours
 	Seen       time.Time // when it last answered
 	Since      time.Time // when it got into its state
+
+	Parallel int      // runs at the same time
+	Groups   []string // whose jobs it runs; empty: everybody's
+	Price    float64  // of an hour in which it works; 0: it is ours
+	Prefer   int
+	Cold     string // a sentence when it sleeps and the next run has to wake it; empty: it is awake
+}
+
+// Memory returns the bytes of the largest device; 0: not known.
+func (b BackEnd) Memory() (most int64) {
+	for _, d := range b.Devices {
+		most = max(most, d.VRAMTotal)
+	}
+	return most
 }
 
 // Fleet is the configured back ends. It is safe for concurrent use.
@@ -137,7 +156,10 @@ func New(members []Member, c Catalog, o Options) (*Fleet, error) {
 		}
 		f.members = append(f.members, &member{
 			Member: m, wakeup: make(chan struct{}, 1), nudge: make(chan struct{}, 1),
-			now: BackEnd{Name: m.Name, State: Unknown, Reason: fmt.Sprintf("%s has not answered yet.", m.Name), Since: time.Now()},
+			now: BackEnd{
+				Name: m.Name, State: Unknown, Reason: fmt.Sprintf("%s has not answered yet.", m.Name), Since: time.Now(),
+				Parallel: max(m.Parallel, 1), Groups: m.Groups, Price: m.Price, Prefer: m.Prefer,
+			},
 		})
 	}
 	return f, nil
@@ -159,7 +181,11 @@ func (f *Fleet) Status() []backend.Status {
 	out := make([]backend.Status, len(f.members))
 	for i, m := range f.members {
 		m.mu.Lock()
-		out[i] = backend.Status{Name: m.Name, Driver: m.Driver, Ready: m.now.State == Ready, Reason: m.now.Reason}
+		b := &m.now
+		out[i] = backend.Status{
+			Name: m.Name, Driver: m.Driver, Ready: b.State == Ready, Reason: b.Reason,
+			Parallel: b.Parallel, Groups: b.Groups, Price: b.Price, Prefer: b.Prefer, Memory: b.Memory(), Cold: b.Cold,
+		}
 		m.mu.Unlock()
 	}
 	return out

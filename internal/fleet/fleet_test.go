@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -98,7 +99,9 @@ func inBubble(t *testing.T, f func(b *table)) {
 	synctest.Test(t, func(t *testing.T) {
 		b := &table{T: t, driver: &driver{snap: backend.Snapshot{Version: "0.3.64", Epoch: "e1"}}, catalog: &catalog{}}
 		var err error
-		b.fleet, err = fleet.New([]fleet.Member{{Name: "gpu1", Driver: b.driver}}, b.catalog, fleet.Options{
+		b.fleet, err = fleet.New([]fleet.Member{{
+			Name: "gpu1", Driver: b.driver, Parallel: 4, Groups: []string{"red"}, Price: 2.5, Prefer: 1,
+		}}, b.catalog, fleet.Options{
 			Changed: func() { b.changes++ }, Follows: b.follows.Load,
 			Restarted: func(_ context.Context, name, epoch string) error {
 				b.restarted = append(b.restarted, name+epoch)
@@ -311,6 +314,35 @@ func TestDrainAndTest(t *testing.T) {
 	})
 }
 
+// TestStatusSaysWhatADispatcherHasToKnow: what is configured, and what the back end told.
+func TestStatusSaysWhatADispatcherHasToKnow(t *testing.T) {
+	inBubble(t, func(b *table) {
+		b.driver.set(func() {
+			b.driver.snap.Devices = []backend.Device{{VRAMTotal: 8}, {VRAMTotal: 24}}
+			b.driver.snap.Cold = "gpu1 sleeps."
+		})
+		before := b.changes
+		b.nudge()
+		b.want(fleet.Ready)
+		if b.changes == before {
+			t.Error("nobody was told that it sleeps")
+		}
+		b.driver.set(func() { b.driver.snap.Version, b.driver.snap.Devices = "", nil }) // asleep, and tells nothing
+		time.Sleep(11 * time.Second)
+		b.want(fleet.Ready)
+		want := backend.Status{
+			Name: "gpu1", Driver: b.driver, Ready: true, Memory: 24, Cold: "gpu1 sleeps.",
+			Parallel: 4, Groups: []string{"red"}, Price: 2.5, Prefer: 1,
+		}
+		if diff := cmp.Diff(want, b.fleet.Status()[0], cmp.Comparer(func(x, y backend.Driver) bool { return x == y })); diff != "" {
+			t.Errorf("status (-want +got):\n%s", diff)
+		}
+		if got := b.fleet.BackEnds()[0].Version; got != "0.3.64" {
+			t.Errorf("version %q of one that sleeps", got)
+		}
+	})
+}
+
 func TestCatalogTroubleKeepsABackEndOut(t *testing.T) {
 	inBubble(t, func(b *table) {
 		b.catalog.mu.Lock()
@@ -324,7 +356,7 @@ func TestCatalogTroubleKeepsABackEndOut(t *testing.T) {
 func TestNamesAreUnique(t *testing.T) {
 	t.Parallel()
 	d := &driver{}
-	for _, members := range [][]fleet.Member{{{"a", d}, {"a", d}}, {{"", d}}, {{"a", nil}}} {
+	for _, members := range [][]fleet.Member{{{Name: "a", Driver: d}, {Name: "a", Driver: d}}, {{Driver: d}}, {{Name: "a"}}} {
 		if _, err := fleet.New(members, &catalog{}, fleet.Options{}); !fault.Is(err, fault.Invalid) {
 			t.Errorf("%v: %v", members, err)
 		}

@@ -121,7 +121,7 @@ func (f *Fleet) takeIn(ctx context.Context, m *member, snap backend.Snapshot) er
 	m.mu.Lock()
 	old := m.now.Epoch
 	m.mu.Unlock()
-	if snap.Epoch != old && f.options.Restarted != nil {
+	if snap.Epoch != old && snap.Epoch != "" && f.options.Restarted != nil {
 		if err := f.options.Restarted(ctx, m.Name, snap.Epoch); err != nil {
 			return fmt.Errorf("taking in a new start: %w", err)
 		}
@@ -144,8 +144,12 @@ func (m *member) answered(snap backend.Snapshot, follows bool) bool {
 	if follows {
 		snap.QueueOther = 0
 	}
-	m.now.Version, m.now.Epoch, m.now.Devices = snap.Version, snap.Epoch, snap.Devices
-	m.now.QueueOther, m.now.Seen = snap.QueueOther, snap.Taken
+	cold, memory := m.now.Cold, m.now.Memory()
+	if snap.Cold == "" || snap.Version != "" { // one that sleeps may tell nothing
+		m.now.Version, m.now.Epoch, m.now.Devices = snap.Version, snap.Epoch, snap.Devices
+	}
+	m.now.QueueOther, m.now.Seen, m.now.Cold = snap.QueueOther, snap.Taken, snap.Cold
+	other := cold != m.now.Cold || memory != m.now.Memory()
 	switch {
 	case m.drained:
 		return m.become(Drained, fmt.Sprintf("%s was taken out by the operator.", m.Name), nil)
@@ -155,7 +159,7 @@ func (m *member) answered(snap backend.Snapshot, follows bool) bool {
 		return m.become(Busy, fmt.Sprintf("%s is busy with other work.", m.Name), nil)
 	}
 	m.now.Cause = ""
-	return m.become(Ready, "", nil)
+	return m.become(Ready, "", nil) || other
 }
 
 // unanswered takes in that a probe failed. The lock is held.
