@@ -56,6 +56,7 @@ func (l *loader) check() {
 	}
 	l.users(c.Users)
 	l.backends(c.Backends)
+	l.providers(c.Providers.Verda)
 	l.notYet(reflect.ValueOf(c).Elem(), "")
 }
 
@@ -251,7 +252,11 @@ func (l *loader) driver(at string, b *Back) {
 	}
 	if b.Provider != (Provider{}) {
 		l.oneOf(at+".provider.name", b.Provider.Name, "verda")
+		if b.Provider.Deployment == "" {
+			l.wrong(at+".provider.deployment", "is needed: how the provider calls it")
+		}
 	}
+	l.warm(at, b)
 	l.atLeast(at+".max_parallel", b.MaxParallel, 0)
 	if b.PricePerHour < 0 {
 		l.wrong(at+".price_per_hour", "is below 0")

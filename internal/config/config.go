@@ -25,6 +25,8 @@ type Config struct {
 	Queue          Queue    `yaml:"queue" doc:"order and bounds of the queue"`
 	Users          []User   `yaml:"users" doc:"accounts, made at start when missing"`
 	Backends       []Back   `yaml:"backends" doc:"GPU sources, in order of preference when they disagree about nodes"`
+
+	Providers Providers `yaml:"providers" doc:"control interfaces of whoever runs containers for us"`
 }
 
 // TLS says how connections are encrypted.
@@ -101,6 +103,7 @@ type Back struct {
 	MaxParallel int      `yaml:"max_parallel" doc:"serverless: jobs that run at the same time; 1 where nothing is said"`
 	Storage     string   `yaml:"storage" doc:"where its outputs are left: file:///mnt/sfs/outputs, or s3://bucket/prefix?endpoint=HOST; empty: they come with the answer"`
 	Provider    Provider `yaml:"provider" doc:"serverless: control interface of the provider"`
+	Warm        []Warm   `yaml:"warm" doc:"serverless: when containers are kept awake, [{days: mon-fri, from: 09:00, to: 17:00, min: 1}]; by the provider where one is named, else by light requests"`
 
 	Groups       []string          `yaml:"groups" doc:"whose jobs it runs; empty: everybody's"`
 	Labels       map[string]string `yaml:"labels" doc:"NAME: TEXT, shown beside it"`
@@ -129,6 +132,7 @@ func Default() Config {
 		Blob:         "file",
 		Frontend:     "auto",
 		ComfyAccount: "deny",
+		Providers:    Providers{Verda: VerdaAccount{URL: "https://api.verda.com/v1"}},
 		Limits:       Limits{Upload: 512 * MB, DiskPerUser: 10 * GB, KeepFree: 5 * GB, SocketsPerUser: 32},
 		Queue: Queue{
 			Mode: "fair", MaxPending: 10000, MaxPendingPerUser: 100, MaxRunningPerUser: 2,

@@ -105,6 +105,7 @@ users2: 1
 		`comfyume.yaml:16: backends[1].url: "" is not an address such as http://127.0.0.1:8188`,
 		`comfyume.yaml:17: backends[2].storage: is needed by mode plain: a balancer does not lead back to the container that has the files`,
 		`comfyume.yaml:17: backends[2].provider.name: "werda" is none of verda; did you mean verda?`,
+		`comfyume.yaml:17: backends[2].provider.deployment: is needed: how the provider calls it`,
 		`comfyume.yaml:17: backends[2].groups[0]: "A b" is not a name: 1 to 32 lower-case letters, digits, - and _`,
 		`comfyume.yaml:18: listen: is there twice`,
 		`comfyume.yaml:19: trusted_proxies[1]: "lan" is neither an address nor a network such as 10.0.0.0/8`,

@@ -70,6 +70,18 @@ func set(v reflect.Value, text string) error {
 			return err
 		}
 		*p = d
+	case *Days:
+		days, err := ParseDays(text)
+		if err != nil {
+			return err
+		}
+		*p = days
+	case *Clock:
+		c, err := ParseClock(text)
+		if err != nil {
+			return err
+		}
+		*p = c
 	case *float64:
 		f, err := strconv.ParseFloat(text, 64)
 		if err != nil || math.IsNaN(f) || math.IsInf(f, 0) {

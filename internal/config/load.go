@@ -199,6 +199,13 @@ func (l *loader) file(src Source) error {
 			l.out.Backends[i].Key.ref = "file:" + resolve(name, folder)
 		}
 	}
+	for path, secret := range map[string]*Secret{
+		"providers.verda.client_id": &l.out.Providers.Verda.ClientID, "providers.verda.client_secret": &l.out.Providers.Verda.ClientSecret,
+	} {
+		if name, ok := strings.CutPrefix(secret.ref, "file:"); ok && l.out.origin[path].File != "" {
+			secret.ref = "file:" + resolve(name, folder)
+		}
+	}
 	if f := l.out.Frontend; l.out.origin["frontend"].File != "" && strings.ContainsRune(f, '/') {
 		l.out.Frontend = resolve(f, folder)
 	}

@@ -92,12 +92,41 @@ func (p *printer) list(v reflect.Value, path, indent string, tag reflect.StructT
 // inline is a group of settings in one line.
 func inline(v reflect.Value) string {
 	var parts []string
-	for f := range fields(v, "") {
-		if !f.value.IsZero() {
-			parts = append(parts, f.path+": "+scalar(f.value))
+	for i := range v.NumField() {
+		_, clock := v.Field(i).Interface().(Clock) // midnight is said
+		if clock || !v.Field(i).IsZero() {
+			parts = append(parts, v.Type().Field(i).Tag.Get("yaml")+": "+flow(v.Field(i)))
 		}
 	}
 	return "{" + strings.Join(parts, ", ") + "}"
+}
+
+// flow is a value of any kind in one line.
+func flow(v reflect.Value) string {
+	var parts []string
+	switch {
+	case isSection(v):
+		return inline(v)
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			parts = append(parts, flow(v.Index(i)))
+		}
+		return "[" + strings.Join(parts, ", ") + "]"
+	case v.Kind() == reflect.Map:
+		for _, name := range sorted(v) {
+			parts = append(parts, quote(name.String())+": "+flow(v.MapIndex(name)))
+		}
+		return "{" + strings.Join(parts, ", ") + "}"
+	default:
+		return scalar(v)
+	}
+}
+
+// sorted returns the names of a map in order.
+func sorted(v reflect.Value) []reflect.Value {
+	names := v.MapKeys()
+	slices.SortFunc(names, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+	return names
 }
 
 // table prints values by name.
@@ -114,9 +143,7 @@ func (p *printer) table(v reflect.Value, path, indent string, tag reflect.Struct
 		return
 	}
 	p.line("%s%s:%s", indent, tag.Get("yaml"), p.remark(tag, path))
-	names := v.MapKeys()
-	slices.SortFunc(names, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
-	for _, name := range names {
+	for _, name := range sorted(v) {
 		value := v.MapIndex(name)
 		text := fmt.Sprint(value.Interface())
 		if item.Kind() == reflect.Struct {
@@ -143,6 +170,10 @@ func scalar(v reflect.Value) string {
 	case string:
 		return quote(x)
 	case Address:
+		return quote(x.String())
+	case Clock:
+		return quote(x.String())
+	case Days:
 		return quote(x.String())
 	default:
 		return fmt.Sprint(x)
