@@ -5,7 +5,6 @@
 package backendtest
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/google/uuid"
 )
@@ -25,6 +23,9 @@ import (
 //	Text    gives its input "text" as output {"text": [...]}
 //	Save    writes its input "text" as a file "<prefix>_0000n_.png" of type output and lists it under images
 //	Preview as Save, of type temp
+//	Audio   as Save, a .flac listed under audio
+//	Animated as Save, a .webp, with "animated": [true] beside it
+//	Big     as Save, of "size" bytes (a number in a text), which Content makes; see HoldBig
 //	Wait    waits until Release is called, the run is interrupted or the server restarted
 //	Step    sends progress and a preview
 //	Tick    sends progress until the run is interrupted or the server restarted
@@ -60,6 +61,9 @@ type Fake struct {
 	cache      map[string]string // outputs by what made them; nil: nothing is cached
 	lossy      bool              // files are reported and not written
 	hideCached bool              // cached nodes are in no list of them
+	big        map[string]int64  // sizes of files that are made while they are read
+	holdBig    chan struct{}     // non-nil: their end is held back until it is closed
+	mangled    map[string]http.HandlerFunc
 }
 
 // play is one prompt on the fake.
@@ -98,6 +102,7 @@ func NewFake() *Fake {
 
 func (f *Fake) reset() {
 	f.history, f.files, f.pending, f.running, f.number = map[string]json.RawMessage{}, keepInputs(f.files), nil, nil, 0
+	f.big = map[string]int64{}
 	clear(f.cache)
 	f.sockets, f.every = map[string]*fakeSocket{}, map[*fakeSocket]struct{}{}
 }
@@ -149,6 +154,7 @@ func (f *Fake) Handler() http.Handler {
 		if lose {
 			f.lose = ""
 		}
+		mangled := f.mangled[r.Method+" "+r.URL.Path]
 		f.mu.Unlock()
 		if frozen != nil {
 			select {
@@ -156,6 +162,10 @@ func (f *Fake) Handler() http.Handler {
 			case <-r.Context().Done():
 				return
 			}
+		}
+		if mangled != nil {
+			mangled(w, r)
+			return
 		}
 		if lose {
 			mux.ServeHTTP(nowhere{}, r)
@@ -334,43 +344,6 @@ func (f *Fake) postInterrupt(w http.ResponseWriter, r *http.Request) {
 	if p := f.running; p != nil && (body.ID == "" || body.ID == p.ID) {
 		p.once.Do(func() { close(p.interrupt) })
 	}
-}
-
-func (f *Fake) upload(w http.ResponseWriter, r *http.Request) {
-	file, head, err := r.FormFile("image")
-	if err != nil {
-		w.WriteHeader(http.StatusBadRequest)
-		return
-	}
-	b, err := io.ReadAll(file)
-	if err != nil {
-		w.WriteHeader(http.StatusBadRequest)
-		return
-	}
-	typ, sub := r.FormValue("type"), r.FormValue("subfolder")
-	f.mu.Lock()
-	f.files[key(typ, sub, head.Filename)] = b
-	f.mu.Unlock()
-	answer(w, http.StatusOK, fmt.Sprintf(`{"name":%q,"subfolder":%q,"type":%q}`, head.Filename, sub, typ))
-}
-
-func key(typ, sub, name string) string {
-	if sub != "" {
-		name = sub + "/" + name
-	}
-	return typ + "/" + name
-}
-
-func (f *Fake) view(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	f.mu.Lock()
-	b, ok := f.files[key(q.Get("type"), q.Get("subfolder"), q.Get("filename"))]
-	f.mu.Unlock()
-	if !ok {
-		w.WriteHeader(http.StatusNotFound)
-		return
-	}
-	http.ServeContent(w, r, q.Get("filename"), time.Time{}, bytes.NewReader(b))
 }
 
 // Files lists the files of a type.

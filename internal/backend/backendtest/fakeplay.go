@@ -206,10 +206,8 @@ func (f *Fake) play(p *play) json.RawMessage {
 		switch n.Class {
 		case "Text":
 			output = fmt.Sprintf(`{"text": [%q]}`, n.text("text"))
-		case "Save":
-			output = f.save(n, "output")
-		case "Preview":
-			output = f.save(n, "temp")
+		case "Save", "Preview", "Audio", "Animated", "Big":
+			output = f.made(n)
 		case "Step":
 			f.tell(p, "progress", `{"value": 1, "max": 2, "prompt_id": %q, "node": %q}`, p.ID, id)
 			f.preview(p, id)
@@ -251,27 +249,6 @@ func (f *Fake) play(p *play) json.RawMessage {
 	}
 	return fmt.Appendf(nil, `{"prompt": %s, "outputs": {%s}, "status": {"status_str": %q, "completed": %t, "messages": [%s]}, "meta": {}}`,
 		p.tuple(), strings.Join(outputs, ", "), status, status == "success", strings.Join(messages, ", "))
-}
-
-// save writes a file and returns the output that names it.
-func (f *Fake) save(n fakeNode, typ string) string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	stem := n.text("prefix")
-	if stem == "" {
-		stem = "fake"
-	}
-	name := ""
-	for i := 1; ; i++ {
-		name = fmt.Sprintf("%s_%05d_.png", stem, i)
-		if _, taken := f.files[key(typ, "", name)]; !taken {
-			break
-		}
-	}
-	if !f.lossy {
-		f.files[key(typ, "", name)] = []byte(n.text("text"))
-	}
-	return fmt.Sprintf(`{"images": [{"filename": %q, "subfolder": "", "type": %q}]}`, name, typ)
 }
 
 // cacheKey is what makes two nodes alike.

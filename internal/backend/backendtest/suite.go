@@ -31,6 +31,13 @@ type Harness struct {
 	// InputName and InputBody are a file for Input.
 	InputName string
 	InputBody []byte
+	// Further graphs; nil: the back end has none of the kind. Masked paints the input InputName over where the mask
+	// MaskName is white, Audio makes a FLAC file, Animated a WebP one.
+	Masked, Audio, Animated json.RawMessage
+	MaskName                string
+	MaskBody                []byte
+	// Previews says that Slow sends previews.
+	Previews bool
 	// Restart has the back end start anew, as after a crash, and returns when it answers again. Nil: it can't.
 	Restart func(t *testing.T)
 }
@@ -43,6 +50,7 @@ func Run(t *testing.T, h Harness) {
 	for name, f := range map[string]func(*testing.T, Harness, backend.Driver){
 		"Probe": testProbe, "Text": testText, "Picture": testPicture, "Fail": testFail, "Refused": testRefused, "Input": testInput,
 		"Interrupt": testInterrupt, "Resume": testResume, "Prepared": testPrepared, "Restart": testRestart, "RestartBetween": testRestartBetween, "Cancel": testCancel,
+		"Mask": testMask, "Audio": testSound, "Animated": testAnimated, "Binary": testBinary,
 	} {
 		t.Run(name, func(t *testing.T) { // one after another: a back end runs one at a time
 			d := h.Open(t)

@@ -8,14 +8,28 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
 )
 
-// maxAnswer bounds an answer that is read whole. object_info of a server with many packs has 60 MB.
-const maxAnswer = 512 << 20
+// Answers that are read whole are bounded: a server that never ends one must not take the studio's memory.
+const (
+	maxAnswer = 512 << 20 // what carries every node or every graph: object_info of a server with many packs has 60 MB
+	maxLight  = 32 << 20  // all else
+)
+
+// mostOf returns how large the answer of a path may be.
+func mostOf(path string) int64 {
+	for _, heavy := range []string{"/object_info", "/queue", "/history/"} {
+		if strings.HasPrefix(path, heavy) {
+			return maxAnswer
+		}
+	}
+	return maxLight
+}
 
 // errStalled is the cause of a transfer that was given up because nothing moved.
 var errStalled = errors.New("the transfer stood still")
@@ -67,7 +81,7 @@ func (d *Driver) do(ctx context.Context, method, path string, body []byte) (stat
 		return 0, nil, err
 	}
 	defer resp.Body.Close()
-	if answer, err = readAll(resp); err != nil {
+	if answer, err = readAll(resp, mostOf(path)); err != nil {
 		return 0, nil, fmt.Errorf("%w: %s %s: %w", backend.ErrUnreachable, method, path, err)
 	}
 	return resp.StatusCode, answer, nil
@@ -120,18 +134,18 @@ func (e statusError) Is(target error) bool {
 	return (target == backend.ErrUnreachable && gone) || (target == backend.ErrNotComfyUI && !gone)
 }
 
-// readAll reads a body of known or unknown length.
-func readAll(resp *http.Response) ([]byte, error) {
-	if n := resp.ContentLength; n > maxAnswer {
+// readAll reads a body of known or unknown length, of most bytes at most.
+func readAll(resp *http.Response, most int64) ([]byte, error) {
+	if n := resp.ContentLength; n > most {
 		return nil, fmt.Errorf("an answer of %d bytes", n)
 	} else if n >= 0 {
 		b := make([]byte, n)
 		_, err := io.ReadFull(resp.Body, b)
 		return b, err
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err == nil && len(b) > maxAnswer {
-		err = fmt.Errorf("an answer of more than %d bytes", maxAnswer)
+	b, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = fmt.Errorf("an answer of more than %d bytes", most)
 	}
 	return b, err
 }

@@ -1,10 +1,7 @@
 package comfyui_test
 
 import (
-	"bytes"
 	"encoding/json"
-	"image"
-	"image/png"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -47,30 +44,6 @@ func TestSuiteOnTheFake(t *testing.T) {
 	})
 }
 
-// graphs fills in the graphs of a server with the probe nodes of the recordings.
-func graphs(t *testing.T, h backendtest.Harness) backendtest.Harness {
-	t.Helper()
-	h.Text = json.RawMessage(`{"1":{"class_type":"ProbeText","inputs":{"text":"hello"}}}`)
-	h.Picture = json.RawMessage(`{"1":{"class_type":"EmptyImage","inputs":{"width":64,"height":48,"batch_size":1,"color":255}},
-		"2":{"class_type":"SaveImage","inputs":{"images":["1",0],"filename_prefix":"suite/picture"}}}`)
-	h.Slow = json.RawMessage(`{"1":{"class_type":"EmptyImage","inputs":{"width":64,"height":48,"batch_size":1,"color":255}},
-		"2":{"class_type":"ProbeSlow","inputs":{"image":["1",0],"steps":300,"seconds":0.05,"preview":true}},
-		"3":{"class_type":"PreviewImage","inputs":{"images":["2",0]}}}`)
-	h.Fail = json.RawMessage(`{"1":{"class_type":"EmptyImage","inputs":{"width":64,"height":48,"batch_size":1,"color":255}},
-		"2":{"class_type":"ProbeFail","inputs":{"image":["1",0],"message":"boom"}},
-		"3":{"class_type":"PreviewImage","inputs":{"images":["2",0]}}}`)
-	h.Refused = json.RawMessage(`{"2":{"class_type":"SaveImage","inputs":{"filename_prefix":"x"}}}`)
-	h.Input = json.RawMessage(`{"1":{"class_type":"LoadImage","inputs":{"image":"comfyume_suite.png"}},
-		"2":{"class_type":"SaveImage","inputs":{"images":["1",0],"filename_prefix":"suite/input"}}}`)
-	h.InputName = "comfyume_suite.png"
-	var b bytes.Buffer
-	if err := png.Encode(&b, image.NewNRGBA(image.Rect(0, 0, 16, 16))); err != nil {
-		t.Fatal(err)
-	}
-	h.InputBody = b.Bytes()
-	return h
-}
-
 func TestSuiteOnTheSimulator(t *testing.T) {
 	t.Parallel()
 	for _, version := range []string{sim.Classic, sim.Modern} {
@@ -87,7 +60,7 @@ func TestSuiteOnTheSimulator(t *testing.T) {
 					t.Error(err)
 				}
 			}()
-			backendtest.Run(t, graphs(t, backendtest.Harness{Open: opener(srv.URL), Restart: func(t *testing.T) {
+			backendtest.Run(t, backendtest.Graphs(t, backendtest.Harness{Open: opener(srv.URL), Restart: func(t *testing.T) {
 				server.Crash()
 				answers(t, srv.URL)
 			}}))
@@ -126,5 +99,5 @@ func TestSuiteOnARealServer(t *testing.T) {
 	if address == "" {
 		t.Skip("COMFYUME_TEST_COMFYUI names no server")
 	}
-	backendtest.Run(t, graphs(t, backendtest.Harness{Open: opener(address)}))
+	backendtest.Run(t, backendtest.Graphs(t, backendtest.Harness{Open: opener(address)}))
 }
