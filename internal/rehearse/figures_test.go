@@ -241,11 +241,14 @@ func TestFigureBands(t *testing.T) {
 		ask    time.Duration
 		orders []sched.Order
 		seeds  uint64
+		far    int        // places up to here hold exactly,
+		deep   [2]float64 // and those beyond so
 	}{
-		{"workshop", time.Minute, rehearse.Orders(), 1},
-		{"film", 2 * time.Minute, rehearse.Orders(), 1},
-		{"batch", 5 * time.Minute, []sched.Order{sched.Fair}, 2},
-		{"studio", 10 * time.Minute, []sched.Order{sched.Fair}, 2},
+		{"workshop", time.Minute, rehearse.Orders(), 1, 20, [2]float64{0.55, 0.85}},
+		{"film", 2 * time.Minute, rehearse.Orders(), 1, 20, [2]float64{0.55, 0.85}},
+		{"batch", 5 * time.Minute, []sched.Order{sched.Fair}, 2, 20, [2]float64{0.55, 0.85}},
+		{"studio", 10 * time.Minute, []sched.Order{sched.Fair}, 2, 20, [2]float64{0.55, 0.85}},
+		{"batch", 5 * time.Minute, []sched.Order{sched.FIFO}, 4, 12, [2]float64{0.45, 1}}, // one batch a day, late or early as a whole
 	} {
 		for _, o := range c.orders {
 			t.Run(fmt.Sprintf("%s/%s", c.name, o), func(t *testing.T) {
@@ -261,8 +264,8 @@ func TestFigureBands(t *testing.T) {
 				judged := 0
 				for _, place := range slices.Sorted(maps.Keys(told)) {
 					share, least, most := held[place]/float64(told[place]), 0.6, 0.8
-					if place > 20 {
-						least, most = 0.55, 0.85
+					if place > c.far {
+						least, most = c.deep[0], c.deep[1]
 					}
 					t.Logf("from place %d on: %.2f of %d", place, share, told[place])
 					if told[place] < 100 {

@@ -143,51 +143,18 @@ func (m *Machine) Outlook(now time.Time) *Outlook {
 	return o
 }
 
-// see takes in who waits.
+// see takes in who waits: the jobs whose turn is first.
 func (o *Outlook) see(m *Machine) {
-	var people []*user
-	for _, u := range m.active {
-		if !u.group.paused {
-			people = append(people, u)
-		}
+	each := m.sharesByTurn
+	if m.lined() {
+		each = m.sharesByAcceptance
 	}
-	first := func(u *user) int64 {
-		seq := int64(math.MaxInt64)
-		for _, l := range u.lots {
-			if l.pool != nil {
-				seq = min(seq, l.items.first().seq)
-			}
-		}
-		return seq
-	}
-	if len(people) > mostSeen { // those whose turn is first
-		type turn struct {
-			key
-			*user
-		}
-		turns := make([]turn, 0, len(people))
-		for _, u := range people {
-			k := key{0, u.turn, u.joined}
-			switch m.opts.Order {
-			case FIFO, Priority:
-				k.tag = first(u)
-			case Fair:
-				k.tag = u.group.tag - m.virtual + u.tag - u.group.now
-			}
-			turns = append(turns, turn{k, u})
-		}
-		slices.SortFunc(turns, func(x, y turn) int { return x.key.compare(y.key) })
-		people = people[:mostSeen]
-		for i := range people {
-			people[i] = turns[i].user
-		}
-	}
-	each := min(mostSeenOf, mostSeen/max(len(people), 1))
-	for _, u := range people {
+	people, shares := each()
+	for i, u := range people {
 		p := person{user: *u}
 		p.lots, p.runs = nil, nil
 		for it := range m.inOrder(u) {
-			if len(p.jobs) == each {
+			if len(p.jobs) == shares[i] {
 				break
 			}
 			p.jobs = append(p.jobs, m.job(it))
@@ -195,6 +162,73 @@ func (o *Outlook) see(m *Machine) {
 		o.jobs += len(p.jobs)
 		o.people = append(o.people, p)
 	}
+}
+
+// sharesByTurn returns who is seen, and how many jobs of each, where people have turns: of each the first jobs, and of
+// so many people those whose turn is first.
+func (m *Machine) sharesByTurn() (people []*user, shares []int) {
+	type turn struct {
+		key
+		*user
+	}
+	var turns []turn
+	for _, u := range m.active {
+		if u.group.paused {
+			continue
+		}
+		k := key{0, u.turn, u.joined}
+		if m.opts.Order == Fair {
+			k.tag = u.group.tag - m.virtual + u.tag - u.group.now
+		}
+		turns = append(turns, turn{k, u})
+	}
+	if len(turns) > mostSeen {
+		slices.SortFunc(turns, func(x, y turn) int { return x.key.compare(y.key) })
+		turns = turns[:mostSeen]
+	}
+	each := min(mostSeenOf, mostSeen/max(len(turns), 1))
+	for _, t := range turns {
+		people, shares = append(people, t.user), append(shares, each)
+	}
+	return people, shares
+}
+
+// sharesByAcceptance is the same where jobs stand in lines: however many are one person's, all of them come first.
+func (m *Machine) sharesByAcceptance() (people []*user, shares []int) {
+	var lines [len(m.lines)]cursor[bySeq]
+	for c := range m.lines {
+		lines[c].list = &m.lines[c]
+	}
+	class := func(it *item) int {
+		if m.opts.Order == FIFO {
+			return 0
+		}
+		return m.aged(it.lot.class, it)
+	}
+	at := map[*user]int{}
+	for range mostSeen {
+		best := -1
+		var first bySeq
+		for c := range lines {
+			x, ok := lines[c].at()
+			if ok && (best < 0 || cmp.Or(cmp.Compare(class(x.item), class(first.item)), x.compare(first)) < 0) {
+				best, first = c, x
+			}
+		}
+		if best < 0 {
+			break
+		}
+		lines[best].next()
+		u := first.lot.user
+		i, known := at[u]
+		if !known {
+			i = len(people)
+			at[u] = i
+			people, shares = append(people, u), append(shares, 0)
+		}
+		shares[i]++
+	}
+	return people, shares
 }
 
 // Bands returns the bands of Look.
