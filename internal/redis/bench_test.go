@@ -16,3 +16,12 @@ func BenchmarkQueue(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkPeers measures it the way other queues are measured; see queuetest.Peers.
+func BenchmarkPeers(b *testing.B) {
+	for _, fsync := range []string{"always", "everysec"} {
+		b.Run(fsync, func(b *testing.B) {
+			queuetest.Peers(b, "comfyume-redis-"+fsync, func(t testing.TB) queuetest.Open { return shelfOf(startServer(t, fsync), redis.Options{}) })
+		})
+	}
+}
