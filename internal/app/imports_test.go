@@ -70,6 +70,7 @@ var layers = map[string]struct {
 	"frontend":            {[]string{"fault"}, "the official page is data"},
 	"sqlite":              {append([]string{"queue", "account", "deliver", "workspace", "catalog", "fleet", "blob", "backend", "usage"}, words...), "an adapter knows the contracts it implements"},
 	"redis":               {append([]string{"queue", "account", "deliver", "workspace", "catalog", "fleet", "blob", "backend", "usage"}, words...), "an adapter knows the contracts it implements"},
+	"verda":               {[]string{"fault"}, "an adapter of one outside thing"},
 	"tlscert":             {[]string{"fault"}, "an adapter of one outside thing"},
 	"telemetry":           {[]string{"fault"}, "an adapter of one outside thing"},
 	"sim":                 {[]string{"comfy", "comfy/pyjson", "fault", "sim/folders", "sim/raster", "sim/media", "sim/nodes", "sim/executor"}, "the simulator stands outside: it must not share our server's code"},
