@@ -21,6 +21,7 @@ import (
 // simCmd is about simulated machines.
 type simCmd struct {
 	Comfyui  simComfyUI  `cmd:"" name:"comfyui" help:"Run a simulated ComfyUI server."`
+	Fleet    simFleet    `cmd:"" help:"Run a simulated serverless endpoint: replicas behind a balancer without affinity."`
 	Schedule simSchedule `cmd:"" help:"Rehearse classes in virtual time, in every mode, and compare."`
 }
 
@@ -56,6 +57,7 @@ type simComfyUI struct {
 	RestartAfter time.Duration `help:"How long the server is gone after a crash." default:"2s" group:"Trouble"`
 	FreezeFor    time.Duration `help:"How long a freeze lasts; 0: for ever." default:"0s" group:"Trouble"`
 	CrashExits   bool          `help:"A crash ends the program." group:"Trouble"`
+	RunLog       string        `help:"File to which a line with its prompt id is added for each run that begins." placeholder:"FILE" group:"Trouble"`
 	Seed         uint64        `help:"Any number but 0 makes chances repeatable." placeholder:"NUMBER" group:"Trouble"`
 }
 
@@ -120,6 +122,18 @@ func (cmd *simComfyUI) Run(c *call) error {
 	}
 	if o.Log, _, err = telemetry.Logger(c.Stderr, logFormat("", c.Stderr), "info"); err != nil {
 		return err
+	}
+	if cmd.RunLog != "" {
+		f, err := os.OpenFile(cmd.RunLog, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return wrongUse("--run-log: the file can't be written: %v.", err)
+		}
+		defer f.Close() //nolint:errcheck // each line was written
+		o.OnRun = func(id string) {
+			if _, err := fmt.Fprintln(f, id); err != nil {
+				o.Log.Error("a run could not be written down", "req", id, "err", err)
+			}
+		}
 	}
 	listeners, err := cmd.listen()
 	if err != nil {

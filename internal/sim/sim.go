@@ -59,10 +59,11 @@ type Options struct {
 	// NoTriggers switches off trouble on demand: the words sim:fail, sim:oom, sim:crash, sim:freeze and
 	// sim:slow=DURATION in any text of a graph.
 	NoTriggers   bool
-	FailNodes    []string      // classes that always raise
-	RestartAfter time.Duration // how long the server is gone after a crash
-	FreezeFor    time.Duration // how long a freeze lasts; zero: until Thaw
-	OnCrash      func()        // called instead of the simulated crash; a program can end itself here
+	FailNodes    []string        // classes that always raise
+	RestartAfter time.Duration   // how long the server is gone after a crash
+	FreezeFor    time.Duration   // how long a freeze lasts; zero: until Thaw
+	OnCrash      func()          // called instead of the simulated crash; a program can end itself here
+	OnRun        func(id string) // called when a run begins, with its prompt id; nil: nobody wants to know
 
 	Latency        time.Duration // added to every request and every frame
 	BytesPerSecond int64         // limit for what each request receives; zero: none

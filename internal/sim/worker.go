@@ -46,6 +46,9 @@ func (l *life) work() {
 // run runs one prompt; ok is false when the life ended meanwhile.
 func (l *life) run(it *item) (ok bool) {
 	begin := time.Now()
+	if l.server.opts.OnRun != nil {
+		l.server.opts.OnRun(it.id)
+	}
 	l.sockets.serves(it)
 	l.machine.begin(it)
 	out, err := l.runs.Run(l.ctx, executor.Job{
