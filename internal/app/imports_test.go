@@ -52,6 +52,8 @@ var layers = map[string]struct {
 	"policy":              {[]string{"comfy", "comfy/pyjson", "job", "fault", "file"}, "policy is a pure rule over a graph"},
 	"backend":             {[]string{"comfy", "job", "fault", "file"}, "the contract of a GPU source"},
 	"backend/comfyui":     {[]string{"backend", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a driver knows its contract and words only"},
+	"backend/serverless":  {[]string{"backend", "oneshot", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a driver knows its contract, the language of its containers and words only"},
+	"oneshot":             {[]string{"backend", "comfy", "comfy/pyjson", "job", "fault", "file"}, "how a job travels; who runs it comes as a driver"},
 	"backend/backendtest": {[]string{"backend", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a suite knows its contract only"},
 	"sched":               {[]string{"job", "backend", "fault"}, "the choice is a pure machine without I/O"},
 	"fleet":               {[]string{"backend", "comfy", "comfy/pyjson", "fault", "file", "job"}, "back ends know nothing of people"},

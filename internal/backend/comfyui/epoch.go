@@ -25,6 +25,8 @@ import (
 // A ComfyUI does not say when it was started. But it empties its temp folder at every start, so a small file there
 // with a random word in it is the name of the start: it is read again whenever a connection was cut.
 type epochs struct {
+	asking sync.Mutex // one at a time reads the word, and writes one where there is none
+
 	mu   sync.Mutex
 	word string
 	sure bool
@@ -87,8 +89,13 @@ func (e *epochs) forget(name string) {
 // epoch returns the word of the present start. With force it is read from the server even when nothing speaks for
 // a restart.
 func (d *Driver) epoch(ctx context.Context, force bool) (string, error) {
+	if word, sure, _ := d.epochs.now(); sure && !force {
+		return word, nil
+	}
+	d.epochs.asking.Lock()
+	defer d.epochs.asking.Unlock()
 	word, sure, doubts := d.epochs.now()
-	if sure && !force {
+	if sure && !force { // somebody else has read it meanwhile
 		return word, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.options.RequestTimeout)
