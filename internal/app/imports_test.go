@@ -82,9 +82,10 @@ var layers = map[string]struct {
 	"sim":                 {[]string{"comfy", "comfy/pyjson", "fault", "sim/folders", "sim/raster", "sim/media", "sim/nodes", "sim/executor"}, "the simulator stands outside: it must not share our server's code"},
 	"sim/folders":         {nil, "directories and names"},
 	"rehearse":            {[]string{"sched", "queue", "queue/memory", "usage", "job", "fault"}, "a rehearsal runs the product's own decisions, and nothing that waits for a real clock"},
+	"agent":               {[]string{"backend", "backend/comfyui", "comfy", "comfy/pyjson", "config", "fault", "file", "handover", "job", "oneshot", "tunnel"}, "it stands beside a ComfyUI, and knows a studio by what travels between them only"},
 	"config":              {nil, "settings are plain data; app translates them into each part's options"},
 	"client":              {[]string{"api", "fault", "identity", "job"}, "a client sees the interface only"},
-	"cli":                 {[]string{"app", "api", "client", "config", "fault", "frontend", "identity", "job", "rehearse", "sim", "telemetry"}, "commands are clients of the interface"},
+	"cli":                 {[]string{"agent", "app", "api", "client", "config", "fault", "frontend", "identity", "job", "rehearse", "sim", "telemetry"}, "commands are clients of the interface"},
 	"benchtest":           {nil, "benchmarks of every package measure with it"},
 	"app":                 {nil, ""}, // sees everything; see TestImports
 	"../cmd/comfyume":     {[]string{"cli"}, "main only calls cli"},
@@ -105,7 +106,7 @@ var onlyIn = map[string][]string{
 	"github.com/prometheus/client_golang": {"telemetry"}, // and every package's metrics.go
 	"github.com/deepteams/webp":           {"thumb"},
 	"golang.org/x/image":                  {"thumb", "sim"},
-	"go.yaml.in/yaml":                     {"config"},
+	"go.yaml.in/yaml":                     {"config", "agent"},
 	"github.com/caarlos0/env":             {"config"},
 	"github.com/gofrs/flock":              {"app"},
 	"golang.org/x/crypto":                 {"account"},

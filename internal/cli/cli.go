@@ -63,6 +63,7 @@ type root struct {
 	Help   helpFlag `short:"h" help:"Show help."`
 
 	Serve    serveCmd    `cmd:"" help:"Run a studio."`
+	Agent    agentCmd    `cmd:"" help:"Beside a GPU: keep a ComfyUI running and join it to a studio."`
 	Sim      simCmd      `cmd:"" help:"Simulated machines to try and rehearse with."`
 	Status   statusCmd   `cmd:"" help:"Show the studio at a glance."`
 	User     userCmd     `cmd:"" help:"Accounts."`
@@ -101,6 +102,8 @@ func Main(ctx context.Context, args []string, sys System) int {
 	tree := &root{}
 	flags := settingFlags()
 	tree.Serve.Settings = kong.Plugins{flags}
+	tree.Agent.Run.chosen = comfyFlags()
+	tree.Agent.Run.ComfyFlags = kong.Plugins{tree.Agent.Run.chosen}
 	k, err := kong.New(tree, kong.Name("comfyume"), kong.NoDefaultHelp(), kong.Writers(sys.Stdout, sys.Stderr),
 		kong.Description("A shared ComfyUI studio: everybody their own editor, one queue, any GPUs."),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}), kong.Exit(func(int) {}))

@@ -76,7 +76,7 @@ func (l *loader) wrong(path, format string, args ...any) {
 
 func (l *loader) oneOf(path, value string, words ...string) {
 	if !slices.Contains(words, value) {
-		l.wrong(path, "%q is none of %s%s", value, strings.Join(words, ", "), maybe(near(value, words)))
+		l.wrong(path, "%q is none of %s%s", value, strings.Join(words, ", "), maybe(Near(value, words)))
 	}
 }
 

@@ -1,7 +1,7 @@
 package config
 
-// near returns the candidate that word was probably meant to be, or "".
-func near(word string, candidates []string) string {
+// Near returns the candidate that word was probably meant to be, or "".
+func Near(word string, candidates []string) string {
 	best, limit := "", max(2, len(word)/3)
 	for _, c := range candidates {
 		if d := distance(word, c); d <= limit && d < len(c) {

@@ -1,0 +1,194 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/agent/flags"
+	"github.com/ahelme/comfyume/internal/agent/proc"
+)
+
+// life is one ComfyUI from its start to its end. asked: it was ended because a restart was asked for.
+func (s *Supervisor) life(ctx context.Context) (cause Cause, asked bool) {
+	s.set(func(st *Status) {
+		st.ComfyUI.State, st.ComfyUI.NextTry, st.ComfyUI.PID = Starting, nil, 0
+		st.ComfyUI.Restarts = s.starts
+		s.starts++
+	})
+	python, cause := s.ready(ctx)
+	if cause.Code != "" {
+		s.blame(Crashed, cause)
+		return cause, false
+	}
+	args := s.command(python)
+	from := s.o.Output.Last()
+	s.o.Output.Note("starting %s %s", python.Path, strings.Join(args, " "))
+	p, err := s.o.Starter.Start(proc.Spec{Path: python.Path, Args: args, Env: s.o.Env, Dir: s.o.Dir, Output: s.o.Output})
+	if err != nil {
+		cause = Cause{Code: CodeNoPython, Text: fmt.Sprintf("%s can't be started: %v.", python.Path, err), Remedy: "Name another Python with --python.", lasts: true}
+		s.blame(Crashed, cause)
+		return cause, false
+	}
+	s.set(func(st *Status) { st.ComfyUI.PID, st.ComfyUI.Python = p.PID(), python.Path })
+	s.pulse.beat()
+	end := s.watch(ctx, p)
+	switch end.why {
+	case endStuck:
+		p.Stop(0)
+		<-p.Done()
+	case endAsked, endContext:
+		if end.why == endAsked {
+			s.setState(Restarting)
+		}
+		p.Stop(s.o.StopGrace)
+		<-p.Done()
+	}
+	s.o.Output.EndLine()
+	exit := p.Exit()
+	s.o.Output.Note("ComfyUI ended: %s", exit)
+	s.set(func(st *Status) { st.ComfyUI.PID, st.ComfyUI.Waiting = 0, 0 })
+	switch end.why {
+	case endItself:
+		cause = causeOf(exit, s.o.Output.After(from), python.Path)
+		s.blame(Crashed, cause)
+	case endStuck:
+		cause = end.cause
+		s.set(func(st *Status) { st.ComfyUI.State = Crashed })
+	}
+	return cause, end.why == endAsked
+}
+
+// command is the command line behind Python.
+func (s *Supervisor) command(python Python) []string {
+	args := []string{"main.py"}
+	set := s.o.Flags
+	if python.Portable { // as its own start files do
+		args = []string{"-s", "main.py"}
+		set = set.Clone()
+		set.Put("windows-standalone-build") //nolint:errcheck // a switch takes no value
+	}
+	return append(args, set.Args()...)
+}
+
+// ready finds Python and looks at everything that may have changed since the last start. The cause is empty when the
+// ComfyUI can be started.
+func (s *Supervisor) ready(ctx context.Context) (Python, Cause) {
+	python, err := FindPython(s.o.Dir, s.o.Python)
+	if err != nil {
+		return python, causeFromError(CodeNoPython, err)
+	}
+	found := s.Check(ctx)
+	notes := make([]string, 0, len(found))
+	for _, f := range found {
+		if f.Fatal {
+			return python, Cause{Code: CodeSettings, Text: f.Text, Remedy: f.Remedy, lasts: true}.about(f)
+		}
+		notes = append(notes, f.String())
+	}
+	s.set(func(st *Status) { st.Notes = notes })
+	if who := holder(s.host); who != "" {
+		return python, Cause{
+			Code: CodePortTaken, Text: fmt.Sprintf("%s listens at %s already.", who, s.host),
+			Remedy: "End it, choose another port with --comfyui-port N, or, if it is the ComfyUI that is meant, use it: --comfyui " + s.Address() + ".",
+		}
+	}
+	return python, Cause{}
+}
+
+// about names the flag a finding is about.
+func (c Cause) about(f flags.Finding) Cause {
+	if f.Flag != "" {
+		c.Text = "--comfyui-" + f.Flag + ": " + c.Text
+	}
+	return c
+}
+
+// Why watching ended.
+type endWhy uint8
+
+const (
+	endItself  endWhy = iota // the program ended
+	endStuck                 // it is there and has to be killed
+	endAsked                 // a restart was asked for
+	endContext               // the agent ends
+)
+
+type end struct {
+	why   endWhy
+	cause Cause // of endStuck
+}
+
+// watch looks after a started program until it ends or has to.
+func (s *Supervisor) watch(ctx context.Context, p proc.Process) end {
+	looking, stop := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	defer func() {
+		stop()
+		asking.Wait()
+	}()
+	w := watcher{
+		pulse: &s.pulse, output: s.o.Output, process: p, o: &s.o, started: time.Now(), answers: make(chan answer, 1),
+	}
+	w.ask = func(facts bool) { asking.Go(func() { s.ask(looking, w.answers, facts) }) }
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.Done():
+			return end{why: endItself}
+		case <-ctx.Done():
+			return end{why: endContext}
+		case why := <-s.kick:
+			s.o.Output.Note("A restart was asked for: %s.", why)
+			return end{why: endAsked}
+		case a := <-w.answers:
+			w.asking = false
+			if a.err == nil {
+				s.took(&w, a)
+			}
+		case <-tick.C:
+			switch verdict := w.look(); {
+			case verdict.Code == "" && w.frozen:
+				w.frozen = false
+				s.o.Output.Note("ComfyUI answers again.")
+				s.setState(Ready)
+			case verdict.Code == "":
+			case !w.frozen:
+				w.frozen = true
+				s.blame(Frozen, verdict)
+				if !w.mayRecover() {
+					return end{endStuck, verdict}
+				}
+			case !w.mayRecover():
+				return end{endStuck, verdict}
+			}
+			s.countOOM(&w)
+		}
+	}
+}
+
+// took notes what ComfyUI answered.
+func (s *Supervisor) took(w *watcher, a answer) {
+	if !w.ready && a.facts != nil {
+		w.ready = true
+		s.o.Output.Note("ComfyUI is ready after %s.", time.Since(w.started).Round(100*time.Millisecond))
+		defer s.setState(Ready)
+	}
+	s.set(func(st *Status) { a.note(st) })
+}
+
+// countOOM counts runs that ended out of GPU memory, from what ComfyUI prints then.
+func (s *Supervisor) countOOM(w *watcher) {
+	lines := s.o.Output.After(w.scanned)
+	if len(lines) == 0 {
+		return
+	}
+	w.scanned = lines[len(lines)-1].N
+	if n := len(slices.DeleteFunc(lines, func(l Line) bool { return !strings.HasPrefix(l.Text, "Got an OOM") })); n > 0 {
+		s.set(func(st *Status) { st.ComfyUI.OOM += n })
+	}
+}

@@ -1,0 +1,209 @@
+// Package program runs an agent from its settings: it starts or finds the ComfyUI, and joins it to a studio.
+package program
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/ahelme/comfyume/internal/agent"
+	"github.com/ahelme/comfyume/internal/agent/flags"
+	"github.com/ahelme/comfyume/internal/fault"
+)
+
+// Options say how an agent runs.
+type Options struct {
+	agent.Settings
+	Version string
+	Environ []string // as os.Environ gives it
+	Log     *slog.Logger
+	// Announce tells once where the agent is, in one-request mode its address.
+	Announce func(text string)
+}
+
+// comfy is the ComfyUI beside, with what runs while the agent does.
+type comfy struct {
+	agent.ComfyUI
+	run    func(ctx context.Context)
+	output *agent.Log
+	own    *agent.Own // nil: somebody else started it
+}
+
+// Run runs an agent until ctx ends, and a little longer: a run that has begun may end.
+func Run(ctx context.Context, o Options) error {
+	if err := o.complete(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(o.Data, 0o700); err != nil {
+		return fault.Wrap(fault.Invalid, err, "The agent's folder %s can't be made.", o.Data).WithRemedy("Name another one with --data DIR.")
+	}
+	c, err := o.comfyui()
+	if err != nil {
+		return err
+	}
+	defer c.output.Close() //nolint:errcheck // every line was written at once
+	if err := o.explain(ctx, c); err != nil {
+		return err
+	}
+	a := agent.New(c, agent.Options{
+		Version: o.Version, Name: o.Name, Output: c.output, Folders: o.folders(c), StopAfter: o.StopAfter, Log: o.Log,
+	})
+	defer a.Close()
+	way, err := o.way(ctx, a, c)
+	if err != nil {
+		return err
+	}
+	// The ComfyUI outlives ctx: a run that has begun ends first.
+	living, end := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer end()
+	running.Go(func() { c.run(living) })
+	notify(o.Environ, "READY=1")
+	defer context.AfterFunc(ctx, func() { notify(o.Environ, "STOPPING=1") })()
+	return way(ctx)
+}
+
+// complete checks what goes with what, and fills in what was left out.
+func (o *Options) complete() error {
+	switch {
+	case o.URL != "" && o.Dir != "":
+		return fault.New(fault.Invalid, "There are two ComfyUIs: the one at %s and the one in %s.", o.URL, o.Dir).
+			WithRemedy("Keep --comfyui URL for one that runs, or --comfyui-dir DIR for one that the agent starts.")
+	case o.URL == "" && o.Dir == "":
+		return fault.New(fault.Invalid, "There is no ComfyUI for the agent.").
+			WithRemedy("Name one that runs with --comfyui URL, or the folder of one to start with --comfyui-dir DIR.")
+	case o.URL != "" && (len(o.Flags.Args()) > 0 || o.Python != ""):
+		return fault.New(fault.Invalid, "Settings for a ComfyUI to start do nothing for the one at %s.", o.URL).
+			WithRemedy("Give them to the ComfyUI where it is started, or let the agent start it: --comfyui-dir DIR.")
+	case o.Server != "" && o.Listen != "":
+		return fault.New(fault.Invalid, "The agent either dials home to %s or listens at %s.", o.Server, o.Listen).
+			WithRemedy("Keep one of --server URL and --listen ADDR. One machine may run two agents.")
+	}
+	if o.Dir == "" {
+		return nil
+	}
+	var err error
+	o.Dir, err = agent.ComfyUIDir(o.Dir)
+	return err
+}
+
+// comfyui makes the ComfyUI beside, without starting it.
+func (o *Options) comfyui() (comfy, error) {
+	if o.URL != "" {
+		n, err := agent.NewNeighbour(o.URL, o.Version, o.Log)
+		if err != nil {
+			return comfy{}, err
+		}
+		empty, err := agent.OpenLog("")
+		return comfy{ComfyUI: n, run: n.Run, output: empty}, err
+	}
+	path := filepath.Join(o.Data, "comfyui.log")
+	output, err := agent.OpenLog(path)
+	if err != nil {
+		return comfy{}, fault.Wrap(fault.Invalid, err, "ComfyUI's log %s can't be written.", path).WithRemedy("Name another folder with --data DIR.")
+	}
+	own := agent.Own{
+		Dir: o.Dir, Python: o.Python, Flags: o.Flags, Env: o.env(), Output: output, Log: o.Log, Version: o.Version,
+	}
+	s := agent.NewSupervisor(own)
+	return comfy{ComfyUI: s, run: s.Run, output: output, own: &own}, nil
+}
+
+// env is what ComfyUI gets of the environment: nothing of the agent's own, and not its key.
+func (o *Options) env() []string {
+	key, _ := strings.CutPrefix(o.Key.Reference(), "env:")
+	env := slices.DeleteFunc(slices.Clone(o.Environ), func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		return strings.HasPrefix(name, "COMFYUME_") || name == "NOTIFY_SOCKET" || key != "" && name == key
+	})
+	return append(env, "PYTHONUNBUFFERED=1") // its last words before a crash are worth having
+}
+
+// explain says what is wrong with the settings before ComfyUI is started. What would keep it from starting is an error.
+func (o *Options) explain(ctx context.Context, c comfy) error {
+	if c.own == nil {
+		return nil
+	}
+	var wrong []string
+	for _, f := range agent.Check(ctx, c.own) {
+		if f.Fatal {
+			wrong = append(wrong, spell(f))
+			continue
+		}
+		o.Log.Warn("settings", "note", spell(f))
+	}
+	switch len(wrong) {
+	case 0:
+		return nil
+	case 1:
+		return fault.New(fault.Invalid, "ComfyUI can't be started so: %s", wrong[0])
+	default:
+		return fault.New(fault.Invalid, "ComfyUI can't be started so:\n  %s", strings.Join(wrong, "\n  "))
+	}
+}
+
+// spell writes a finding with the flag's name as the agent has it.
+func spell(f flags.Finding) string {
+	return flagName.ReplaceAllStringFunc(f.String(), func(typed string) string {
+		if _, ok := flags.Lookup(strings.TrimPrefix(typed, "--")); ok {
+			return "--comfyui-" + strings.TrimPrefix(typed, "--")
+		}
+		return typed
+	})
+}
+
+var flagName = regexp.MustCompile(`--[a-z0-9_-]+`)
+
+// folders are those whose disks are worth watching.
+func (o *Options) folders(c comfy) []agent.Disk {
+	all := []agent.Disk{{Folder: o.Data, For: "agent"}}
+	if c.own == nil {
+		return all
+	}
+	base := o.Dir
+	if b := o.Flags.Get("base-directory"); b != "" {
+		base = b
+	}
+	for _, d := range []struct{ flag, name string }{{"output-directory", "output"}, {"input-directory", "input"}, {"temp-directory", "temp"}} {
+		folder := o.Flags.Get(d.flag)
+		if folder == "" {
+			folder = filepath.Join(base, d.name)
+		}
+		all = append(all, agent.Disk{Folder: folder, For: d.name})
+	}
+	return append(all, agent.Disk{Folder: filepath.Join(base, "models"), For: "models"})
+}
+
+// way returns how the agent works.
+func (o *Options) way(_ context.Context, a *agent.Agent, _ comfy) (func(ctx context.Context) error, error) {
+	control := a.Control(nil)
+	key := ""
+	if o.Key.IsSet() {
+		var err error
+		if key, err = o.Key.Reveal(); err != nil {
+			return nil, fault.Wrap(fault.Invalid, err, "The agent's key can't be read.").WithRemedy("See --key.")
+		}
+	}
+	l, err := net.Listen("tcp", o.Listen)
+	if err != nil {
+		return nil, fault.Wrap(fault.Unavailable, err, "The agent can't listen at %s.", o.Listen).WithRemedy("Choose another address with --listen HOST:PORT.")
+	}
+	if tcp, ok := l.Addr().(*net.TCPAddr); key == "" && (!ok || !tcp.IP.IsLoopback()) {
+		l.Close() //nolint:errcheck // nobody was let in
+		return nil, fault.New(fault.Invalid, "At %s everybody could run jobs: there is no key.", o.Listen).
+			WithRemedy("Name one with --key env:NAME, and give the same to the studio's back end; or listen at 127.0.0.1.")
+	}
+	o.Announce(fmt.Sprintf("The agent is at http://%s", l.Addr()))
+	return func(ctx context.Context) error {
+		return a.Serve(ctx, l, a.Handler(key, http.NotFoundHandler(), control))
+	}, nil
+}
