@@ -9,24 +9,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tree is the process group, which has the program's number.
-type tree struct{}
+// tree is the process group, which has the program's number. It is set before anybody has the process.
+type tree struct{ group int }
 
 func (p *process) prepare() {
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	endWithUs(p.cmd.SysProcAttr)
 }
 
-func (*process) adopt() error { return nil }
-func (*process) release()     {}
+func (p *process) adopt() error {
+	p.tree.group = p.PID()
+	return nil
+}
+
+func (*process) release() {}
 
 // interrupt is what Ctrl-C does. Python turns it into KeyboardInterrupt, at which ComfyUI tidies up.
 func (p *process) interrupt() {
-	syscall.Kill(-p.PID(), syscall.SIGINT) //nolint:errcheck // it may have ended
+	syscall.Kill(-p.tree.group, syscall.SIGINT) //nolint:errcheck // it may have ended
 }
 
 func (p *process) killTree() {
-	syscall.Kill(-p.PID(), syscall.SIGKILL) //nolint:errcheck // they may have ended
+	syscall.Kill(-p.tree.group, syscall.SIGKILL) //nolint:errcheck // they may have ended
 }
 
 func exitOf(state *os.ProcessState) Exit {
