@@ -112,13 +112,15 @@ var onlyIn = map[string][]string{
 	"golang.org/x/crypto":                 {"account"},
 	"golang.org/x/term":                   {"cli", "telemetry"},
 	"github.com/mattn/go-isatty":          {"cli", "telemetry"},
+	"github.com/minio/minio-go":           {"bucket"},
 	// Only tests and suites.
-	"github.com/google/go-cmp":        nil,
-	"go.uber.org/goleak":              nil,
-	"pgregory.net/rapid":              nil,
-	"github.com/chromedp":             nil,
-	"github.com/rogpeppe/go-internal": nil,
-	"github.com/letsencrypt/pebble":   nil,
+	"github.com/johannesboyne/gofakes3": nil,
+	"github.com/google/go-cmp":          nil,
+	"go.uber.org/goleak":                nil,
+	"pgregory.net/rapid":                nil,
+	"github.com/chromedp":               nil,
+	"github.com/rogpeppe/go-internal":   nil,
+	"github.com/letsencrypt/pebble":     nil,
 }
 
 // drawers are names that say nothing: packages called so collect what belongs elsewhere.
