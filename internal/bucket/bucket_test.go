@@ -291,7 +291,7 @@ func TestUploadsThatAreCutAreSentAgain(t *testing.T) {
 		b := open(t, server, func(r *http.Request, next http.RoundTripper) (*http.Response, error) {
 			if r.Method == http.MethodPut && cuts.Add(1) == 1 {
 				_, _ = io.CopyN(io.Discard, r.Body, 50_000)
-				return nil, &http.ProtocolError{ErrorString: "connection reset by peer"}
+				return nil, errors.New("connection reset by peer")
 			}
 			return next.RoundTrip(r)
 		})
