@@ -7,8 +7,9 @@ import (
 	"github.com/ahelme/comfyume/internal/sched"
 )
 
-// line is the attempts of one back end: the first runs or may run, the others are staged. Behind quick runs some more
-// are handed over ahead, so that the back end need not wait for us between two of them.
+// line is the attempts of one back end: the first ones, as many as it runs at the same time, run or may run, the others
+// are staged. Behind quick runs some more are handed over ahead, so that a back end that runs one at a time need not wait
+// for us between two of them.
 type line struct {
 	queue      []*attempt
 	delivering int
@@ -75,7 +76,7 @@ func (l *loop) free(a *attempt) {
 	ln.ended = now
 	l.pace(ln)
 	ln.remove(a)
-	if a.freed || l.attempts[a.id] != a || ln.delivering >= l.options.MaxDelivering {
+	if a.freed || l.attempts[a.id] != a || ln.delivering >= l.options.MaxDelivering*ln.parallel() {
 		return
 	}
 	a.freed, a.delivering = true, true
@@ -96,9 +97,12 @@ func (l *loop) leave(a *attempt) {
 	}
 }
 
+// parallel is how many runs the back end has at the same time.
+func (ln *line) parallel() int { return max(ln.backEnd.Parallel, 1) }
+
 // began is when an attempt could begin on the back end: when it had its turn, and the one before it was over.
 func (ln *line) began(a *attempt) time.Time {
-	if a.called.After(ln.ended) {
+	if a.called.After(ln.ended) || ln.parallel() > 1 {
 		return a.called
 	}
 	return ln.ended
@@ -106,7 +110,7 @@ func (ln *line) began(a *attempt) time.Time {
 
 // ahead is how many runs are handed over before the one that goes on is over.
 func (ln *line) ahead() int {
-	if ln.quick >= quickRuns {
+	if ln.quick >= quickRuns && ln.parallel() == 1 {
 		return handAhead
 	}
 	return 0
@@ -128,7 +132,7 @@ func (l *loop) pace(ln *line) {
 // zero: when something happens.
 func (l *loop) takeBack(now time.Time) (next time.Time) {
 	for _, ln := range l.lines {
-		if len(ln.queue) < 2 || ln.queue[1].called.IsZero() {
+		if len(ln.queue) < 2 || ln.parallel() > 1 || ln.queue[1].called.IsZero() {
 			continue
 		}
 		if at := ln.began(ln.queue[0]).Add(waitAhead); now.Before(at) {
@@ -148,13 +152,13 @@ func (l *loop) takeBack(now time.Time) (next time.Time) {
 	return next
 }
 
-// call gives those their turn that may be handed over now: the first one, and when the back end has it the next ones,
-// but no run while an earlier one of the same person is still on its way there.
+// call gives those their turn that may be handed over now: as many as run at the same time, and when the back end has
+// the first one the next ones, but no run ahead while an earlier one of the same person is still on its way there.
 func (ln *line) call(now time.Time) {
-	ahead := ln.ahead()
-	for i, a := range ln.queue[:min(1+ahead, len(ln.queue))] {
+	ahead, beside := ln.ahead(), ln.parallel()
+	for i, a := range ln.queue[:min(beside+ahead, len(ln.queue))] {
 		onTheWay := func(b *attempt) bool { return !b.there && (b == ln.queue[0] || b.user == a.user) }
-		if slices.ContainsFunc(ln.queue[:i], onTheWay) {
+		if i >= beside && slices.ContainsFunc(ln.queue[:i], onTheWay) {
 			continue
 		}
 		if a.called.IsZero() {

@@ -313,7 +313,9 @@ func (l *loop) fleetChanged() {
 	for _, s := range l.deps.Fleet.Status() {
 		known[s.Name] = true
 		l.drivers[s.Name] = s.Driver
-		b := sched.BackEnd{Name: s.Name, Ready: s.Ready, Reason: s.Reason}
+		b := sched.BackEnd{
+			Name: s.Name, Ready: s.Ready, Reason: s.Reason, Parallel: s.Parallel, Groups: s.Groups, Memory: s.Memory,
+		}
 		if l.deps.Missing != nil {
 			b.Missing = func(classes []string) []string { return l.deps.Missing(s.Name, classes) }
 		}
@@ -321,6 +323,7 @@ func (l *loop) fleetChanged() {
 		b.Slots = ln.backEnd.Slots
 		ln.backEnd = b
 		l.machine.Apply(b)
+		ln.call(time.Now()) // it may run more at the same time than before
 	}
 	for name := range l.lines {
 		if !known[name] {
@@ -380,7 +383,7 @@ func (l *loop) recall(now time.Time) {
 // anyStaged reports whether a job waits behind another one for its back end.
 func (l *loop) anyStaged() bool {
 	for _, ln := range l.lines {
-		if len(ln.queue) > 1 {
+		if len(ln.queue) > ln.parallel() {
 			return true
 		}
 	}

@@ -7,8 +7,8 @@ import (
 	"unique"
 )
 
-// defaultSlots is one running job and one staged behind it.
-const defaultSlots = 2
+// slots is how many jobs are claimed for a back end that runs so many at once: one is staged for each four.
+func slots(parallel int) int { return parallel + (parallel+3)/4 }
 
 // backEnd is one GPU source.
 type backEnd struct {
@@ -42,6 +42,17 @@ type run struct {
 // open reports whether the back end is given jobs.
 func (b *backEnd) open() bool { return b.Ready && !b.paused }
 
+// idle reports whether the back end would run one more job at once.
+func (b *backEnd) idle() bool { return len(b.runs) < b.Parallel }
+
+// staged counts the jobs that wait for others on the back end.
+func (b *backEnd) staged() int { return max(len(b.runs)-b.Parallel, 0) }
+
+// serves reports whether the back end runs jobs of the group.
+func (b *backEnd) serves(g *group) bool {
+	return len(b.Groups) == 0 || slices.Contains(b.Groups, g.name)
+}
+
 // find returns where the back end with that name is, or -1.
 func (m *Machine) find(name string) int {
 	return slices.IndexFunc(m.backends, func(b *backEnd) bool { return b.Name == name })
@@ -52,15 +63,17 @@ func (m *Machine) backEnd(name string) *backEnd {
 	if i := m.find(name); i >= 0 {
 		return m.backends[i]
 	}
-	b := &backEnd{BackEnd: BackEnd{Name: name, Slots: defaultSlots}, pace: mean{n: 4}}
+	b := &backEnd{BackEnd: BackEnd{Name: name, Slots: slots(1), Parallel: 1}, pace: mean{n: 4}}
 	m.backends = append(m.backends, b)
 	return b
 }
 
 func (m *Machine) update(e BackEnd) {
+	e.Parallel = max(e.Parallel, 1)
 	if e.Slots <= 0 {
-		e.Slots = defaultSlots
+		e.Slots = slots(e.Parallel)
 	}
+	e.Slots = max(e.Slots, e.Parallel)
 	b := m.backEnd(e.Name)
 	b.BackEnd, b.known = e, true
 	clear(b.fits)

@@ -81,7 +81,7 @@ func (m *Machine) Idle() []Idle {
 func (m *Machine) wanted(b *backEnd) bool {
 	for p := range m.turns() {
 		for _, q := range p.pools {
-			if q.lots.n > 0 && b.can(q.kind) {
+			if q.lots.n > 0 && b.can(q.kind) && b.servesSome(p) {
 				return true
 			}
 		}
@@ -89,11 +89,11 @@ func (m *Machine) wanted(b *backEnd) bool {
 	return false
 }
 
-// free returns the back ends that have nothing to do, or else those that can stage one more.
+// free returns the back ends that would run one more job at once, or else those that can stage one more.
 func (m *Machine) free(idle bool) []*backEnd {
 	var out []*backEnd
 	for _, b := range m.backends {
-		if b.open() && (idle && len(b.runs) == 0 || !idle && len(b.runs) > 0 && len(b.runs) < b.Slots) {
+		if b.open() && idle == b.idle() && (idle || len(b.runs) < b.Slots) {
 			out = append(out, b)
 		}
 	}
@@ -167,7 +167,7 @@ func (m *Machine) mayOvertake(c choice, first *item, charged time.Duration) bool
 	ready := 0
 	for _, b := range m.backends {
 		if b.open() {
-			ready++
+			ready += b.Parallel
 		}
 	}
 	return time.Duration(lead)*time.Duration(max(sharing, 2*ready)) <= m.opts.Affinity*time.Duration(ready)
@@ -194,7 +194,7 @@ func (m *Machine) first(free []*backEnd, models string) choice {
 	for p := range m.turns() {
 		cursors := m.cursors[:0]
 		for _, q := range p.pools {
-			if q.lots.n > 0 && (models == "" || q.kind.models == models) && slices.ContainsFunc(free, func(b *backEnd) bool { return b.can(q.kind) }) {
+			if q.lots.n > 0 && (models == "" || q.kind.models == models) && slices.ContainsFunc(free, func(b *backEnd) bool { return b.can(q.kind) && b.servesSome(p) }) {
 				cursors = append(cursors, cursor[*lot]{list: &q.lots})
 			}
 		}
@@ -301,7 +301,7 @@ func (m *Machine) place(it *item, free []*backEnd) (best *backEnd) {
 			knows++
 		}
 		if best != nil {
-			d := cmp.Or(cmp.Compare(len(b.runs), len(best.runs)), cmp.Compare(lasts, least), cmp.Compare(most, knows))
+			d := cmp.Or(cmp.Compare(b.staged(), best.staged()), cmp.Compare(lasts, least), cmp.Compare(most, knows))
 			if d >= 0 {
 				continue
 			}
@@ -318,32 +318,39 @@ func (m *Machine) takes(b *backEnd, it *item) bool {
 
 // runsOn reports whether the back end may be given jobs of the lot, room apart.
 func (m *Machine) runsOn(b *backEnd, l *lot) bool {
-	if !b.can(l.kind) {
+	if !b.can(l.kind) || !b.serves(l.user.group) {
 		return false
 	}
 	return !l.avoids(b.Name) || !slices.ContainsFunc(m.backends, func(other *backEnd) bool {
-		return other.open() && !l.avoids(other.Name) && other.can(l.kind)
+		return other.open() && !l.avoids(other.Name) && other.can(l.kind) && other.serves(l.user.group)
 	})
 }
 
 // within reports whether one more job on b, in place of moved if that is not nil, keeps to the person's limit. The
-// limit counts back ends: what is staged behind the person's own job does not run beside it.
+// limit counts what can run at the same time: what is staged behind the person's own job does not run beside it.
 func (m *Machine) within(u *user, b *backEnd, moved *run) bool {
 	most := m.opts.MaxRunningPerUser
 	if most <= 0 || len(u.runs) < most {
 		return true
 	}
-	on := make([]*backEnd, 0, len(u.runs))
+	count := func(on *backEnd) (n int) {
+		for _, r := range u.runs {
+			if r != moved && r.on == on {
+				n++
+			}
+		}
+		return n
+	}
+	if count(b) >= b.Parallel { // then it waits for one of theirs
+		return true
+	}
+	n := 1
+	seen := make([]*backEnd, 0, len(u.runs))
 	for _, r := range u.runs {
-		if r == moved {
-			continue
-		}
-		if r.on == b {
-			return true
-		}
-		if !slices.Contains(on, r.on) {
-			on = append(on, r.on)
+		if !slices.Contains(seen, r.on) {
+			seen = append(seen, r.on)
+			n += min(count(r.on), r.on.Parallel)
 		}
 	}
-	return len(on) < most
+	return n <= most
 }

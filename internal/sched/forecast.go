@@ -287,7 +287,7 @@ func (o *Outlook) machine() *Machine {
 	for i := range o.gpus {
 		g := &o.gpus[i]
 		m.Apply(BackEnd{
-			Name: g.Name, Ready: g.open(), Slots: g.Slots, Speed: g.speed(), Models: g.loaded,
+			Name: g.Name, Ready: g.open(), Slots: g.Slots, Parallel: g.Parallel, Groups: g.Groups, Speed: g.speed(), Models: g.loaded,
 			Missing: func(needs []string) []string {
 				if g.can[needs[0]] {
 					return nil
@@ -326,9 +326,9 @@ func (o *Outlook) machine() *Machine {
 
 // happening is something that comes.
 type happening struct {
-	at time.Time
-	on *backEnd // it is done with its run; nil: somebody presses Run
-	no int
+	at  time.Time
+	run *run // that is over then; nil: somebody presses Run
+	no  int
 }
 
 type happenings []happening
@@ -390,32 +390,37 @@ func (o *Outlook) play(seed uint64, waits map[job.ID][]time.Duration) (steps int
 		if p.now = h.at; p.now.After(end) {
 			break
 		}
-		if h.on == nil {
+		if h.run == nil {
 			p.pressed()
 			p.press()
 			continue
 		}
-		r := h.on.runs[0]
+		r := h.run
 		p.m.Apply(Ended{Job: p.m.id(r.item), Ran: p.ran[r], At: p.now})
 		delete(p.ran, r)
-		p.start(h.on)
+		p.start(r.on)
 	}
 	return steps + 1
 }
 
 // begun takes in a decision.
 func (p *play) begun(d Decision) {
-	if b := p.m.backEnd(d.BackEnd); len(b.runs) == 1 {
+	if b := p.m.backEnd(d.BackEnd); len(b.runs) <= b.Parallel {
 		p.start(b)
 	}
 }
 
-// start lets the next run of a back end begin, or go on.
+// start lets the next runs of a back end begin, or go on.
 func (p *play) start(b *backEnd) {
-	if len(b.runs) == 0 {
-		return
+	for _, r := range b.runs[:min(b.Parallel, len(b.runs))] {
+		if _, goes := p.ran[r]; !goes {
+			p.goOn(r)
+		}
 	}
-	r := b.runs[0]
+}
+
+// goOn lets a run begin, or go on, and draws when it will be over.
+func (p *play) goOn(r *run) {
 	if !r.posted {
 		id := p.m.id(r.item)
 		p.m.Apply(Posted{Job: id, At: p.now})
@@ -438,7 +443,7 @@ func (p *play) start(b *backEnd) {
 	}
 	p.ran[r] = lasts
 	p.no++
-	heap.Push(&p.coming, happening{r.began.Add(lasts), b, p.no})
+	heap.Push(&p.coming, happening{r.began.Add(lasts), r, p.no})
 }
 
 // press sets when somebody presses Run next.

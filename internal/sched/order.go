@@ -25,7 +25,13 @@ type pool struct {
 
 // party is people among whom the turn goes round: those of a group in Fair, else everybody. Its pools are one for each
 // kind, so that those whom no free back end can serve are not looked at one by one.
-type party struct{ pools []*pool }
+type party struct {
+	pools []*pool
+	of    *group // whose it is; nil: everybody's
+}
+
+// servesSome reports whether the back end runs jobs of somebody in the party.
+func (b *backEnd) servesSome(p *party) bool { return p.of == nil || b.serves(p.of) }
 
 // group is people who have a weight together.
 type group struct {
@@ -50,6 +56,7 @@ func (m *Machine) group(name string) *group {
 	g := m.groups[name]
 	if g == nil {
 		g = &group{name: name, weight: 1}
+		g.of = g
 		m.groups[name] = g
 	}
 	return g
@@ -71,7 +78,7 @@ func (m *Machine) setOrder(o Order) {
 	m.opts.Order, m.stirred = o, true
 	m.all = party{}
 	for _, g := range m.groups {
-		g.party = party{}
+		g.party = party{of: g}
 	}
 	m.lines = [job.ClassLow + 1]list[bySeq]{}
 	for _, u := range m.byName() {
@@ -225,7 +232,7 @@ func (m *Machine) enter(u *user) {
 func (m *Machine) present(g *group) int64 {
 	now := g.now
 	for _, q := range g.pools {
-		if q.lots.n == 0 || !slices.ContainsFunc(m.backends, func(b *backEnd) bool { return b.open() && b.can(q.kind) }) {
+		if q.lots.n == 0 || !slices.ContainsFunc(m.backends, func(b *backEnd) bool { return b.open() && b.can(q.kind) && b.serves(g) }) {
 			continue
 		}
 		now = min(now, q.lots.first().key.tag)

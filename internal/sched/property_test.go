@@ -57,9 +57,9 @@ func (w *world) claimed(name string) (n int) {
 	return n
 }
 
-// lacks reports whether the back end lacks what the job needs.
+// lacks reports whether the back end lacks what the job needs, or is for others.
 func (p *place) lacks(j *thing) bool {
-	return p.Memory > 0 && j.Memory > p.Memory || slices.ContainsFunc(j.Needs, func(n string) bool { return !slices.Contains(p.has, n) })
+	return len(p.Groups) > 0 && !slices.Contains(p.Groups, j.Group) || p.Memory > 0 && j.Memory > p.Memory || slices.ContainsFunc(j.Needs, func(n string) bool { return !slices.Contains(p.has, n) })
 }
 
 // stopped reports whether a pause keeps the job from running.
@@ -78,13 +78,20 @@ func (w *world) may(j *thing, p *place) bool {
 	}) {
 		return false
 	}
-	on := map[string]bool{p.Name: true}
+	on := map[string]int{}
 	for _, other := range w.jobs {
 		if other.User == j.User && other.on != "" {
-			on[other.on] = true
+			on[other.on]++
 		}
 	}
-	return w.opts.MaxRunningPerUser == 0 || len(on) <= w.opts.MaxRunningPerUser
+	if on[p.Name] >= p.Parallel || w.opts.MaxRunningPerUser == 0 {
+		return true
+	}
+	running := 1
+	for name, n := range on {
+		running += min(n, w.place(name).Parallel)
+	}
+	return running <= w.opts.MaxRunningPerUser
 }
 
 // decide makes one decision and checks it.
@@ -115,9 +122,9 @@ func (w *world) decide(t *rapid.T) bool {
 			t.Fatalf("%s overtook %s of the same person", j.ID, other.ID)
 		}
 	}
-	if w.claimed(p.Name) > 0 {
+	if w.claimed(p.Name) >= p.Parallel {
 		for _, q := range w.backEnds {
-			if w.claimed(q.Name) == 0 && w.may(j, q) {
+			if w.claimed(q.Name) < q.Parallel && w.may(j, q) {
 				t.Fatalf("%s was staged on %s while %s is free", j.ID, p.Name, q.Name)
 			}
 		}
@@ -259,7 +266,7 @@ func (w *world) recall(t *rapid.T) {
 	}
 	j := w.jobs[id]
 	stopped := j.Held || w.stopped(j) || w.paused[sched.Paused{BackEnd: j.on}]
-	if j.posted || !stopped && w.claimed(j.on) < 2 {
+	if j.posted || !stopped && w.claimed(j.on) <= w.place(j.on).Parallel {
 		t.Fatalf("%s is recalled from %s", id, j.on)
 	}
 	from := j.on
@@ -286,13 +293,15 @@ func (w *world) backEnd(t *rapid.T) {
 	p.has = rapid.SliceOfNDistinct(rapid.SampledFrom(classes), 1, 3, rapid.ID[string]).Draw(t, "has")
 	has := p.has
 	p.BackEnd = sched.BackEnd{
-		Name: name, Ready: rapid.IntRange(0, 3).Draw(t, "ready") > 0, Slots: rapid.IntRange(1, 3).Draw(t, "slots"),
+		Name: name, Ready: rapid.IntRange(0, 3).Draw(t, "ready") > 0, Slots: rapid.IntRange(1, 4).Draw(t, "slots"),
+		Parallel: rapid.IntRange(1, 3).Draw(t, "parallel"), Groups: rapid.SampledFrom([][]string{nil, nil, {"red"}, {"blue", "red"}}).Draw(t, "groups"),
 		Speed: float64(rapid.IntRange(0, 3).Draw(t, "speed")), Memory: int64(rapid.IntRange(0, 3).Draw(t, "memory")),
 		Missing: func(needs []string) []string {
 			return slices.DeleteFunc(slices.Clone(needs), func(n string) bool { return slices.Contains(has, n) })
 		},
 	}
 	w.apply(p.BackEnd)
+	p.Slots = max(p.Slots, p.Parallel)
 }
 
 func (w *world) release(t *rapid.T) {

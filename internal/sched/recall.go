@@ -24,11 +24,11 @@ func (m *Machine) Recall(now time.Time) (job.ID, bool) {
 			if r.posted {
 				continue
 			}
-			if r.held || m.paused || b.paused || r.lot.user.group.paused || i > 0 && m.sooner(r, i, idle) {
+			if r.held || m.paused || b.paused || r.lot.user.group.paused || i >= b.Parallel && m.sooner(r, i, idle) {
 				m.stirred = stirred // there may be more
 				return m.id(r.item), true
 			}
-			if stirred && i > 0 && i == len(b.runs)-1 && !r.recalled && m.outrun(r) {
+			if stirred && i >= b.Parallel && i == len(b.runs)-1 && !r.recalled && m.outrun(r) {
 				m.stirred, r.recalled = true, true
 				return m.id(r.item), true
 			}
@@ -50,7 +50,7 @@ func (m *Machine) sooner(r *run, i int, idle []*backEnd) bool {
 		for _, other := range r.on.runs[:i] {
 			ahead += m.left(other)
 		}
-		if ahead > m.loading(r.lot.kind.models) {
+		if ahead/time.Duration(r.on.Parallel) > m.loading(r.lot.kind.models) {
 			return true
 		}
 	}

@@ -2,6 +2,7 @@ package sched
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ const (
 	WhyNoBackEnd     = "no_back_end"    // none is configured or none answers
 	WhyMissing       = "missing_node"   // no back end has all that it needs, such as a node or a model
 	WhyMemory        = "memory"         // no back end has the memory that it needs
+	WhyGroup         = "group"          // the back ends that could run it are for other groups
 	WhyRetry         = "retry"          // it is tried again a little later
 	WhyLimit         = "max_running"    // the person has as many running as allowed
 	WhyTurn          = "turn"           // others go first
@@ -81,7 +83,7 @@ func (m *Machine) whyClaimed(r *run) Reason {
 	switch {
 	case r.posted:
 		return Reason{WhyRunning, fmt.Sprintf("It runs on %s.", r.on.Name)}
-	case r.on.runs[0] == r:
+	case slices.Index(r.on.runs, r) < r.on.Parallel:
 		return Reason{WhyStaged, fmt.Sprintf("%s is getting ready for it.", r.on.Name)}
 	}
 	return Reason{WhyStaged, fmt.Sprintf("It is the next one on %s.", r.on.Name)}
@@ -90,7 +92,7 @@ func (m *Machine) whyClaimed(r *run) Reason {
 // stuck says why no back end could run the job even if all were free.
 func (m *Machine) stuck(it *item) (Reason, bool) {
 	k := it.lot.kind
-	ready, small, paused := 0, 0, ""
+	ready, small, others, paused := 0, 0, 0, ""
 	held := false // by a pause
 	var down, fewest []string
 	for _, b := range m.backends {
@@ -99,6 +101,9 @@ func (m *Machine) stuck(it *item) (Reason, bool) {
 			if b.known && b.Reason != "" {
 				down = append(down, b.Reason)
 			}
+			continue
+		case b.can(k) && !b.serves(it.lot.user.group):
+			others++
 			continue
 		case b.can(k) && !b.paused:
 			return Reason{}, false
@@ -116,6 +121,8 @@ func (m *Machine) stuck(it *item) (Reason, bool) {
 	switch {
 	case held:
 		return because(WhyPausedBackEnd, "The GPUs that could run it are paused.", paused), true
+	case others > 0:
+		return Reason{WhyGroup, "The GPUs that are ready and could run it are for other groups."}, true
 	case ready == 0 && len(m.backends) == 0:
 		return Reason{WhyNoBackEnd, "No GPU is connected to the studio."}, true
 	case ready == 0:
