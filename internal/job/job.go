@@ -122,6 +122,9 @@ type Outcome struct {
 	// Summary is the part of an element of /api/jobs that follows from the outcome: execution_start_time,
 	// execution_end_time, outputs_count, previewable_outputs_count, preview_output, execution_error.
 	Summary json.RawMessage
+
+	// Try is what is to be kept of the attempt, where more than the job itself tells; nil: nothing.
+	Try *Try
 }
 
 // Submission asks for a job.

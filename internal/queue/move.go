@@ -57,6 +57,7 @@ type exportLine struct {
 	Summary     []byte         `json:"summary,omitempty"`
 	Request     *exportRequest `json:"request,omitempty"`
 	Outcome     *exportOutcome `json:"outcome,omitempty"`
+	Tries       []exportTry    `json:"tries,omitempty"`
 	Ended       int64          `json:"ended,omitempty"`
 	Credentials []byte         `json:"credentials,omitempty"` // sealed with the studio's key
 	Key         string         `json:"key,omitempty"`
@@ -71,6 +72,16 @@ type exportAttempt struct {
 	ClientID string `json:"client_id"`
 	Lease    int64  `json:"lease,omitempty"`
 	Posted   bool   `json:"posted,omitempty"`
+}
+
+type exportTry struct {
+	N       int       `json:"n"`
+	BackEnd string    `json:"backend"`
+	Began   int64     `json:"began,omitempty"`
+	Ended   int64     `json:"ended,omitempty"`
+	Posted  bool      `json:"posted,omitempty"`
+	Cause   job.Cause `json:"cause"`
+	Reason  string    `json:"reason,omitempty"`
 }
 
 type exportRequest struct {
@@ -187,6 +198,9 @@ func lineOf(r Record) exportLine {
 			N: a.N, Fence: a.Fence, BackEnd: a.BackEnd, RunID: a.RunID, ClientID: a.ClientID, Lease: since1970(a.LeaseUntil), Posted: a.Posted,
 		}
 	}
+	for _, t := range r.Tries {
+		line.Tries = append(line.Tries, exportTry{t.N, t.BackEnd, since1970(t.Began), since1970(t.Ended), t.Posted, t.Cause, t.Reason})
+	}
 	if r.Request.Prompt != nil {
 		line.Request = &exportRequest{r.Request.Prompt, r.Request.ExtraData, r.Request.Targets, r.Request.Outputs}
 	}
@@ -209,6 +223,11 @@ func (l exportLine) record() Record {
 		r.Job.Attempt = job.Attempt{
 			N: a.N, Fence: a.Fence, BackEnd: a.BackEnd, RunID: a.RunID, ClientID: a.ClientID, LeaseUntil: from1970(a.Lease), Posted: a.Posted,
 		}
+	}
+	for _, t := range l.Tries {
+		r.Tries = append(r.Tries, job.Try{
+			N: t.N, BackEnd: t.BackEnd, Began: from1970(t.Began), Ended: from1970(t.Ended), Posted: t.Posted, Cause: t.Cause, Reason: t.Reason,
+		})
 	}
 	if q := l.Request; q != nil {
 		r.Request = job.Request{Prompt: q.Prompt, ExtraData: q.ExtraData, Targets: q.Targets, Outputs: q.Outputs}

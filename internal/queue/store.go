@@ -41,8 +41,9 @@ type Store interface {
 	// Renew extends the leases of running jobs whose newest fence is the given one, and keeps what only memory
 	// knew of them. It reports for each whether it did.
 	Renew(ctx context.Context, renewals []Renewal, until time.Time) (renewed []bool, err error)
-	// Release makes a running job pending again if fence is its newest.
-	Release(ctx context.Context, seq, fence int64, done func()) error
+	// Release makes a running job pending again if fence is its newest, and keeps what its attempt came to; nil: nothing
+	// is kept.
+	Release(ctx context.Context, seq, fence int64, try *job.Try, done func()) error
 	// Stop notes for running jobs with these fences that they are to be interrupted. done learns for each whether
 	// it held.
 	Stop(ctx context.Context, jobs []Ref, done func(stopped []bool)) error
@@ -86,6 +87,8 @@ type Store interface {
 	Get(ctx context.Context, id job.ID) (job.Job, error)
 	// Task returns what an open job asks for and its sealed credentials, or ErrMissing.
 	Task(ctx context.Context, seq int64) (job.Request, []byte, error)
+	// Tries returns what was kept of the job's attempts, in their order, as long as the job is kept.
+	Tries(ctx context.Context, seq int64) ([]job.Try, error)
 	// Requests returns what the person's visible jobs asked for; jobs that are not theirs are left out.
 	Requests(ctx context.Context, user string, seqs []int64) (map[int64]job.Request, error)
 	// Entry returns the person's visible job with the prompt id, with request and outcome, or ErrMissing.
@@ -147,6 +150,7 @@ type Ending struct {
 	Hidden   bool // keep it out of history, and drop what it asked
 	Started  time.Time
 	Finished time.Time
+	Try      *job.Try // what is kept of its last attempt; nil: nothing
 }
 
 // Rank is what orders an open job.
@@ -181,6 +185,7 @@ type Record struct {
 	Request     job.Request  // zero when it was dropped
 	Credentials []byte       // sealed; nil: none
 	Outcome     *job.Outcome // nil while open, and when it was dropped
+	Tries       []job.Try    // what was kept of its attempts
 	Ended       int64        // number of its end; zero while open
 	Key         string
 	KeyUntil    time.Time

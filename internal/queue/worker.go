@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/fault"
@@ -192,6 +193,10 @@ func (s *Service) conclude(ctx context.Context, j job.Job, out job.Outcome, refu
 	end := Ending{
 		Ref: Ref{Seq: j.Seq}, User: j.User, State: out.State, Outcome: &out, Started: j.Started, Finished: now(),
 	}
+	if out.Try != nil {
+		t := kept(*out.Try)
+		end.Try, out.Try = &t, nil
+	}
 	if j.State == job.Running {
 		end.Fence = j.Attempt.Fence
 		if end.Started.IsZero() {
@@ -225,14 +230,48 @@ func (e *Ending) apply(j *job.Job) {
 	}
 }
 
-// Release makes a running job pending again: its attempt was lost. The reason is for the log. A stale fence changes
-// nothing. A job whose Stop is set stays so: end it with Fail.
+// Release makes a running job pending again: nothing came of its attempt, and nothing is kept of it. The reason is for
+// the log. A stale fence changes nothing. A job whose Stop is set stays so: end it with Fail.
 func (s *Service) Release(ctx context.Context, id job.ID, fence int64, reason string) error {
+	return s.release(ctx, id, fence, nil, reason)
+}
+
+// GiveUp is Release of an attempt that was lost: what came of it is kept with the job.
+func (s *Service) GiveUp(ctx context.Context, id job.ID, fence int64, t job.Try) error {
+	t = kept(t)
+	return s.release(ctx, id, fence, &t, t.Reason)
+}
+
+// kept is an attempt that is over as stores keep it.
+func kept(t job.Try) job.Try {
+	const most = 500 // bytes of a reason
+	if len(t.Reason) > most {
+		t.Reason = strings.ToValidUTF8(t.Reason[:most], "") + "…"
+	}
+	t.Began, t.Ended = millis(t.Began), millis(t.Ended)
+	return t
+}
+
+// Tries returns what came of the job's attempts, in their order: those that were lost, and, where there were any, the
+// last one.
+func (s *Service) Tries(ctx context.Context, id job.ID) ([]job.Try, error) {
+	j, err := s.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	tries, err := s.store.Tries(ctx, j.Seq)
+	if err != nil {
+		return nil, fmt.Errorf("read the attempts of a job: %w", err)
+	}
+	return tries, nil
+}
+
+func (s *Service) release(ctx context.Context, id job.ID, fence int64, try *job.Try, reason string) error {
 	j, ok := s.book.get(id)
 	if !ok || j.State != job.Running || j.Attempt.Fence != fence {
 		return stale()
 	}
-	err := s.store.Release(ctx, j.Seq, fence, func() {
+	err := s.store.Release(ctx, j.Seq, fence, try, func() {
 		s.replace(id, job.Released, func(j *job.Job) {
 			j.State, j.Attempt.Posted, j.Attempt.LeaseUntil = job.Pending, false, time.Time{}
 		})

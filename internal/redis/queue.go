@@ -54,7 +54,7 @@ func NewQueue(ctx context.Context, db *DB) (*Queue, error) {
 	}
 	q.feed = feed{q: q, moved: make(chan struct{}, 1)}
 	q.writer = writer{q: q, keys: db.keys("meta", "tick", "last", "log", "open", "done", "request", "outcome",
-		"sealed", "ids", "prompts", "keys", "keyends", "numbers", "settings", "history", "gone", "past")}
+		"sealed", "ids", "prompts", "keys", "keyends", "numbers", "settings", "history", "gone", "past", "tries")}
 	return q, nil
 }
 
@@ -164,9 +164,9 @@ func (q *Queue) Renew(ctx context.Context, renewals []queue.Renewal, until time.
 }
 
 // Release implements queue.Store.
-func (q *Queue) Release(ctx context.Context, seq, fence int64, done func()) error {
+func (q *Queue) Release(ctx context.Context, seq, fence int64, try *job.Try, done func()) error {
 	return q.write(ctx, &request{
-		args: []string{"R", decimal(seq), number8(fence)}, results: 1,
+		args: []string{"R", decimal(seq), number8(fence), tryLine(try)}, results: 1,
 		apply: func(results []rueidis.RedisMessage) error {
 			was, err := held(results)
 			switch {
@@ -198,7 +198,7 @@ func (q *Queue) Stop(ctx context.Context, jobs []queue.Ref, done func([]bool)) e
 
 // Finish implements queue.Store.
 func (q *Queue) Finish(ctx context.Context, ends []queue.Ending, done func([]int64)) error {
-	args := make([]string, 0, 9*len(ends))
+	args := make([]string, 0, 10*len(ends))
 	for i := range ends {
 		args = q.appendEnding(args, &ends[i])
 	}
@@ -227,7 +227,7 @@ func (q *Queue) appendEnding(args []string, e *queue.Ending) []string {
 		}
 	}
 	return append(args, "F", decimal(e.Seq), fence, string(letters[e.State]), bit(e.Hidden), time8(e.Started), time8(e.Finished),
-		outcome, rueidis.BinaryString(appendEnd(nil, message, summary)))
+		outcome, rueidis.BinaryString(appendEnd(nil, message, summary)), tryLine(e.Try))
 }
 
 // Hide implements queue.Store.

@@ -59,11 +59,12 @@ func (q *Queue) records(ctx context.Context, seqs []int64) (out []queue.Record, 
 		b.Hmget().Key(q.db.key("request")).Field(fields...).Build(),
 		b.Hmget().Key(q.db.key("outcome")).Field(fields...).Build(),
 		b.Hmget().Key(q.db.key("sealed")).Field(fields...).Build(),
-		b.Hmget().Key(q.db.key("keys")).Field(keyed...).Build())
+		b.Hmget().Key(q.db.key("keys")).Field(keyed...).Build(),
+		b.Hmget().Key(q.db.key("tries")).Field(fields...).Build())
 	if err != nil {
 		return nil, err
 	}
-	var lists [4][]rueidis.RedisMessage
+	var lists [5][]rueidis.RedisMessage
 	for i := range lists {
 		if lists[i], err = results[i].ToArray(); err != nil {
 			return nil, fmt.Errorf("read records: %w", err)
@@ -88,6 +89,9 @@ func (q *Queue) records(ctx context.Context, seqs []int64) (out []queue.Record, 
 		if used := text(lists[3][i]); r.key != "" && len(used) > 8 && used[8:] == fields[i] {
 			rec.Key, rec.KeyUntil = r.key, timeAt(used, 0)
 		}
+		if rec.Tries, err = readTries(text(lists[4][i])); err != nil {
+			return nil, err
+		}
 		out = append(out, rec)
 	}
 	return out, nil
@@ -105,7 +109,7 @@ func text(m rueidis.RedisMessage) string {
 // restoring runs one step of a Restore.
 func (db *DB) restoring(ctx context.Context, step string, more ...string) (string, error) {
 	keys := db.keys("meta", "tick", "last", "ids", "numbers", "open", "done", "request", "outcome", "sealed", "prompts", "keys", "keyends",
-		"history", "gone", "past")
+		"history", "gone", "past", "tries")
 	word, err := db.exec(ctx, scriptRestore, keys, append([]string{db.generation, step}, more...)).ToString()
 	switch {
 	case err != nil:
@@ -166,7 +170,7 @@ func (q *Queue) restoreSome(ctx context.Context, chunk []queue.Record) error {
 	if len(chunk) == 0 {
 		return nil
 	}
-	args := make([]string, 0, 7*len(chunk))
+	args := make([]string, 0, 8*len(chunk))
 	for _, rec := range chunk {
 		r := row{job: rec.Job, ended: rec.Ended, key: rec.Key, until: rec.KeyUntil}
 		if rec.Credentials != nil {
@@ -184,7 +188,7 @@ func (q *Queue) restoreSome(ctx context.Context, chunk []queue.Record) error {
 			outcome = rueidis.BinaryString(q.pack.Outcome(*rec.Outcome))
 		}
 		args = append(args, "T", decimal(rec.Job.Seq), rueidis.BinaryString(body), request, outcome,
-			rueidis.BinaryString(rec.Credentials), decimal(rec.KeyUntil.UnixMilli()))
+			rueidis.BinaryString(rec.Credentials), decimal(rec.KeyUntil.UnixMilli()), tryLines(rec.Tries))
 	}
 	return q.write(ctx, &request{args: args, results: len(chunk), adds: true, apply: func([]rueidis.RedisMessage) error { return nil }})
 }

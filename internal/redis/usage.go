@@ -40,8 +40,9 @@ func readHour(field, has string) (h usage.Hour, err error) {
 	h.Group = d.name()
 	h.User = d.rest
 	var ms int64
-	if _, err := fmt.Sscanf(has, "%d %d", &h.Jobs, &ms); err != nil || d.failed {
-		return h, fmt.Errorf("an hour of the ledger can't be read: %q", has)
+	n, err := fmt.Sscanf(has, "%d %d %d", &h.Jobs, &ms, &h.Spent) // hours of earlier versions have no money
+	if n < 2 || d.failed {
+		return h, fmt.Errorf("an hour of the ledger can't be read: %q: %w", has, err)
 	}
 	h.GPU = time.Duration(ms) * time.Millisecond
 	return h, nil
@@ -108,7 +109,7 @@ func (u *Usage) Save(ctx context.Context, s usage.Snapshot) error {
 	args = append(args, u.db.generation, "save", number8(max(s.Before.Unix(), 0)), decimal(int64(len(s.Hours))))
 	for i := range s.Hours {
 		h := &s.Hours[i]
-		args = append(args, hourField(h), fmt.Sprintf("%d %d", h.Jobs, h.GPU.Milliseconds()))
+		args = append(args, hourField(h), fmt.Sprintf("%d %d %d", h.Jobs, h.GPU.Milliseconds(), h.Spent))
 	}
 	for _, l := range s.Learned {
 		body := ""

@@ -94,13 +94,13 @@ type Ended struct {
 type BackEnd struct {
 	Name   string
 	Ready  bool
-	Reason string  // why it is not ready, in a sentence
-	Slots  int     // most claimed jobs at once; 0: those that run and a few that are staged
+	Reason string // why it is not ready, in a sentence
+	Slots  int    // most claimed jobs at once; 0: those that run and a few that are staged
 	// Parallel is how many jobs it runs at the same time; 0: 1.
 	Parallel int
 	Groups   []string // whose jobs it runs; empty: everybody's
-	Speed  float64 // how many times as fast as usual; 0: as its runs show
-	Memory int64   // bytes of the GPU; 0: enough for anything
+	Speed    float64  // how many times as fast as usual; 0: as its runs show
+	Memory   int64    // bytes of the GPU; 0: enough for anything
 	// Models is what it has loaded, where that is known from elsewhere. Empty: what ran there last, as the machine
 	// saw it, and nothing after it was not ready.
 	Models string

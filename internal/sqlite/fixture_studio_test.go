@@ -92,7 +92,7 @@ func fill(t *testing.T, db *sqlite.DB, running job.Job) {
 	}, []byte(fixtureScript)))
 
 	must(t, sqlite.NewUsage(db).Save(ctx, usage.Snapshot{
-		Hours:   []usage.Hour{{Start: fixtureTime, User: "ann", Group: "class-a", Jobs: 2, GPU: time.Minute}},
+		Hours:   []usage.Hour{{Start: fixtureTime, User: "ann", Group: "class-a", Jobs: 2, GPU: time.Minute, Spent: 7}},
 		Learned: []usage.Learned{{Key: []byte("a hash"), Body: []byte("runs")}},
 	}))
 }

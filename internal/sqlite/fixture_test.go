@@ -28,7 +28,8 @@ type fixture struct {
 	Secret  map[string]string // of the running job
 	Mode    string            // that a command set; empty: none did
 	Pauses  []queue.Pause
-	Keyed   job.ID // the job with fixtureKey
+	Keyed   job.ID    // the job with fixtureKey
+	Tries   []job.Try // of the first open job
 	Studio  studio
 }
 
@@ -210,6 +211,8 @@ func readFixture(t *testing.T, db *sqlite.DB, store *sqlite.Queue, q *queue.Serv
 		f.Mode = q.Mode()
 	}
 	f.Pauses = q.Pauses()
+	f.Tries, err = q.Tries(t.Context(), open[0].ID)
+	must(t, err)
 	f.Studio = readStudio(t, db, open[0])
 	return f
 }
@@ -242,7 +245,13 @@ func writeFixture(t *testing.T) {
 		must(t, q.Posted(e.Job.ID, e.Job.Attempt.Fence))
 		must(t, q.Finish(t.Context(), e.Job.ID, e.Job.Attempt.Fence, queuetest.Outcome(state)))
 	}
-	e, _, err := q.Claim(t.Context(), submit(map[string]string{"api_key_comfy_org": "a fixture's key"}).ID, queuetest.Params())
+	secret := submit(map[string]string{"api_key_comfy_org": "a fixture's key"})
+	lost, _, err := q.Claim(t.Context(), secret.ID, queuetest.Params())
+	must(t, err)
+	must(t, q.GiveUp(t.Context(), secret.ID, lost.Job.Attempt.Fence, job.Try{
+		N: 1, BackEnd: "gpu0", Began: fixtureTime, Ended: fixtureTime.Add(time.Second), Posted: true, Cause: job.CauseLost, Reason: "gpu0 lost the run.",
+	}))
+	e, _, err := q.Claim(t.Context(), secret.ID, queuetest.Params())
 	must(t, err)
 	must(t, q.Posted(e.Job.ID, e.Job.Attempt.Fence))
 	_, err = q.Renew(t.Context(), []job.Fence{{Job: e.Job.ID, N: e.Job.Attempt.Fence}}, time.UnixMilli(1764000060000))

@@ -225,7 +225,7 @@ func (q *Queue) Renew(ctx context.Context, renewals []queue.Renewal, until time.
 const sqlReleaseJob = `update job set state = 'pending', lease = null, posted = 0 where seq = ? and fence = ? and state = 'running'`
 
 // Release implements queue.Store.
-func (q *Queue) Release(ctx context.Context, seq, fence int64, done func()) error {
+func (q *Queue) Release(ctx context.Context, seq, fence int64, try *job.Try, done func()) error {
 	return q.db.Write(ctx, func(tx *Tx) error {
 		n, err := tx.Affect(sqlReleaseJob, seq, fence)
 		if err != nil {
@@ -233,6 +233,11 @@ func (q *Queue) Release(ctx context.Context, seq, fence int64, done func()) erro
 		}
 		if n == 0 {
 			return queue.ErrStale
+		}
+		if try != nil {
+			if err := addTry(tx, seq, try); err != nil {
+				return err
+			}
 		}
 		tx.AfterCommit(done)
 		return nil
@@ -309,6 +314,11 @@ func (q *Queue) finish(tx *Tx, e *queue.Ending, body []byte) (int64, error) {
 		[]byte(summary), e.Seq, e.Fence)
 	if err != nil || n == 0 {
 		return 0, err
+	}
+	if e.Try != nil {
+		if err := addTry(tx, e.Seq, e.Try); err != nil {
+			return 0, err
+		}
 	}
 	if q.sealed[e.Seq] {
 		if _, err := tx.Exec(sqlDeleteCredential, e.Seq); err != nil {

@@ -45,6 +45,13 @@ func (q *Queue) recordPage(ctx context.Context, after int64) (page []queue.Recor
 	if err != nil {
 		return nil, false, err
 	}
+	defer func() {
+		for i := range page { // after the rows are read: they may have the only connection
+			if err == nil {
+				page[i].Tries, err = q.Tries(ctx, page[i].Job.Seq)
+			}
+		}
+	}()
 	defer rows.Close()
 	for size := 0; rows.Next(); {
 		var rec queue.Record
@@ -85,7 +92,7 @@ const (
 
 // emptying takes everything out that Restore puts in.
 var emptying = []string{
-	`delete from job_key`, `delete from job_credential`, `delete from job_outcome`, `delete from job_request`,
+	`delete from job_try`, `delete from job_key`, `delete from job_credential`, `delete from job_outcome`, `delete from job_request`,
 	`delete from job`, `delete from job_number`, sqlRestored,
 }
 
@@ -221,6 +228,11 @@ func (q *Queue) restoreOne(tx *Tx, rec packedRecord) error {
 	}
 	if rec.outcome != nil {
 		if _, err := tx.Exec(sqlInsertOutcome, j.Seq, rec.outcome); err != nil {
+			return err
+		}
+	}
+	for i := range rec.Tries {
+		if err := addTry(tx, j.Seq, &rec.Tries[i]); err != nil {
 			return err
 		}
 	}

@@ -173,6 +173,9 @@ func (q *Queue) Prune(ctx context.Context, p queue.Pruning, done func([]queue.Go
 			if err := forget(tx, seq); err != nil {
 				return err
 			}
+			if _, err := tx.Exec(sqlUntried, seq); err != nil {
+				return err
+			}
 			if _, err := tx.Exec(sqlPruneKey, seq); err != nil {
 				return err
 			}

@@ -23,14 +23,14 @@ const (
 	sqlLearnedSet  = `insert into usage_learned (key, body) values (?, ?) on conflict (key) do update set body = excluded.body`
 	sqlLearnedDrop = `delete from usage_learned where key = ?`
 
-	sqlHours   = `select start, user, grp, jobs, gpu from usage_hour where start >= ? order by start, user, grp`
-	sqlHourSet = `insert into usage_hour (start, user, grp, jobs, gpu) values (?, ?, ?, ?, ?)
-		on conflict (start, user, grp) do update set jobs = excluded.jobs, gpu = excluded.gpu`
+	sqlHours   = `select start, user, grp, jobs, gpu, spent from usage_hour where start >= ? order by start, user, grp`
+	sqlHourSet = `insert into usage_hour (start, user, grp, jobs, gpu, spent) values (?, ?, ?, ?, ?, ?)
+		on conflict (start, user, grp) do update set jobs = excluded.jobs, gpu = excluded.gpu, spent = excluded.spent`
 	sqlHoursDrop = `delete from usage_hour where start < ?`
 	// Hours of somebody who goes are added to those of all who are gone.
-	sqlHoursAway = `insert into usage_hour (start, user, grp, jobs, gpu)
-		select start, '', grp, jobs, gpu from usage_hour where user = ?
-		on conflict (start, user, grp) do update set jobs = jobs + excluded.jobs, gpu = gpu + excluded.gpu`
+	sqlHoursAway = `insert into usage_hour (start, user, grp, jobs, gpu, spent)
+		select start, '', grp, jobs, gpu, spent from usage_hour where user = ?
+		on conflict (start, user, grp) do update set jobs = jobs + excluded.jobs, gpu = gpu + excluded.gpu, spent = spent + excluded.spent`
 	sqlHoursOf = `delete from usage_hour where user = ?`
 
 	sqlEnded = `select id, user, grp, state, created, coalesce(started, 0), finished, summary from job
@@ -66,7 +66,7 @@ func (u *Usage) Hours(ctx context.Context, since time.Time) ([]usage.Hour, error
 	for rows.Next() {
 		var h usage.Hour
 		var start, gpu int64
-		if err := rows.Scan(&start, &h.User, &h.Group, &h.Jobs, &gpu); err != nil {
+		if err := rows.Scan(&start, &h.User, &h.Group, &h.Jobs, &gpu, &h.Spent); err != nil {
 			return nil, classify(err)
 		}
 		h.Start, h.GPU = time.Unix(start, 0), time.Duration(gpu)*time.Millisecond
@@ -79,7 +79,7 @@ func (u *Usage) Hours(ctx context.Context, since time.Time) ([]usage.Hour, error
 func (u *Usage) Save(ctx context.Context, s usage.Snapshot) error {
 	return classify(u.db.Write(ctx, func(tx *Tx) error {
 		for _, h := range s.Hours {
-			if _, err := tx.Exec(sqlHourSet, h.Start.Unix(), h.User, h.Group, h.Jobs, h.GPU.Milliseconds()); err != nil {
+			if _, err := tx.Exec(sqlHourSet, h.Start.Unix(), h.User, h.Group, h.Jobs, h.GPU.Milliseconds(), int64(h.Spent)); err != nil {
 				return err
 			}
 		}

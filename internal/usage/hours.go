@@ -14,7 +14,14 @@ type Hour struct {
 	Group string // empty: none
 	Jobs  int    // accepted in this hour, without those that were taken out before they ran
 	GPU   time.Duration
+	Spent Money
 }
+
+// Money is an amount in millionths of the unit that prices are in.
+type Money int64
+
+// Unit is one of the unit that prices are in.
+const Unit Money = 1e6
 
 // kept is for how long hours are kept in memory: the longest day has 25.
 const kept = 26 * time.Hour
@@ -53,6 +60,7 @@ type bucket struct {
 	start int64
 	jobs  int
 	gpu   time.Duration
+	spent Money
 }
 
 // account is what a person or a group took lately, and what they have open.
@@ -88,6 +96,16 @@ func (a *account) since(from, to int64) (jobs int, gpu time.Duration) {
 	return jobs, gpu
 }
 
+// paid sums up what was spent in the hours that begin from one time on and before another.
+func (a *account) paid(from, to int64) (spent Money) {
+	for _, b := range a.hours {
+		if from <= b.start && b.start < to {
+			spent += b.spent
+		}
+	}
+	return spent
+}
+
 // empty drops the hours before a time and reports whether nothing is left to remember.
 func (a *account) empty(before int64) bool {
 	i := 0
@@ -109,6 +127,7 @@ type book struct {
 	clock  clock
 	users  map[string]*account
 	groups map[string]*account
+	all    account // what everybody spends; its jobs and GPU time are not counted
 	rows   map[row]*bucket
 	dirty  map[row]bool // not saved
 	first  int64        // the first hour that is counted whole; earlier ones are over and saved
@@ -159,6 +178,17 @@ func (b *book) add(user, group string, start int64, jobs int, gpu time.Duration)
 	b.dirty[r] = true
 }
 
+// pay counts money in the hour that begins at start.
+func (b *book) pay(user, group string, start int64, m Money) {
+	if start < b.first || m == 0 {
+		return
+	}
+	b.add(user, group, start, 0, 0)
+	b.rows[row{start, user, group}].spent += m
+	b.accounts(user, group, func(a *account) { a.at(start).spent += m })
+	b.all.at(start).spent += m
+}
+
 // spent counts GPU time that ended at a time in the hours in which it passed.
 func (b *book) spent(user, group string, end time.Time, gpu time.Duration) {
 	for gpu > 0 {
@@ -177,6 +207,7 @@ func (b *book) age(now time.Time) {
 		return
 	}
 	b.first = before
+	b.all.empty(before)
 	for _, m := range []map[string]*account{b.users, b.groups} {
 		for name, a := range m {
 			if a.empty(before) {

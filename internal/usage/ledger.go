@@ -40,11 +40,12 @@ type Snapshot struct {
 // Options are the optional settings of New. The zero value counts and learns, and bounds nobody.
 type Options struct {
 	Quotas   Quotas
+	Budgets  Budgets
 	Weights  Weights
 	HalfLife time.Duration  // after which a run counts half for how long the next will take; 0: 7 days
 	Zone     *time.Location // whose hours and days count; nil: the machine's
 	Kept     int            // finished jobs of one person that are kept at most, so that Recount can find no more; 0: all
-	SaveFor  time.Duration  // how often what changed is saved; 0: 10 s
+	SaveFor  time.Duration  // how often what changed is saved, money apart, which is saved at once; 0: 10 s
 	Log      *slog.Logger   // nil: discarded
 }
 
@@ -66,6 +67,7 @@ type Ledger struct {
 	open  map[job.ID]time.Duration // what open jobs are expected to take; kept where a quota asks for it
 	asked map[job.ID]asked         // submissions that were admitted
 	queue []job.ID                 // the same, in order of time
+	paid  chan struct{}            // money was spent, and is to be saved
 }
 
 type asked struct {
@@ -90,7 +92,7 @@ func New(ctx context.Context, store Store, o Options) (*Ledger, error) {
 	}
 	l := &Ledger{
 		store: store, log: o.Log, opts: o, learn: newEstimator(o.HalfLife),
-		book: newBook(o.Zone), open: map[job.ID]time.Duration{}, asked: map[job.ID]asked{},
+		book: newBook(o.Zone), open: map[job.ID]time.Duration{}, asked: map[job.ID]asked{}, paid: make(chan struct{}, 1),
 	}
 	saved, err := store.Learned(ctx)
 	if err != nil {
@@ -149,6 +151,7 @@ func (l *Ledger) Recount(ctx context.Context, each func(ctx context.Context, sin
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, h := range saved {
+		l.book.pay(h.User, h.Group, h.Start.Unix(), h.Spent) // no job tells of it
 		if h.User == "" {
 			continue
 		}
@@ -295,6 +298,7 @@ func (l *Ledger) Days(ctx context.Context, since time.Time) ([]Hour, error) {
 		}
 		days[i].Jobs += h.Jobs
 		days[i].GPU += h.GPU
+		days[i].Spent += h.Spent
 	}
 	return days, nil
 }
@@ -326,6 +330,8 @@ func (l *Ledger) Run(ctx context.Context) error {
 			defer cancel()
 			l.save(last)
 			return nil
+		case <-l.paid:
+			l.save(ctx)
 		case <-tick.C:
 			l.save(ctx)
 		}
@@ -350,7 +356,7 @@ func (l *Ledger) Save(ctx context.Context) error {
 	l.book.dirty = map[row]bool{}
 	for r := range saving {
 		if h := l.book.rows[r]; h != nil {
-			s.Hours = append(s.Hours, Hour{Start: time.Unix(r.start, 0), User: r.user, Group: r.group, Jobs: h.jobs, GPU: h.gpu})
+			s.Hours = append(s.Hours, Hour{Start: time.Unix(r.start, 0), User: r.user, Group: r.group, Jobs: h.jobs, GPU: h.gpu, Spent: h.spent})
 		}
 	}
 	l.book.age(now)

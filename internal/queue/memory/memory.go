@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,7 +45,8 @@ type row struct {
 	request *job.Request // nil when it was dropped
 	sealed  []byte
 	outcome *job.Outcome // nil while open, and when it was dropped
-	ended   int64        // zero while open
+	tries   []job.Try
+	ended   int64 // zero while open
 	key     string
 }
 
@@ -211,7 +213,7 @@ func (s *Store) Renew(ctx context.Context, renewals []queue.Renewal, until time.
 }
 
 // Release implements queue.Store.
-func (s *Store) Release(ctx context.Context, seq, fence int64, done func()) error {
+func (s *Store) Release(ctx context.Context, seq, fence int64, try *job.Try, done func()) error {
 	end, err := s.begin(ctx)
 	if err != nil {
 		return err
@@ -219,11 +221,19 @@ func (s *Store) Release(ctx context.Context, seq, fence int64, done func()) erro
 	defer end()
 	if fence == 0 || !s.update(queue.Ref{Seq: seq, Fence: fence}, func(r *row) {
 		r.job.State, r.job.Attempt.Posted, r.job.Attempt.LeaseUntil = job.Pending, false, time.Time{}
+		r.keep(try)
 	}) {
 		return queue.ErrStale
 	}
 	done()
 	return nil
+}
+
+// keep adds an attempt that is over. Rows that share the list before it do not see it.
+func (r *row) keep(t *job.Try) {
+	if t != nil {
+		r.tries = append(slices.Clip(r.tries), *t)
+	}
 }
 
 // Stop implements queue.Store.
@@ -264,6 +274,7 @@ func finish(r *row, e queue.Ending, ended int64) {
 	j.State, j.Started, j.Finished, j.Hidden = e.State, e.Started, e.Finished, e.Hidden
 	j.Attempt.LeaseUntil, j.Attempt.Posted = time.Time{}, false
 	r.ended, r.sealed = ended, nil
+	r.keep(e.Try)
 	if e.Outcome != nil {
 		j.Error, j.Summary = e.Outcome.Error, e.Outcome.Summary
 		out := *e.Outcome
@@ -356,7 +367,7 @@ func (s *Store) Restore(ctx context.Context, numbers map[string]int64, records i
 			return err
 		}
 		j := rec.Job
-		r := &row{job: j, sealed: rec.Credentials, outcome: rec.Outcome, ended: rec.Ended}
+		r := &row{job: j, sealed: rec.Credentials, outcome: rec.Outcome, tries: rec.Tries, ended: rec.Ended}
 		if !j.Hidden {
 			r.request = &rec.Request
 		}

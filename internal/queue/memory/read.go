@@ -70,6 +70,19 @@ func (s *Store) Settings(ctx context.Context) (map[string][]byte, error) {
 	return out, nil
 }
 
+// Tries implements queue.Store.
+func (s *Store) Tries(ctx context.Context, seq int64) ([]job.Try, error) {
+	end, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	if r := s.jobs[seq]; r != nil {
+		return r.tries, nil
+	}
+	return nil, nil
+}
+
 // EachRecord implements queue.Store.
 func (s *Store) EachRecord(ctx context.Context, fn func(queue.Record) error) error {
 	end, err := s.begin(ctx)
@@ -79,7 +92,7 @@ func (s *Store) EachRecord(ctx context.Context, fn func(queue.Record) error) err
 	rows := sorted(maps.Values(s.jobs), func(*row) bool { return true }, bySeq)
 	records := make([]queue.Record, len(rows))
 	for i, r := range rows {
-		records[i] = queue.Record{Job: r.job, Credentials: r.sealed, Outcome: r.outcome, Ended: r.ended, Key: r.key}
+		records[i] = queue.Record{Job: r.job, Credentials: r.sealed, Outcome: r.outcome, Tries: r.tries, Ended: r.ended, Key: r.key}
 		if r.request != nil {
 			records[i].Request = *r.request
 		}

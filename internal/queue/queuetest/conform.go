@@ -75,6 +75,7 @@ func Conform(t *testing.T, shelf Shelf) {
 		{"the store forgets what is old", testStorePrune},
 		{"the store gives and takes records", testStoreRecords},
 		{"an end without an outcome", testStoreNoOutcome},
+		{"the store keeps attempts that are over", testStoreTries},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

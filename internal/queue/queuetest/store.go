@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/queue"
 )
@@ -306,6 +307,45 @@ func given(all []queue.Record, end error) iter.Seq2[queue.Record, error] {
 	}
 }
 
+// testStoreTries: attempts that are over stay readable as long as the job is kept.
+func testStoreTries(t *testing.T, shelf Shelf) {
+	b := start(t, shelf(t), queue.Options{})
+	j := b.submit("ann")
+	try := func(n int, cause job.Cause) job.Try {
+		return job.Try{N: n, BackEnd: fmt.Sprint("gpu", n), Began: at, Ended: at.Add(time.Second), Posted: n > 1, Cause: cause, Reason: "It “broke”\nin two."}
+	}
+	b.must(b.Release(t.Context(), j.ID, b.claim(j.ID).Job.Attempt.Fence, "recalled"))
+	for n := 2; n < 4; n++ {
+		fence := b.claim(j.ID).Job.Attempt.Fence
+		b.must(b.GiveUp(t.Context(), j.ID, fence, try(n, job.CauseCrashed)))
+		refused(t, "again", b.GiveUp(t.Context(), j.ID, fence, try(n, job.CauseLost)), fault.Conflict, "stale_fence")
+	}
+	e := b.claim(j.ID)
+	out, last := Outcome(job.Completed), try(4, job.CauseDone)
+	last.Reason = ""
+	out.Try = &last
+	b.must(b.Finish(t.Context(), j.ID, e.Job.Attempt.Fence, out))
+	want := []job.Try{try(2, job.CauseCrashed), try(3, job.CauseCrashed), last}
+	for range 2 {
+		got, err := b.Tries(t.Context(), j.ID)
+		b.must(err)
+		equal(t, "attempts", got, want)
+		b.restart()
+	}
+	other := b.submit("bob")
+	got, err := b.Tries(t.Context(), other.ID)
+	b.must(err)
+	equal(t, "of another job", len(got), 0)
+	if _, err = b.Tries(t.Context(), "none"); !fault.Is(err, fault.Missing) {
+		t.Errorf("of no job: %v", err)
+	}
+	seq := b.stored(j.ID).Seq
+	b.must(b.store.Prune(t.Context(), queue.Pruning{Keep: 0, Before: time.Now().Add(time.Hour), Limit: 10, Now: at}, func([]queue.Gone) {}))
+	got, err = b.store.Tries(t.Context(), seq)
+	b.must(err)
+	equal(t, "of a job that is gone", len(got), 0)
+}
+
 func testStoreRecords(t *testing.T, shelf Shelf) {
 	b := start(t, shelf(t), queue.Options{})
 	in := insertion("ann", "pending")
@@ -320,7 +360,10 @@ func testStoreRecords(t *testing.T, shelf Shelf) {
 	running := b.insert(in)
 	b.must(b.store.Stop(t.Context(), []queue.Ref{{Seq: running.Seq, Fence: running.Attempt.Fence}}, func([]bool) {}))
 	failed := b.insert(insertion("ann", "failed"))
-	b.must(b.store.Finish(t.Context(), []queue.Ending{{Ref: queue.Ref{Seq: failed.Seq}, User: "ann", State: job.Failed, Finished: at}}, func([]int64) {}))
+	b.must(b.store.Finish(t.Context(), []queue.Ending{{
+		Ref: queue.Ref{Seq: failed.Seq}, User: "ann", State: job.Failed, Finished: at,
+		Try: &job.Try{N: 1, BackEnd: "gpu", Began: at, Ended: at, Cause: job.CauseMemory, Reason: "too big"},
+	}}, func([]int64) {}))
 	for i := range 80 { // more than a page
 		b.insert(insertion("zoe", fmt.Sprint("p", i)))
 	}
@@ -334,6 +377,7 @@ func testStoreRecords(t *testing.T, shelf Shelf) {
 	if want[1].Ended == 0 || want[2].Ended <= want[1].Ended || want[2].Outcome != nil || want[2].Request.Prompt != nil || want[4].Outcome != nil {
 		t.Errorf("records %+v", want[1:5])
 	}
+	equal(t, "the last one's attempts", len(want[4].Tries), 1)
 	equal(t, "records", len(want), 85)
 	if !slices.IsSortedFunc(want, func(x, y queue.Record) int { return cmp.Compare(x.Job.Seq, y.Job.Seq) }) {
 		t.Error("they are out of order")

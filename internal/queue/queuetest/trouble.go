@@ -21,7 +21,7 @@ func testLastWord(t *testing.T, shelf Shelf) {
 	b := start(t, shelf(t), queue.Options{})
 	ctx := t.Context()
 	release := func(e job.Entry) {
-		b.must(b.store.Release(ctx, e.Job.Seq, e.Job.Attempt.Fence, func() {}))
+		b.must(b.store.Release(ctx, e.Job.Seq, e.Job.Attempt.Fence, nil, func() {}))
 	}
 	run := func() job.Entry { return b.claim(b.submit("ann").ID) }
 	e := run()

@@ -110,7 +110,7 @@ func testStaleFence(t *testing.T, shelf Shelf) {
 		equal(t, when+": announced", b.changes(), nil)
 
 		// Not even when the service is wrong about it: the store has its own conditions.
-		if err := b.store.Release(t.Context(), j.Seq, old, func() { t.Error("done was called") }); err != queue.ErrStale {
+		if err := b.store.Release(t.Context(), j.Seq, old, nil, func() { t.Error("done was called") }); err != queue.ErrStale {
 			t.Errorf("%s: the store released with a stale fence: %v", when, err)
 		}
 		b.must(b.store.Finish(t.Context(), []queue.Ending{{Ref: queue.Ref{Seq: j.Seq, Fence: old}, State: job.Failed}}, func(ended []int64) {

@@ -19,6 +19,7 @@
 --   16 history  zset    entries of final jobs in history, in order of person and end
 --   17 gone     zset    entries of final jobs that are out of history
 --   18 past     zset    seq of final jobs, by the time at which they finished
+--   19 tries    hash    seq → its attempts that are over, a line of JSON each
 -- ARGV:
 --    1 generation: another one changes nothing
 --    2 session, 3 number of the batch: a batch that comes again gives its answer again
@@ -36,7 +37,7 @@
 
 local function key(n) return KEYS[n] end
 local META, TICK, LAST, LOG, OPEN, DONE, REQUEST, OUTCOME, SEALED = 1, 2, 3, 4, 5, 6, 7, 8, 9
-local IDS, PROMPTS, KEYED, KEYENDS, NUMBERS, SETTINGS, HISTORY, GONE, PAST = 10, 11, 12, 13, 14, 15, 16, 17, 18
+local IDS, PROMPTS, KEYED, KEYENDS, NUMBERS, SETTINGS, HISTORY, GONE, PAST, TRIES = 10, 11, 12, 13, 14, 15, 16, 17, 18, 19
 local POSTED, STOP, HIDDEN, HELD, HAS_SEALED, HAS_KEY = 1, 2, 4, 8, 16, 32
 
 -- A Redis that is killed while it writes may, two starts later, have done the first commands of a step and not the rest. So
@@ -212,11 +213,19 @@ local function posted(i)
   return 1, i + 3
 end
 
--- R, release: seq (decimal), fence. Result: 1.
+-- keep adds an attempt that is over, once.
+local function keep(seq, line)
+  if line == '' then return end
+  local old = call('HGET', key(TRIES), seq) or ''
+  if sub(old, -#line) ~= line then call('HSET', key(TRIES), seq, old .. line) end
+end
+
+-- R, release: seq (decimal), fence, line of its attempt or ''. Result: 1.
 local function release(i)
   local rec = running(ARGV[i], ARGV[i + 1])
-  if not rec then return 0, i + 2 end
-  return put('R', ARGV[i], 'p' .. flags(rec, 0, POSTED) .. sub(rec, 3, 51) .. NOTHING .. sub(rec, 60)), i + 2
+  if not rec then return 0, i + 3 end
+  keep(ARGV[i], ARGV[i + 2])
+  return put('R', ARGV[i], 'p' .. flags(rec, 0, POSTED) .. sub(rec, 3, 51) .. NOTHING .. sub(rec, 60)), i + 3
 end
 
 -- S, stop: seq (decimal), fence. Result: 1.
@@ -240,12 +249,13 @@ local function rank(i)
 end
 
 -- F, finish: seq (decimal), fence ('' for a pending job), state (1 letter), hidden ('1' or '0'), started, finished, outcome or '',
--- how it ended. Result: the number of the end.
+-- how it ended, line of its attempt or ''. Result: the number of the end.
 local function finish(i)
   local seq, fence, hidden, outcome = ARGV[i], ARGV[i + 1], ARGV[i + 3] == '1', ARGV[i + 6]
   local rec
   if fence == '' then rec = pending(seq) else rec = running(seq, fence) end
-  if not rec then return 0, i + 8 end
+  if not rec then return 0, i + 9 end
+  keep(seq, ARGV[i + 8])
   local ended = take()
   local set = 0
   if hidden then set = HIDDEN end
@@ -267,7 +277,7 @@ local function finish(i)
     call('HDEL', key(PROMPTS), (names(rec)))
   end
   say('F', seq, rec, outcome)
-  return ended, i + 8
+  return ended, i + 9
 end
 
 -- H, hide: person behind its length in 2, how many prompt ids or -1 for all of the history, prompt ids. Result: how many went.
@@ -325,6 +335,7 @@ local function delete(i)
   call('HDEL', key(DONE), seq)
   call('HDEL', key(REQUEST), seq)
   call('HDEL', key(OUTCOME), seq)
+  call('HDEL', key(TRIES), seq)
   call('HDEL', key(IDS), id)
   call('ZREM', key(PAST), seq)
   unkey(rec, keyed, seq)
@@ -347,7 +358,8 @@ local function expire(i)
   return #fields, i + 2
 end
 
--- T, restore: seq (decimal), record, request or '', outcome or '', sealed or '', until when its key counts (decimal). Result: 1.
+-- T, restore: seq (decimal), record, request or '', outcome or '', sealed or '', until when its key counts (decimal), lines
+-- of its attempts or ''. Result: 1.
 local function restore(i)
   local seq, rec = ARGV[i], ARGV[i + 1]
   local prompt, id, keyed = names(rec)
@@ -363,13 +375,14 @@ local function restore(i)
   if not hidden then call('HSET', key(PROMPTS), prompt, seq) end
   if ARGV[i + 2] ~= '' then call('HSET', key(REQUEST), seq, ARGV[i + 2]) end
   if ARGV[i + 3] ~= '' then call('HSET', key(OUTCOME), seq, ARGV[i + 3]) end
+  if ARGV[i + 6] ~= '' then call('HSET', key(TRIES), seq, ARGV[i + 6]) end
   if ARGV[i + 4] ~= '' then call('HSET', key(SEALED), seq, ARGV[i + 4]) end
   if keyed ~= '' then
     local till = tonumber(ARGV[i + 5])
     call('HSET', key(KEYED), person(rec) .. keyed, pack('>I8', till) .. seq)
     call('ZADD', key(KEYENDS), till, person(rec) .. keyed)
   end
-  return 1, i + 6
+  return 1, i + 7
 end
 
 local commands = {

@@ -1,7 +1,7 @@
 -- Writes what people took of the GPUs and what was learned of how long graphs take, or forgets a person.
 --
 -- KEYS, all in one slot: 1 meta
---    2 hours    hash   hour → jobs and milliseconds: "12 3400"
+--    2 hours    hash   hour → jobs, milliseconds and millionths of money: "12 3400 5600"; the last may be missing
 --    3 when     zset   the same hours, in order of time; scores are 0
 --    4 learned  hash   key → body
 --    An hour: when it began (8 bytes, big end first), group behind its length in 2 bytes, person.
@@ -37,16 +37,16 @@ if ARGV[2] == 'save' then
 end
 
 local function numbers(hour)
-  local jobs, ms = string.match(call('HGET', KEYS[2], hour) or '0 0', '^(%S+) (%S+)$')
-  return tonumber(jobs), tonumber(ms)
+  local jobs, ms, spent = string.match(call('HGET', KEYS[2], hour) or '0 0', '^(%S+) (%S+) ?(%S*)$')
+  return tonumber(jobs), tonumber(ms), tonumber(spent) or 0
 end
 for _, hour in ipairs(call('ZRANGE', KEYS[3], 0, -1)) do
   local at = 11 + struct.unpack('>I2', hour, 9)
   if string.sub(hour, at) == ARGV[3] then
     local all = string.sub(hour, 1, at - 1)
-    local jobs, ms = numbers(hour)
-    local others, theirs = numbers(all)
-    put(all, string.format('%.0f %.0f', jobs + others, ms + theirs))
+    local jobs, ms, spent = numbers(hour)
+    local others, theirs, money = numbers(all)
+    put(all, string.format('%.0f %.0f %.0f', jobs + others, ms + theirs, spent + money))
     drop(hour)
   end
 end

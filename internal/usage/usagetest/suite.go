@@ -23,7 +23,7 @@ func Run(t *testing.T, open func(t *testing.T) (store usage.Store, closed func()
 	store, closed := open(t)
 	noon := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
 	hour := func(after int, user, group string, jobs int, gpu time.Duration) usage.Hour {
-		return usage.Hour{Start: noon.Add(time.Duration(after) * time.Hour), User: user, Group: group, Jobs: jobs, GPU: gpu}
+		return usage.Hour{Start: noon.Add(time.Duration(after) * time.Hour), User: user, Group: group, Jobs: jobs, GPU: gpu, Spent: usage.Money(jobs) * usage.Unit / 4}
 	}
 	must(t, store.Save(ctx, usage.Snapshot{
 		Hours: []usage.Hour{hour(-30, "ann", "", 9, 0), hour(0, "ann", "class-a", 1, time.Second), hour(0, "ben", "class-a", 2, time.Minute), hour(1, "ann", "", 3, 0)},
