@@ -22,7 +22,7 @@ import (
 )
 
 // Place keeps the outputs of runs until they were taken. It is safe for concurrent use, and by several programs on
-// several machines. All places here are Probers and Sweepers too.
+// several machines. All places here are Probers and Sweepers too; one that is an io.Closer holds idle connections.
 //
 // Errors are faults: Invalid (a run or an entry that is not well formed, codes handover_run and handover_entry),
 // Missing (see Manifest and Open), Unavailable for trouble of the storage, each with its remedy: disk_full,
@@ -95,6 +95,8 @@ func Open(address string, o Options) (Place, error) {
 	switch {
 	case err == nil && u.Scheme == "file" && u.Host == "" && u.RawQuery == "" && filepath.IsAbs(filepath.FromSlash(u.Path)):
 		return newFolder(filepath.FromSlash(u.Path), o), nil
+	case err == nil && u.Scheme == "s3":
+		return newObjects(address, o)
 	default: // it may have a key in it
 		return nil, fault.New(fault.Invalid, "The storage address is neither a folder nor a bucket.").WithCode("handover_address").
 			WithRemedy("Write file:///mnt/sfs/outputs, or s3://bucket/prefix?endpoint=HOST.")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -16,10 +17,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ahelme/comfyume/internal/bucket/buckettest"
 	"github.com/ahelme/comfyume/internal/fault"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	os.Setenv("AWS_ACCESS_KEY_ID", buckettest.Key)
+	os.Setenv("AWS_SECRET_ACCESS_KEY", buckettest.Secret)
+	goleak.VerifyTestMain(m)
+}
 
 // suite is what every place does. other opens the same place again, as the other side does.
 func suite(t *testing.T, open func(t *testing.T) (place Place, other func() Place)) {
@@ -281,3 +287,5 @@ func cancelled(t *testing.T, p Place, _ func() Place) {
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func inAnHour() time.Time { return time.Now().Add(time.Hour) }
