@@ -168,8 +168,12 @@ func (b *Bucket) Sweep(ctx context.Context, prefix string, olderThan time.Time) 
 	gone := 0
 	for key, id := "", ""; ; {
 		page, err := b.core.ListMultipartUploads(ctx, b.address.Bucket, b.name(prefix), key, id, "", 1000)
+		err = b.trouble(ctx, "list unfinished uploads", err)
+		if errors.Is(err, ErrMissing) { // some servers call none so
+			return gone, nil
+		}
 		if err != nil {
-			return gone, b.trouble(ctx, "list unfinished uploads", err)
+			return gone, err
 		}
 		for _, u := range page.Uploads {
 			if !u.Initiated.Before(olderThan) {
