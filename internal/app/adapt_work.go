@@ -9,10 +9,12 @@ import (
 	"github.com/ahelme/comfyume/internal/catalog"
 	"github.com/ahelme/comfyume/internal/comfy"
 	"github.com/ahelme/comfyume/internal/comfyserver"
+	"github.com/ahelme/comfyume/internal/config"
 	"github.com/ahelme/comfyume/internal/deliver"
 	"github.com/ahelme/comfyume/internal/dispatch"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/file"
+	"github.com/ahelme/comfyume/internal/fleet"
 	"github.com/ahelme/comfyume/internal/identity"
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/policy"
@@ -82,11 +84,27 @@ func (t translation) Result(r backend.Result, names dispatch.Names) (backend.Res
 	return t.Translation.Result(r, rewrite.Names(names))
 }
 
-// catalogFace is the catalog as the per-user server wants it.
-type catalogFace struct{ *catalog.Catalog }
+// catalogFace is a group's catalog as the per-user server wants it.
+type catalogFace struct{ *catalog.View }
 
 func (c catalogFace) ObjectInfo(inputs []string) comfyserver.Encoded {
-	return comfyserver.Encoded(c.Catalog.ObjectInfo(inputs))
+	return comfyserver.Encoded(c.View.ObjectInfo(inputs))
+}
+
+func catalogMembers(list []config.Back) []catalog.Member {
+	out := make([]catalog.Member, 0, len(list))
+	for _, b := range list {
+		out = append(out, catalog.Member{Name: b.Name, Groups: b.Groups})
+	}
+	return out
+}
+
+func packMembers(list []config.Back) []fleet.PackMember {
+	out := make([]fleet.PackMember, 0, len(list))
+	for _, b := range list {
+		out = append(out, fleet.PackMember{Name: b.Name, Groups: b.Groups})
+	}
+	return out
 }
 
 // templatesFace is the operator's templates as the per-user server wants them.
@@ -114,12 +132,12 @@ func (c checker) Check(ctx context.Context, who identity.Person, prompt json.Raw
 		return comfyserver.Verdict{}, fault.Wrap(fault.Invalid, err, "The prompt is no object of nodes.").
 			WithRemedy("Send a graph in API form.").WithCode("invalid_prompt")
 	}
-	v := c.catalog.Validate(g, targets, has)
+	v := c.catalog.For(who.Group).Validate(g, targets, has)
 	out := comfyserver.Verdict{Outputs: v.Outputs, Refusal: v.Refusal, NodeErrors: v.NodeErrors}
 	if v.Refusal != nil {
 		return out, nil
 	}
-	if err := c.allowed(g); err != nil {
+	if err := c.allowed(who.Group, g); err != nil {
 		return comfyserver.Verdict{}, err
 	}
 	out.Profile = usage.Profile(g)
@@ -132,8 +150,7 @@ func (s *Studio) checker() checker {
 }
 
 // allowed says whether the studio's rules let a graph run.
-func (c checker) allowed(g *comfy.Graph) error {
-	return c.rules.Check(policy.Graph{
-		Nodes: g.Nodes(), Paid: c.catalog.Paid(g), Unnamed: c.catalog.Unnamed(g), FreePath: c.catalog.FreePath(g),
-	})
+func (c checker) allowed(group string, g *comfy.Graph) error {
+	v := c.catalog.For(group)
+	return c.rules.Check(policy.Graph{Nodes: g.Nodes(), Paid: v.Paid(g), Unnamed: v.Unnamed(g), FreePath: v.FreePath(g)})
 }

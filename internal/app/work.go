@@ -157,16 +157,14 @@ func (s *Studio) sweep(ctx context.Context) error {
 
 // newFleet connects the back ends and what they can run.
 func (s *Studio) newFleet(ctx context.Context) error {
-	order := make([]string, 0, len(s.backends))
-	for _, b := range s.backends {
-		order = append(order, b.Name)
-	}
 	var err error
 	store := s.stores.catalog
-	if s.catalog, err = catalog.New(ctx, store, catalog.Options{Order: order, Log: s.log}); err != nil {
+	if s.catalog, err = catalog.New(ctx, store, catalog.Options{Members: catalogMembers(s.backends), Log: s.log}); err != nil {
 		return err
 	}
-	if s.packs, err = fleet.NewPacks(ctx, store, order, fleet.PackOptions{Log: s.log}); err != nil {
+	if s.packs, err = fleet.NewPacks(ctx, store, packMembers(s.backends), fleet.PackOptions{
+		Only: s.cfg.Packs.Allow, Deny: s.cfg.Packs.Deny, Routes: s.cfg.Packs.Routes, Log: s.log,
+	}); err != nil {
 		return err
 	}
 	s.deliver = deliver.New(s.stores.files, s.blobs, s.log)
@@ -231,7 +229,7 @@ func (s *Studio) fleetChanged() {
 
 // newDispatch makes the run loop.
 func (s *Studio) newDispatch() *dispatch.Dispatcher {
-	rewriter := rewrite.New(s.catalog, s.files, s.self.key, rewrite.Options{
+	rewriter := rewrite.New(func(group string) rewrite.Catalog { return s.catalog.For(group) }, s.files, s.self.key, rewrite.Options{
 		SaltAll: s.cfg.Isolation == "strict", Allowed: s.checker().allowed,
 	})
 	return dispatch.New(dispatch.Deps{
@@ -301,11 +299,12 @@ func (s *Studio) newComfy() error {
 	}
 	s.comfy, err = comfyserver.New(comfyserver.Deps{
 		Queue: s.queue, Bus: sessionBus{s.bus, s}, Files: s.files, Home: s.home, Pictures: s.pictures,
-		Catalog: catalogFace{s.catalog}, Packs: s.packs, Templates: templatesFace{s.templates},
+		Catalog: func(group string) comfyserver.Catalog { return catalogFace{s.catalog.For(group)} }, Packs: s.packs, Templates: templatesFace{s.templates},
 		Checker: s.checker(),
 	}, comfyserver.Options{
 		MaxUpload: int64(s.cfg.Limits.Upload), SocketsPerUser: s.cfg.Limits.SocketsPerUser, Fallback: http.HandlerFunc(s.rest), Log: s.log,
-		Spool: spool, Settings: began, IdleStop: time.Duration(s.cfg.Queue.IdleStop), Several: s.server != nil,
+		Elsewhere: s.packRoute,
+		Spool:     spool, Settings: began, IdleStop: time.Duration(s.cfg.Queue.IdleStop), Several: s.server != nil,
 	})
 	return err
 }

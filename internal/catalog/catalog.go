@@ -13,7 +13,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/ahelme/comfyume/internal/backend"
-	"github.com/ahelme/comfyume/internal/comfy"
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 	"github.com/ahelme/comfyume/internal/fault"
 )
@@ -24,22 +23,27 @@ type Store interface {
 	LoadSnapshots(ctx context.Context) (map[string][]byte, error)
 }
 
-// Options are the settings of a Catalog. The zero value is good.
-type Options struct {
-	Order []string // back ends as configured: on conflict the earlier one wins; others are left out
-	Log   *slog.Logger
+// Member is a configured back end.
+type Member struct {
+	Name   string
+	Groups []string // whose jobs it runs; empty: everybody's
 }
 
-// Catalog is the merged description of all back ends. It is safe for concurrent use.
-type Catalog struct {
-	store  Store
-	order  []string
-	log    *slog.Logger
-	merged atomic.Pointer[merged]
-	lists  listCache
+// Options are the settings of a Catalog. The zero value is good.
+type Options struct {
+	Members []Member // in the order of the configuration: on conflict the earlier one wins; others are left out
+	Log     *slog.Logger
+}
 
-	mu    sync.Mutex // guards known
-	known map[string]*known
+// Catalog is what the back ends can run, merged for each group of people. It is safe for concurrent use.
+type Catalog struct {
+	store Store
+	log   *slog.Logger
+	views atomic.Pointer[views]
+
+	mu      sync.Mutex // guards what views are made of
+	members []Member
+	known   map[string]*known
 }
 
 // known is what one back end told last.
@@ -59,13 +63,13 @@ func New(ctx context.Context, store Store, o Options) (*Catalog, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	c := &Catalog{store: store, order: o.Order, log: o.Log, known: map[string]*known{}}
+	c := &Catalog{store: store, members: o.Members, log: o.Log, known: map[string]*known{}}
 	blobs, err := store.LoadSnapshots(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load what the back ends can run: %w", err)
 	}
 	for name, blob := range blobs {
-		if !slices.Contains(o.Order, name) {
+		if !slices.ContainsFunc(o.Members, func(m Member) bool { return m.Name == name }) {
 			continue // not configured any more
 		}
 		k, err := decodeKnown(blob)
@@ -101,10 +105,20 @@ func (c *Catalog) Update(backEnd string, snap backend.Snapshot) (changed bool, e
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before := c.merged.Load()
 	c.known[backEnd] = k
-	c.merge()
-	return before.sum != c.merged.Load().sum, nil
+	return c.merge(), nil
+}
+
+// Arrange takes in which back ends there are now, in their order, and whose jobs they run. What is known of others is
+// forgotten. changed reports whether what can be run has changed.
+func (c *Catalog) Arrange(members []Member) (changed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.members = slices.Clone(members)
+	maps.DeleteFunc(c.known, func(name string, _ *known) bool {
+		return !slices.ContainsFunc(members, func(m Member) bool { return m.Name == name })
+	})
+	return c.merge()
 }
 
 func (k *known) parse() error {
@@ -177,99 +191,40 @@ func decodeKnown(blob []byte) (*known, error) {
 	return k, k.parse()
 }
 
-// Classes counts the node classes.
-func (c *Catalog) Classes() int { return len(c.merged.Load().classes) }
-
-// Needs lists what a back end must have for the graph: its node classes, and what its core nodes choose, such as
-// models. Each is a name that people understand.
-func (c *Catalog) Needs(g *comfy.Graph) []string {
-	m := c.merged.Load()
-	var needs []string
-	seen := map[string]bool{}
-	add := func(name string) {
-		if !seen[name] {
-			seen[name] = true
-			needs = append(needs, name)
-		}
-	}
-	for _, n := range g.Nodes() {
-		add(n.ClassType)
-		k := m.classes[n.ClassType]
-		if k == nil {
-			continue
-		}
-		for _, value := range n.Inputs {
-			if text, ok := pyjson.Text(value.Value); ok {
-				if name := need(n.ClassType, value.Key, text); m.choices[name] {
-					add(name)
-				}
-			}
-		}
-	}
-	return needs
-}
-
 // Missing returns which of the needs a back end lacks. Of a back end that was never asked nothing is known, and so
 // nothing missing.
 func (c *Catalog) Missing(backEnd string, needs []string) []string {
-	m := c.merged.Load()
-	has := m.has[backEnd]
+	return missing(c.views.Load().has[backEnd], needs)
+}
+
+func missing(has map[string]bool, needs []string) []string {
 	if has == nil {
 		return nil
 	}
-	var missing []string
+	var lacks []string
 	for _, name := range needs {
 		if !has[name] {
-			missing = append(missing, name)
+			lacks = append(lacks, name)
 		}
 	}
-	return missing
+	return lacks
 }
 
-// Class returns one node's description with the person's inputs in its lists, nil when there is no such class.
-func (c *Catalog) Class(name string, inputs []string) json.RawMessage {
-	m := c.merged.Load()
-	p, ok := m.pieces[name]
-	if !ok {
-		return nil
-	}
-	return p.fill(nil, inputs)
-}
-
-// Models lists the model files of a folder.
-func (c *Catalog) Models(folder string) (names []string, ok bool) {
-	names, ok = c.merged.Load().models[folder]
-	return names, ok
-}
-
-// Folders lists the model folders.
-func (c *Catalog) Folders() []string { return c.merged.Load().folders }
-
-// Embeddings lists the embeddings.
-func (c *Catalog) Embeddings() []string { return c.merged.Load().embeddings }
-
-// Extensions lists the web files of custom nodes by back end, as the back ends list them.
-func (c *Catalog) Extensions() map[string][]string { return c.merged.Load().extensions }
-
-// WebText returns what the back ends gave for a route such as "i18n", nil when none did.
-func (c *Catalog) WebText(route string) json.RawMessage { return c.merged.Load().webTexts[route] }
-
-// SystemStats returns the first back end's answer, fit for participants: no arguments, no paths. Nil when no back
-// end was ever seen.
-func (c *Catalog) SystemStats() json.RawMessage { return c.merged.Load().stats }
-
-// merge makes the description of all. The lock is held, or nobody else knows c yet.
-func (c *Catalog) merge() {
-	m := newMerged()
-	for _, name := range c.order {
-		if k := c.known[name]; k != nil {
-			m.add(name, k, c.log)
+// Known lists the back ends of which something is known, with the number of their node classes and of their model
+// files.
+func (c *Catalog) Known() map[string]Size {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := make(map[string]Size, len(c.known))
+	for name, k := range c.known {
+		size := Size{Classes: len(k.classes)}
+		for _, files := range k.Models {
+			size.Models += len(files)
 		}
+		out[name] = size
 	}
-	m.seal()
-	c.merged.Store(m)
-	c.lists.clear()
+	return out
 }
 
-// BackEnds lists the back ends of which something is known.
-func (c *Catalog) BackEnds() []string { return slices.Sorted(maps.Keys(c.merged.Load().has)) }
+// Size is how much a back end can run.
+type Size struct{ Classes, Models int }

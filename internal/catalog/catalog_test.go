@@ -31,9 +31,16 @@ func (m memory) SaveSnapshot(_ context.Context, name string, blob []byte) error 
 
 func (m memory) LoadSnapshots(context.Context) (map[string][]byte, error) { return m, nil }
 
+func members(order []string) (list []catalog.Member) {
+	for _, name := range order {
+		list = append(list, catalog.Member{Name: name})
+	}
+	return list
+}
+
 func newCatalog(t testing.TB, store memory, order ...string) *catalog.Catalog {
 	t.Helper()
-	c, err := catalog.New(t.Context(), store, catalog.Options{Order: order})
+	c, err := catalog.New(t.Context(), store, catalog.Options{Members: members(order)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,11 +78,11 @@ const small = `{
 func TestObjectInfoShowsEachPersonTheirOwnFiles(t *testing.T) {
 	t.Parallel()
 	c := newCatalog(t, memory{}, "a")
-	if got := string(c.ObjectInfo(nil).JSON); got != "{}" {
+	if got := string(c.For("").ObjectInfo(nil).JSON); got != "{}" {
 		t.Errorf("before the first back end: %s, want {}", got)
 	}
 	update(t, c, "a", small)
-	e := c.ObjectInfo([]string{"mine.png", "notes.txt", "sub/deep.png"})
+	e := c.For("").ObjectInfo([]string{"mine.png", "notes.txt", "sub/deep.png"})
 	for word, want := range map[string]bool{"mine.png": true, "z.png": false, "notes.txt": false, "deep.png": false} {
 		if got := bytes.Contains(e.JSON, []byte(word)); got != want {
 			t.Errorf("%s is in the answer: %v, want %v", word, got, want)
@@ -92,10 +99,10 @@ func TestObjectInfoShowsEachPersonTheirOwnFiles(t *testing.T) {
 	if err != nil || !bytes.Equal(plain, e.JSON) {
 		t.Errorf("the compressed form is another one (%v)", err)
 	}
-	if other := c.ObjectInfo(nil); other.ETag == e.ETag {
+	if other := c.For("").ObjectInfo(nil); other.ETag == e.ETag {
 		t.Error("another person's answer has the same ETag")
 	}
-	if got := string(c.Class("LoadImage", nil)); !strings.Contains(got, `[[], {"image_upload": true}]`) {
+	if got := string(c.For("").Class("LoadImage", nil)); !strings.Contains(got, `[[], {"image_upload": true}]`) {
 		t.Errorf("class: %s", got)
 	}
 }
@@ -108,10 +115,10 @@ func TestMergeJoinsChoicesAndSurvives(t *testing.T) {
 	update(t, c, "first", strings.Replace(small, `"Paid"`, `"OnlyFirst"`, 1))
 	again := newCatalog(t, store, "first", "second")
 	for name, c := range map[string]*catalog.Catalog{"updated": c, "reopened": again} {
-		if got := string(c.Class("Pick", nil)); !strings.Contains(got, `["a", "b", "c"]`) || !strings.Contains(got, "18446744073709551615") {
+		if got := string(c.For("").Class("Pick", nil)); !strings.Contains(got, `["a", "b", "c"]`) || !strings.Contains(got, "18446744073709551615") {
 			t.Errorf("%s: %s", name, got)
 		}
-		if n := c.Classes(); n != 6 {
+		if n := c.For("").Classes(); n != 6 {
 			t.Errorf("%s: %d classes, want 6", name, n)
 		}
 		if diff := cmp.Diff([]string{"Paid"}, c.Missing("first", []string{"Save", "Paid"})); diff != "" {
@@ -122,7 +129,7 @@ func TestMergeJoinsChoicesAndSurvives(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	needs := c.Needs(g)
+	needs := c.For("").Needs(g)
 	if diff := cmp.Diff([]string{"Pick", "c (Pick.how)", "x (Pick.new)", "Save"}, needs); diff != "" {
 		t.Error(diff)
 	}
@@ -132,7 +139,7 @@ func TestMergeJoinsChoicesAndSurvives(t *testing.T) {
 	if missing := c.Missing("second", needs); missing != nil {
 		t.Errorf("the second back end lacks %q", missing)
 	}
-	if n := newCatalog(t, store, "second").Classes(); n != 5 {
+	if n := newCatalog(t, store, "second").For("").Classes(); n != 5 {
 		t.Errorf("a back end that is not configured any more still counts: %d classes", n)
 	}
 }
@@ -170,7 +177,7 @@ func TestCertainRefusesOnlyWhatIsCertain(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			v := c.Validate(g, nil, has)
+			v := c.For("").Validate(g, nil, has)
 			if tc.want == "" {
 				if v.Refusal != nil || !slices.Equal(v.Outputs, []string{"2"}) {
 					t.Errorf("refused: %s", v.Refusal)
@@ -227,7 +234,7 @@ func TestRecordedRefusals(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := c.Validate(g, nil, func(file.Ref) bool { return false }).Refusal
+			got := c.For("").Validate(g, nil, func(file.Ref) bool { return false }).Refusal
 			if diff := cmp.Diff(comparable(t, e.Response.JSON), comparable(t, got)); diff != "" {
 				t.Errorf("%s: %s", filepath.Base(name), diff)
 			}
@@ -281,7 +288,7 @@ func TestDeepGraph(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := c.Validate(g, []string{"0"}, nil)
+	v := c.For("").Validate(g, []string{"0"}, nil)
 	if !bytes.Contains(v.Refusal, []byte("dependency_cycle")) {
 		t.Errorf("a cycle of %d nodes: %.200s", n, v.Refusal)
 	}
@@ -302,7 +309,7 @@ func BenchmarkValidate(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if v := c.Validate(g, nil, nil); v.Refusal != nil {
+		if v := c.For("").Validate(g, nil, nil); v.Refusal != nil {
 			b.Fatal(string(v.Refusal))
 		}
 	}
@@ -317,7 +324,7 @@ func BenchmarkObjectInfo(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if len(c.ObjectInfo(inputs).JSON) == 0 {
+		if len(c.For("").ObjectInfo(inputs).JSON) == 0 {
 			b.Fatal("empty")
 		}
 	}

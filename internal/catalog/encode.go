@@ -70,10 +70,10 @@ func (t template) fill(dst []byte, inputs []string) []byte {
 
 // ObjectInfo returns the whole description with the person's inputs, given as paths below their input folder, in the
 // lists of nodes that read uploads. Before the first back end was seen it is {}.
-func (c *Catalog) ObjectInfo(inputs []string) Encoded {
+func (v *View) ObjectInfo(inputs []string) Encoded {
 	key := strings.Join(inputs, "\x00")
-	m := c.merged.Load()
-	return c.lists.get(key, func() Encoded { return encode(m.whole.fill(nil, inputs)) })
+	m := v.merged
+	return v.lists.get(key, func() Encoded { return encode(m.whole.fill(nil, inputs)) })
 }
 
 func encode(raw []byte) Encoded {

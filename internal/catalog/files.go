@@ -51,8 +51,8 @@ func offered(kind fileKind, inputs []string) []string {
 
 // FileInputs lists every input of the graph that reads files of the person by a name that is written in the graph.
 // Nodes with others are those of Unnamed.
-func (c *Catalog) FileInputs(g *comfy.Graph) []comfy.FileInput {
-	m := c.merged.Load()
+func (v *View) FileInputs(g *comfy.Graph) []comfy.FileInput {
+	m := v.merged
 	var list []comfy.FileInput
 	for _, n := range g.Nodes() {
 		k := m.classes[n.ClassType]
@@ -100,8 +100,8 @@ func (in *input) files(list []comfy.FileInput, n *comfy.Node) []comfy.FileInput 
 
 // Unnamed lists the nodes of the graph that read files whose names are not written in it as plain text, so that they
 // can't be kept to the person's own: a name that another node makes up while the graph runs could be anybody's.
-func (c *Catalog) Unnamed(g *comfy.Graph) []comfy.Node {
-	m := c.merged.Load()
+func (v *View) Unnamed(g *comfy.Graph) []comfy.Node {
+	m := v.merged
 	var list []comfy.Node
 	for _, n := range g.Nodes() {
 		if k := m.classes[n.ClassType]; k != nil && k.unnamed(&n) {
@@ -155,8 +155,8 @@ func annotated(text string) bool {
 }
 
 // OutputNodes lists the nodes of the graph that make outputs.
-func (c *Catalog) OutputNodes(g *comfy.Graph) []string {
-	m := c.merged.Load()
+func (v *View) OutputNodes(g *comfy.Graph) []string {
+	m := v.merged
 	var ids []string
 	for _, n := range g.Nodes() {
 		if k := m.classes[n.ClassType]; k != nil && k.output {

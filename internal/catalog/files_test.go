@@ -68,10 +68,10 @@ func TestEveryFileIsNamedOrRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(tc.found, c.FileInputs(g)); diff != "" {
+			if diff := cmp.Diff(tc.found, c.For("").FileInputs(g)); diff != "" {
 				t.Errorf("files (-want +got):\n%s", diff)
 			}
-			if got := len(c.Unnamed(g)) > 0; got != tc.unnamed {
+			if got := len(c.For("").Unnamed(g)) > 0; got != tc.unnamed {
 				t.Errorf("unnamed %v, want %v", got, tc.unnamed)
 			}
 		})
@@ -82,7 +82,7 @@ func TestListsOfFilesShowNobodyElses(t *testing.T) {
 	t.Parallel()
 	c := newCatalog(t, memory{}, "a")
 	update(t, c, "a", readers)
-	info := string(c.ObjectInfo([]string{"mine.txt", "mine.png"}).JSON)
+	info := string(c.For("").ObjectInfo([]string{"mine.txt", "mine.png"}).JSON)
 	if strings.Contains(info, "theirs.txt") || strings.Count(info, "mine.txt") != 1 {
 		t.Errorf("object_info shows other files than the person's: %s", info)
 	}
@@ -90,7 +90,7 @@ func TestListsOfFilesShowNobodyElses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(c.FreePath(g)) != 1 {
+	if len(c.For("").FreePath(g)) != 1 {
 		t.Error("a core class that reads a folder of results by any name may run")
 	}
 }

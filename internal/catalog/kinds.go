@@ -19,8 +19,8 @@ var pathNames = []string{"path", "filepath", "filename_path", "directory", "dir"
 
 // FreePath lists the nodes of the graph that read or write paths of their own choice. Core nodes keep to ComfyUI's
 // folders; of custom nodes it is told by text inputs that are named like a path.
-func (c *Catalog) FreePath(g *comfy.Graph) []comfy.Node {
-	m := c.merged.Load()
+func (v *View) FreePath(g *comfy.Graph) []comfy.Node {
+	m := v.merged
 	var list []comfy.Node
 	for _, n := range g.Nodes() {
 		if k := m.classes[n.ClassType]; k != nil && k.freePath() {
@@ -49,8 +49,8 @@ func namesPath(name string) bool {
 }
 
 // Core reports whether all nodes of the graph are of classes that are known to ship with ComfyUI.
-func (c *Catalog) Core(g *comfy.Graph) bool {
-	m := c.merged.Load()
+func (v *View) Core(g *comfy.Graph) bool {
+	m := v.merged
 	for _, n := range g.Nodes() {
 		if k := m.classes[n.ClassType]; k == nil || !k.core() {
 			return false
@@ -60,8 +60,8 @@ func (c *Catalog) Core(g *comfy.Graph) bool {
 }
 
 // Paid lists the nodes of the graph that spend a person's own credits.
-func (c *Catalog) Paid(g *comfy.Graph) []comfy.Node {
-	m := c.merged.Load()
+func (v *View) Paid(g *comfy.Graph) []comfy.Node {
+	m := v.merged
 	var paid []comfy.Node
 	for _, n := range g.Nodes() {
 		if k := m.classes[n.ClassType]; k != nil && k.api {
@@ -72,8 +72,8 @@ func (c *Catalog) Paid(g *comfy.Graph) []comfy.Node {
 }
 
 // Choices lists what an input of a class can be set to. Nil: no such class or input, or it takes no choice.
-func (c *Catalog) Choices(class, input string) []string {
-	k := c.merged.Load().classes[class]
+func (v *View) Choices(class, input string) []string {
+	k := v.merged.classes[class]
 	if k == nil {
 		return nil
 	}

@@ -22,17 +22,21 @@ type Verdict struct {
 // run, nil for all; has tells whether the person has a file.
 //
 // Source: ComfyUI 0.3.64, execution.py (validate_prompt, validate_inputs).
-func (c *Catalog) Validate(g *comfy.Graph, targets []string, has func(file.Ref) bool) Verdict {
-	m := c.merged.Load()
+func (v *View) Validate(g *comfy.Graph, targets []string, has func(file.Ref) bool) Verdict {
+	m := v.merged
 	if len(m.classes) == 0 {
 		return Verdict{Outputs: []string{}, NodeErrors: empty} // nothing is known, so nothing is certain
 	}
-	v := &validation{m: m, g: g, has: has, done: map[string]*result{}}
-	outputs, refusal := v.outputs(targets)
+	check := &validation{m: m, g: g, has: has, done: map[string]*result{}}
+	outputs, refusal := check.outputs(targets)
 	if refusal != nil {
 		return Verdict{Refusal: refusal}
 	}
-	return v.judge(outputs)
+	verdict := check.judge(outputs)
+	if verdict.Refusal == nil {
+		verdict.Refusal = v.nowhere(g, verdict.Outputs)
+	}
+	return verdict
 }
 
 var empty = json.RawMessage("{}")

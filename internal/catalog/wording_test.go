@@ -110,7 +110,7 @@ func TestRefusalsReadLikeComfyUIs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			body := c.Validate(g, nil, func(file.Ref) bool { return true }).Refusal
+			body := c.For("").Validate(g, nil, func(file.Ref) bool { return true }).Refusal
 			quoted := strings.NewReplacer(": -Infinity", `: "-Infinity"`, ": NaN", `: "NaN"`).Replace(string(body))
 			if diff := cmp.Diff(tc.want, refusal(t, json.RawMessage(quoted))); diff != "" {
 				t.Error(diff)
@@ -144,7 +144,7 @@ func TestLargeGraphsAreCheckedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		begin := time.Now()
-		v := c.Validate(g, nil, nil)
+		v := c.For("").Validate(g, nil, nil)
 		if ok := v.Refusal == nil; ok != (shape == "a ladder" || shape == "a star") {
 			t.Errorf("%s: %.200s", shape, v.Refusal)
 		}

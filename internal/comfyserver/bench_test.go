@@ -82,7 +82,7 @@ func BenchmarkHistory10000(b *testing.B) {
 		w := &nowhere{header: http.Header{}}
 		d := listQueue{s.queue}
 		srv, err := comfyserver.New(comfyserver.Deps{
-			Queue: d, Bus: s.bus, Files: s.files, Home: &fakeHome{}, Pictures: fakePictures{}, Catalog: fakeCatalog{}, Checker: s.checker,
+			Queue: d, Bus: s.bus, Files: s.files, Home: &fakeHome{}, Pictures: fakePictures{}, Catalog: always(fakeCatalog{}), Checker: s.checker,
 		}, comfyserver.Options{})
 		if err != nil {
 			b.Fatal(err)

@@ -19,7 +19,7 @@ type Deps struct {
 	Files     Files
 	Home      Home
 	Pictures  Pictures
-	Catalog   Catalog
+	Catalog   func(group string) Catalog // what a group of people can run
 	Checker   Checker
 	Packs     Packs     // may be nil: custom nodes bring no web files
 	Templates Templates // may be nil: the studio has no templates of its own
@@ -145,10 +145,10 @@ type Verdict struct {
 
 // Packs are the web files of the back ends' custom nodes, kept so that they work while the back ends sleep.
 type Packs interface {
-	// Scripts lists the addresses of scripts to load, such as /extensions/PACK/js/main.js.
-	Scripts() []string
+	// Scripts lists the addresses of scripts that a group's pages load, such as /extensions/PACK/js/main.js.
+	Scripts(group string) []string
 	// File opens one file below /extensions/PACK/. Missing when there is none, or the pack is switched off.
-	File(ctx context.Context, pack, path string) (content io.ReadSeekCloser, hash string, err error)
+	File(ctx context.Context, group, pack, path string) (content io.ReadSeekCloser, hash string, err error)
 }
 
 // Templates are workflows that the operator gives everybody, or a group.

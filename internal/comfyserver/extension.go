@@ -28,10 +28,10 @@ var studioTag = func() string {
 }()
 
 // extensions answers GET /extensions: the scripts that the editor loads.
-func (s *Server) extensions(w http.ResponseWriter, _ *call) error {
+func (s *Server) extensions(w http.ResponseWriter, c *call) error {
 	list := []string{"/extensions/comfyume/studio.js"}
 	if s.Packs != nil {
-		list = append(list, s.Packs.Scripts()...)
+		list = append(list, s.Packs.Scripts(c.person.Group)...)
 	}
 	return writeJSON(w, http.StatusOK, pyjson.AppendStrings(nil, list))
 }
@@ -55,7 +55,7 @@ func (s *Server) studioFile(w http.ResponseWriter, c *call) error {
 		return s.here(w, c)
 	case "starter.json":
 		w.Header().Set("Cache-Control", "no-store")
-		return writeJSON(w, http.StatusOK, s.starter())
+		return writeJSON(w, http.StatusOK, s.starter(c))
 	}
 	return missing("There is no such file.")
 }
@@ -76,7 +76,7 @@ func (s *Server) studioState(w http.ResponseWriter, c *call) error {
 		Touch   float64 `json:"touch_every,omitempty"` // seconds after which it is told again that somebody is there
 		room.State
 	}{
-		c.user(), c.person.Group, string(c.person.Role), s.options.SignOut, len(s.Catalog.Folders()) > 0, s.touchEvery(),
+		c.user(), c.person.Group, string(c.person.Role), s.options.SignOut, len(s.catalog(c).Folders()) > 0, s.touchEvery(),
 		s.hub.Follow(c.user(), c.query().Get("clientId")),
 	})
 }
@@ -105,7 +105,7 @@ func (s *Server) packFile(w http.ResponseWriter, c *call) error {
 	if s.Packs == nil || outside(name) {
 		return missing("There is no such file.")
 	}
-	content, hash, err := s.Packs.File(c.Context(), pack, name)
+	content, hash, err := s.Packs.File(c.Context(), c.person.Group, pack, name)
 	if err != nil {
 		if fault.Is(err, fault.Missing) {
 			return missing("There is no such file.")
@@ -124,19 +124,19 @@ func (s *Server) packFile(w http.ResponseWriter, c *call) error {
 
 // starter is the workflow that a new workspace opens on: the operator's choice, else one for a model that is there,
 // else one that needs none.
-func (s *Server) starter() json.RawMessage {
+func (s *Server) starter(c *call) json.RawMessage {
 	if s.options.Starter != nil {
 		return s.options.Starter
 	}
 	has := func(classes ...string) bool {
-		for _, c := range classes {
-			if s.Catalog.Class(c, nil) == nil {
+		for _, class := range classes {
+			if s.catalog(c).Class(class, nil) == nil {
 				return false
 			}
 		}
 		return true
 	}
-	if models, _ := s.Catalog.Models("checkpoints"); len(models) > 0 &&
+	if models, _ := s.catalog(c).Models("checkpoints"); len(models) > 0 &&
 		has("CheckpointLoaderSimple", "CLIPTextEncode", "EmptyLatentImage", "KSampler", "VAEDecode", "SaveImage") {
 		return textToImage(preferred(models))
 	}

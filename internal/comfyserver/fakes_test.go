@@ -522,6 +522,11 @@ func (fakePictures) Mask(_ context.Context, original, mask io.Reader) ([]byte, e
 // fakeCatalog knows three classes and one model folder.
 type fakeCatalog struct{ info []byte }
 
+// always returns the same catalog for every group.
+func always(c comfyserver.Catalog) func(string) comfyserver.Catalog {
+	return func(string) comfyserver.Catalog { return c }
+}
+
 func (c fakeCatalog) ObjectInfo(inputs []string) comfyserver.Encoded {
 	if c.info != nil {
 		return comfyserver.Encoded{JSON: c.info, Gzip: []byte("packed"), ETag: `"abc"`}
@@ -571,7 +576,7 @@ func newStudio(t testing.TB, o comfyserver.Options, change ...func(*comfyserver.
 	s := &studio{t: t, bus: event.New(), files: &fakeFiles{}}
 	s.queue = &fakeQueue{bus: s.bus}
 	d := comfyserver.Deps{
-		Queue: s.queue, Bus: s.bus, Files: s.files, Home: &fakeHome{}, Pictures: fakePictures{}, Catalog: fakeCatalog{},
+		Queue: s.queue, Bus: s.bus, Files: s.files, Home: &fakeHome{}, Pictures: fakePictures{}, Catalog: always(fakeCatalog{}),
 		Checker: fakeChecker(func(p json.RawMessage, has func(file.Ref) bool) (comfyserver.Verdict, error) {
 			if s.checker == nil {
 				return comfyserver.Verdict{Outputs: []string{"3"}}, nil

@@ -19,7 +19,7 @@ func fuzzServer(f *testing.F) *comfyserver.Server {
 	bus := event.New()
 	s, err := comfyserver.New(comfyserver.Deps{
 		Queue: &fakeQueue{bus: bus}, Bus: bus, Files: &fakeFiles{}, Home: &fakeHome{}, Pictures: fakePictures{},
-		Catalog: fakeCatalog{}, Checker: fakeChecker(nil),
+		Catalog: always(fakeCatalog{}), Checker: fakeChecker(nil),
 	}, comfyserver.Options{MaxPrompt: 1 << 20, MaxUpload: 1 << 20})
 	if err != nil {
 		f.Fatal(err)

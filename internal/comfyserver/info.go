@@ -33,7 +33,7 @@ func (s *Server) objectInfo(w http.ResponseWriter, c *call) error {
 	if err != nil {
 		return err
 	}
-	e := s.Catalog.ObjectInfo(names)
+	e := s.catalog(c).ObjectInfo(names)
 	h := w.Header()
 	h.Add("Vary", "Accept-Encoding")
 	h.Set("ETag", e.ETag)
@@ -81,7 +81,7 @@ func (s *Server) objectInfoOne(w http.ResponseWriter, c *call) error {
 		return err
 	}
 	class := c.params.get("class")
-	info := s.Catalog.Class(class, names)
+	info := s.catalog(c).Class(class, names)
 	if info == nil {
 		return done(w)
 	}
@@ -95,25 +95,25 @@ const noStats = `{"system": {"os": "posix", "ram_total": 0, "ram_free": 0, "comf
 	`"devices": [{"name": "none", "type": "cpu", "index": 0, "vram_total": 0, "vram_free": 0, ` +
 	`"torch_vram_total": 0, "torch_vram_free": 0}]}`
 
-func (s *Server) systemStats(w http.ResponseWriter, _ *call) error {
-	return writeJSON(w, http.StatusOK, safe(s.Catalog.SystemStats(), noStats))
+func (s *Server) systemStats(w http.ResponseWriter, c *call) error {
+	return writeJSON(w, http.StatusOK, safe(s.catalog(c).SystemStats(), noStats))
 }
 
 func (s *Server) featuresGet(w http.ResponseWriter, _ *call) error {
 	return writeJSON(w, http.StatusOK, s.features)
 }
 
-func (s *Server) embeddings(w http.ResponseWriter, _ *call) error {
-	return writeJSON(w, http.StatusOK, pyjson.AppendStrings(nil, s.Catalog.Embeddings()))
+func (s *Server) embeddings(w http.ResponseWriter, c *call) error {
+	return writeJSON(w, http.StatusOK, pyjson.AppendStrings(nil, s.catalog(c).Embeddings()))
 }
 
-func (s *Server) models(w http.ResponseWriter, _ *call) error {
-	return writeJSON(w, http.StatusOK, pyjson.AppendStrings(nil, s.Catalog.Folders()))
+func (s *Server) models(w http.ResponseWriter, c *call) error {
+	return writeJSON(w, http.StatusOK, pyjson.AppendStrings(nil, s.catalog(c).Folders()))
 }
 
 // modelsIn answers GET /models/{folder}.
 func (s *Server) modelsIn(w http.ResponseWriter, c *call) error {
-	names, ok := s.Catalog.Models(c.params.get("folder"))
+	names, ok := s.catalog(c).Models(c.params.get("folder"))
 	if !ok {
 		return missing("There is no model folder %s.", clip(c.params.get("folder"), 100))
 	}
@@ -127,13 +127,13 @@ func neutral(folder string) string { return "/models/" + folder }
 var hidden = map[string]bool{"configs": true, "custom_nodes": true}
 
 // modelFolders answers GET /experiment/models.
-func (s *Server) modelFolders(w http.ResponseWriter, _ *call) error {
+func (s *Server) modelFolders(w http.ResponseWriter, c *call) error {
 	type entry struct {
 		Name    string   `json:"name"`
 		Folders []string `json:"folders"`
 	}
 	entries := []entry{}
-	for _, f := range s.Catalog.Folders() {
+	for _, f := range s.catalog(c).Folders() {
 		if !hidden[f] {
 			entries = append(entries, entry{f, []string{neutral(f)}})
 		}
@@ -143,7 +143,7 @@ func (s *Server) modelFolders(w http.ResponseWriter, _ *call) error {
 
 // modelFiles answers GET /experiment/models/{folder}. Sizes and times differ between back ends and are left at zero.
 func (s *Server) modelFiles(w http.ResponseWriter, c *call) error {
-	names, ok := s.Catalog.Models(c.params.get("folder"))
+	names, ok := s.catalog(c).Models(c.params.get("folder"))
 	if !ok {
 		return missing("There is no model folder %s.", clip(c.params.get("folder"), 100))
 	}
@@ -171,9 +171,9 @@ func (s *Server) modelMetadata(http.ResponseWriter, *call) error {
 }
 
 // folderPaths answers GET /internal/folder_paths with neutral paths.
-func (s *Server) folderPaths(w http.ResponseWriter, _ *call) error {
+func (s *Server) folderPaths(w http.ResponseWriter, c *call) error {
 	b := []byte{'{'}
-	for i, f := range s.Catalog.Folders() {
+	for i, f := range s.catalog(c).Folders() {
 		if i > 0 {
 			b = append(b, ", "...)
 		}
@@ -202,18 +202,18 @@ func (s *Server) internalFiles(w http.ResponseWriter, c *call) error {
 }
 
 // i18n answers GET /i18n: translations that custom nodes bring.
-func (s *Server) i18n(w http.ResponseWriter, _ *call) error {
-	return writeJSON(w, http.StatusOK, safe(s.Catalog.WebText("i18n"), "{}"))
+func (s *Server) i18n(w http.ResponseWriter, c *call) error {
+	return writeJSON(w, http.StatusOK, safe(s.catalog(c).WebText("i18n"), "{}"))
 }
 
 // subgraphs answers GET /global_subgraphs.
-func (s *Server) subgraphs(w http.ResponseWriter, _ *call) error {
-	return writeJSON(w, http.StatusOK, safe(s.Catalog.WebText("global_subgraphs"), "{}"))
+func (s *Server) subgraphs(w http.ResponseWriter, c *call) error {
+	return writeJSON(w, http.StatusOK, safe(s.catalog(c).WebText("global_subgraphs"), "{}"))
 }
 
 // subgraph answers GET /global_subgraphs/{id}.
 func (s *Server) subgraph(w http.ResponseWriter, c *call) error {
-	if raw := s.Catalog.WebText("global_subgraphs/" + c.params.get("id")); raw != nil {
+	if raw := s.catalog(c).WebText("global_subgraphs/" + c.params.get("id")); raw != nil {
 		return writeJSON(w, http.StatusOK, safe(raw, "null"))
 	}
 	return missing("There is no such subgraph.")

@@ -140,7 +140,7 @@ func (talkative) WebText(route string) json.RawMessage {
 // TestWhatTheEditorBrowses: templates of the studio, of the person's group and of custom nodes, translations, subgraphs.
 func TestWhatTheEditorBrowses(t *testing.T) {
 	t.Parallel()
-	s := newStudio(t, comfyserver.Options{}, func(d *comfyserver.Deps) { d.Templates, d.Catalog = given{"class7"}, talkative{} })
+	s := newStudio(t, comfyserver.Options{}, func(d *comfyserver.Deps) { d.Templates, d.Catalog = given{"class7"}, always(talkative{}) })
 	for _, c := range []struct {
 		group, target string
 		status        int

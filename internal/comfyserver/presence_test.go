@@ -34,7 +34,7 @@ func newDesk(t *testing.T, o comfyserver.Options) *desk {
 	d.queue = &fakeQueue{bus: d.bus}
 	var err error
 	d.server, err = comfyserver.New(comfyserver.Deps{
-		Queue: d.queue, Bus: d.bus, Files: &fakeFiles{}, Home: &fakeHome{}, Pictures: fakePictures{}, Catalog: fakeCatalog{},
+		Queue: d.queue, Bus: d.bus, Files: &fakeFiles{}, Home: &fakeHome{}, Pictures: fakePictures{}, Catalog: always(fakeCatalog{}),
 		Checker: fakeChecker(nil),
 	}, o)
 	if err != nil {

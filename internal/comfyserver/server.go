@@ -27,6 +27,9 @@ type Options struct {
 	// Fallback answers GET of paths that are no route of a ComfyUI server: the editor's page and its files.
 	// Nil: 404.
 	Fallback http.Handler
+	// Elsewhere answers GET of paths that are no route of a ComfyUI server, with or without /api, before Fallback, and
+	// reports whether it did: addresses of custom nodes. Nil: there are none.
+	Elsewhere func(w http.ResponseWriter, r *http.Request) bool
 	// Spool is the folder for uploads whose form names their place after the file. "": the system's.
 	Spool string
 	// Starter is the workflow that opens in a new workspace. Nil: one that fits the back ends.
@@ -134,6 +137,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if page {
 		allowed = "GET, HEAD, OPTIONS"
 	}
+	if found.handler == nil && r.Method == http.MethodGet && s.options.Elsewhere != nil && s.options.Elsewhere(w, r) {
+		return
+	}
 	switch {
 	case page && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		s.options.Fallback.ServeHTTP(w, r)
@@ -168,3 +174,6 @@ func clip(s string, n int) string {
 	}
 	return strings.ToValidUTF8(s[:n], "") + "…"
 }
+
+// catalog is what the person's group can run.
+func (s *Server) catalog(c *call) Catalog { return s.Catalog(c.person.Group) }

@@ -321,7 +321,7 @@ func TestObjectInfoIsPacked(t *testing.T) {
 	z := gzip.NewWriter(&packed)
 	_, _ = z.Write([]byte("{}"))
 	_ = z.Close()
-	s := newStudio(t, comfyserver.Options{}, func(d *comfyserver.Deps) { d.Catalog = fakeCatalog{info: []byte("{}")} })
+	s := newStudio(t, comfyserver.Options{}, func(d *comfyserver.Deps) { d.Catalog = always(fakeCatalog{info: []byte("{}")}) })
 	resp, body := s.do("ann", "GET", "/object_info", "", "Accept-Encoding", "br, gzip;q=0.5")
 	if resp.Header.Get("Content-Encoding") != "gzip" || body != "packed" || !strings.Contains(strings.Join(resp.Header.Values("Vary"), ","), "Accept-Encoding") {
 		t.Errorf("%v %s", resp.Header, body)

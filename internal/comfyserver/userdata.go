@@ -217,7 +217,7 @@ func (s *Server) templates(w http.ResponseWriter, c *call) error {
 			members = append(members, pyjson.Member{Key: p.Name, Value: pyjson.AppendStrings(nil, p.Names)})
 		}
 	}
-	others, err := pyjson.Members(safe(s.Catalog.WebText("workflow_templates"), "{}"))
+	others, err := pyjson.Members(safe(s.catalog(c).WebText("workflow_templates"), "{}"))
 	if err != nil {
 		others = nil // the catalog checks what back ends say; without them ours still show
 	}
@@ -242,7 +242,7 @@ func (s *Server) template(w http.ResponseWriter, c *call) error {
 			return asDenied(err)
 		}
 	}
-	if raw := s.Catalog.WebText("workflow_templates/" + pack + "/" + name); raw != nil && json.Valid(raw) {
+	if raw := s.catalog(c).WebText("workflow_templates/" + pack + "/" + name); raw != nil && json.Valid(raw) {
 		return writeJSON(w, http.StatusOK, raw)
 	}
 	return missing("There is no such template.")

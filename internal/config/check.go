@@ -55,6 +55,7 @@ func (l *loader) check() {
 		}
 	}
 	l.users(c.Users)
+	l.packs(c.Packs)
 	l.backends(c.Backends)
 	l.providers(c.Providers.Verda)
 	l.notYet(reflect.ValueOf(c).Elem(), "")

@@ -24,6 +24,7 @@ type Config struct {
 	Limits         Limits   `yaml:"limits" doc:"what one person or one request may take"`
 	Queue          Queue    `yaml:"queue" doc:"order and bounds of the queue"`
 	Users          []User   `yaml:"users" doc:"accounts, made at start when missing"`
+	Packs          Packs    `yaml:"packs" doc:"custom nodes' files for the editor, which come from the back ends"`
 	Backends       []Back   `yaml:"backends" doc:"GPU sources, in order of preference when they disagree about nodes"`
 
 	Providers Providers `yaml:"providers" doc:"control interfaces of whoever runs containers for us"`
@@ -83,6 +84,13 @@ type Quota struct {
 	JobsPerDay  int      `yaml:"jobs_per_day" doc:"jobs in a day"`
 	GPUPerHour  Duration `yaml:"gpu_per_hour" doc:"GPU time in an hour, such as 45m"`
 	GPUPerDay   Duration `yaml:"gpu_per_day" doc:"GPU time in a day"`
+}
+
+// Packs says which custom nodes reach people's pages. ComfyUI-Manager never does.
+type Packs struct {
+	Allow  []string            `yaml:"allow" doc:"packs, by their folder's name; empty: all but the denied ones"`
+	Deny   []string            `yaml:"deny" doc:"packs whose files reach nobody"`
+	Routes map[string][]string `yaml:"routes" doc:"PACK: [/PATH/]; GET of these addresses of its own goes to a back end that has the pack"`
 }
 
 // User is an account made at start when missing.

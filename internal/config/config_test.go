@@ -169,6 +169,7 @@ func TestReferenceIsTheDefault(t *testing.T) {
 	want := config.Default()
 	want.Data, l.Data = "", ""
 	want.TrustedProxies, want.Users, want.Backends = []string{}, []config.User{}, []config.Back{}
+	want.Packs = config.Packs{Allow: []string{}, Deny: []string{}}
 	if diff := cmp.Diff(want, l.Config, cmp.AllowUnexported(config.Secret{})); diff != "" {
 		t.Error(diff)
 	}
@@ -186,6 +187,7 @@ users: [{name: ann, group: class-a}, {name: op, role: operator}]
 trusted_proxies: [10.0.0.0/8]
 backends: [{name: gpu1, url: "http://10.0.0.5:8188", key: "env:GPU_KEY"}]
 queue: {mode: fifo}
+packs: {allow: [A], deny: [B], routes: {A: [/a/, /b/]}}
 `, nil, map[string]string{"data": "/srv/data"})
 	if err != nil {
 		t.Fatal(err)
@@ -286,4 +288,17 @@ func FuzzLoad(f *testing.F) {
 			t.Fatalf("got %v, %v", l, err)
 		}
 	})
+}
+
+func TestPackRoutes(t *testing.T) {
+	t.Parallel()
+	if _, err := load(t, "packs: {deny: [Bad], routes: {Some-Pack: [/some_pack/, /api/some_pack/v2/]}}", nil, nil); err != nil {
+		t.Error(err)
+	}
+	for _, route := range []string{"some_pack", "/", "//x", "/a/../b", "/a?b", "/ws", "/prompt", "/studio/x", "/admin/", "/a b"} {
+		_, err := load(t, fmt.Sprintf("packs: {routes: {P: [%q]}}", route), nil, nil)
+		if err == nil || !strings.Contains(err.Error(), "packs.routes.P") {
+			t.Errorf("%s: %v", route, err)
+		}
+	}
 }

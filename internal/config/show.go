@@ -144,12 +144,7 @@ func (p *printer) table(v reflect.Value, path, indent string, tag reflect.Struct
 	}
 	p.line("%s%s:%s", indent, tag.Get("yaml"), p.remark(tag, path))
 	for _, name := range sorted(v) {
-		value := v.MapIndex(name)
-		text := fmt.Sprint(value.Interface())
-		if item.Kind() == reflect.Struct {
-			text = inline(value)
-		}
-		p.line("%s  %s: %s", indent, quote(name.String()), text)
+		p.line("%s  %s: %s", indent, quote(name.String()), flow(v.MapIndex(name)))
 	}
 }
 

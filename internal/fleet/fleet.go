@@ -41,6 +41,8 @@ type Member struct {
 	Groups   []string // whose jobs it runs; empty: everybody's
 	Price    float64  // of an hour in which it works; 0: it is ours
 	Prefer   int      // the higher one gets a job first; among equals, the cheaper one
+
+	Drained bool // taken out by the operator before
 }
 
 // Catalog takes in what back ends can run.
@@ -128,7 +130,11 @@ type Fleet struct {
 	catalog Catalog
 	options Options
 	log     *slog.Logger
-	members []*member // never changes
+
+	mu      sync.RWMutex // guards what follows
+	members []*member
+	running context.Context // of Run; nil: it does not run yet, or not any more
+	probing sync.WaitGroup
 }
 
 // member is one back end with what its prober needs.
@@ -136,6 +142,8 @@ type member struct {
 	Member
 	wakeup chan struct{} // probe now
 	nudge  chan struct{} // probe soon
+	gone   chan struct{} // closed when it is no member any more
+	left   chan struct{} // closed when nobody watches it any more
 
 	mu          sync.Mutex
 	now         BackEnd
@@ -151,35 +159,96 @@ func New(members []Member, c Catalog, o Options) (*Fleet, error) {
 	o.setDefaults()
 	f := &Fleet{catalog: c, options: o, log: o.Log}
 	for _, m := range members {
-		if m.Name == "" || m.Driver == nil || slices.ContainsFunc(f.members, func(x *member) bool { return x.Name == m.Name }) {
-			return nil, fault.New(fault.Invalid, "Two back ends are called %q, or one has no name or driver.", m.Name)
+		if err := f.Add(m); err != nil {
+			return nil, err
 		}
-		f.members = append(f.members, &member{
-			Member: m, wakeup: make(chan struct{}, 1), nudge: make(chan struct{}, 1),
-			now: BackEnd{
-				Name: m.Name, State: Unknown, Reason: fmt.Sprintf("%s has not answered yet.", m.Name), Since: time.Now(),
-				Parallel: max(m.Parallel, 1), Groups: m.Groups, Price: m.Price, Prefer: m.Prefer,
-			},
-		})
 	}
 	return f, nil
 }
 
+// Add takes in one more back end, behind those that are there. It is probed at once when the fleet runs.
+func (f *Fleet) Add(m Member) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m.Name == "" || m.Driver == nil || slices.ContainsFunc(f.members, func(x *member) bool { return x.Name == m.Name }) {
+		return fault.New(fault.Invalid, "Two back ends are called %q, or one has no name or driver.", m.Name)
+	}
+	added := newMember(m)
+	f.members = append(slices.Clone(f.members), added)
+	if f.running != nil {
+		f.probing.Go(func() { f.watch(f.running, added) })
+	}
+	return nil
+}
+
+// Remove lets go of a back end and returns when it is not probed any more. It is not told about again; its driver is
+// the caller's to close, when nothing uses it.
+func (f *Fleet) Remove(name string) error {
+	f.mu.Lock()
+	i := slices.IndexFunc(f.members, func(m *member) bool { return m.Name == name })
+	if i < 0 {
+		f.mu.Unlock()
+		return noBackEnd(name)
+	}
+	gone := f.members[i]
+	f.members = slices.Delete(slices.Clone(f.members), i, i+1)
+	close(gone.gone)
+	watched := f.running != nil
+	f.mu.Unlock()
+	if watched {
+		<-gone.left
+	}
+	f.options.Changed()
+	return nil
+}
+
+// list returns the back ends of now.
+func (f *Fleet) list() []*member {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.members
+}
+
+func noBackEnd(name string) error {
+	return fault.New(fault.Missing, "There is no back end %q.", name).WithRemedy("See which there are with: comfyume backend list")
+}
+
+func newMember(m Member) *member {
+	state, reason := Unknown, fmt.Sprintf("%s has not answered yet.", m.Name)
+	if m.Drained {
+		state, reason = Drained, fmt.Sprintf("%s was taken out by the operator.", m.Name)
+	}
+	return &member{
+		Member: m, wakeup: make(chan struct{}, 1), nudge: make(chan struct{}, 1), gone: make(chan struct{}), left: make(chan struct{}),
+		now: BackEnd{
+			Name: m.Name, State: state, Reason: reason, Since: time.Now(),
+			Parallel: max(m.Parallel, 1), Groups: m.Groups, Price: m.Price, Prefer: m.Prefer,
+		},
+		drained: m.Drained,
+	}
+}
+
 // Run probes the back ends until ctx ends.
 func (f *Fleet) Run(ctx context.Context) error {
-	var probing sync.WaitGroup
+	f.mu.Lock()
+	f.running = ctx
 	for _, m := range f.members {
-		probing.Go(func() { f.watch(ctx, m) })
+		f.probing.Go(func() { f.watch(ctx, m) })
 	}
+	f.mu.Unlock()
 	<-ctx.Done() // also where there is no back end to watch
-	probing.Wait()
+	f.mu.Lock()
+	f.running = nil
+	f.mu.Unlock()
+	f.probing.Wait()
 	return nil
 }
 
 // Status lists the back ends for the dispatcher.
 func (f *Fleet) Status() []backend.Status {
-	out := make([]backend.Status, len(f.members))
-	for i, m := range f.members {
+	members := f.list()
+	out := make([]backend.Status, len(members))
+	for i, m := range members {
 		m.mu.Lock()
 		b := &m.now
 		out[i] = backend.Status{
@@ -193,8 +262,9 @@ func (f *Fleet) Status() []backend.Status {
 
 // BackEnds lists what is known of the back ends.
 func (f *Fleet) BackEnds() []BackEnd {
-	out := make([]BackEnd, len(f.members))
-	for i, m := range f.members {
+	members := f.list()
+	out := make([]BackEnd, len(members))
+	for i, m := range members {
 		m.mu.Lock()
 		out[i] = m.now
 		m.mu.Unlock()
@@ -206,7 +276,7 @@ func (f *Fleet) BackEnds() []BackEnd {
 func (f *Fleet) Test(ctx context.Context, name string) (BackEnd, error) {
 	m := f.member(name)
 	if m == nil {
-		return BackEnd{}, fault.New(fault.Missing, "There is no back end %q.", name)
+		return BackEnd{}, noBackEnd(name)
 	}
 	f.probe(ctx, m)
 	m.mu.Lock()
@@ -225,7 +295,7 @@ func (f *Fleet) Nudge(name string) {
 func (f *Fleet) Drain(name string, on bool) error {
 	m := f.member(name)
 	if m == nil {
-		return fault.New(fault.Missing, "There is no back end %q.", name)
+		return noBackEnd(name)
 	}
 	m.mu.Lock()
 	m.drained = on
@@ -269,9 +339,10 @@ func (f *Fleet) Report(name string, err error) {
 }
 
 func (f *Fleet) member(name string) *member {
-	i := slices.IndexFunc(f.members, func(m *member) bool { return m.Name == name })
+	members := f.list()
+	i := slices.IndexFunc(members, func(m *member) bool { return m.Name == name })
 	if i < 0 {
 		return nil
 	}
-	return f.members[i]
+	return members[i]
 }

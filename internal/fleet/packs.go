@@ -43,7 +43,10 @@ type PackStore interface {
 type PackOptions struct {
 	Only []string // when not empty, no other packs
 	Deny []string
-	Log  *slog.Logger
+	// Routes are addresses of packs' own, by pack, that are open to who is signed in: GET of what begins so goes to a
+	// back end that has the pack.
+	Routes map[string][]string
+	Log    *slog.Logger
 }
 
 // maxPackFile is the largest file that is kept.
@@ -55,17 +58,18 @@ const (
 	corePack = "core"
 )
 
-// Packs keeps the web files of the back ends' custom nodes, so that pages work while the back ends sleep. Where two
-// back ends have different files of one name, the one that comes first in the configuration wins. It is safe for
-// concurrent use.
+// Packs keeps the web files of the back ends' custom nodes, so that pages work while the back ends sleep. Each group of
+// people gets a pack as one back end has it: the first in the configuration that runs their jobs and has the pack. Files
+// of two versions are never mixed. It is safe for concurrent use.
 type Packs struct {
 	store   PackStore
-	order   []string
 	options PackOptions
 	log     *slog.Logger
 	wake    chan struct{}
 
 	mu      sync.Mutex
+	order   []PackMember
+	told    map[string]bool                  // differences that were logged
 	known   map[string]map[packPath]PackFile // by back end
 	drivers map[string]backend.Driver
 	fresh   map[string]string // epoch for which a back end's files were read
@@ -80,15 +84,21 @@ type dueSync struct {
 	scripts []string // nil: those that are known
 }
 
+// PackMember is a back end whose files are kept.
+type PackMember struct {
+	Name   string
+	Groups []string // whose jobs it runs; empty: everybody's
+}
+
 // NewPacks returns what the store keeps of the back ends, in the order of the configuration.
-func NewPacks(ctx context.Context, store PackStore, order []string, o PackOptions) (*Packs, error) {
+func NewPacks(ctx context.Context, store PackStore, order []PackMember, o PackOptions) (*Packs, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	p := &Packs{
 		store: store, order: order, options: o, log: o.Log, wake: make(chan struct{}, 1),
 		known: make(map[string]map[packPath]PackFile), drivers: make(map[string]backend.Driver),
-		fresh: make(map[string]string), due: make(map[string]dueSync),
+		fresh: make(map[string]string), due: make(map[string]dueSync), told: make(map[string]bool),
 	}
 	files, err := store.LoadPacks(ctx)
 	if err != nil {
@@ -120,17 +130,43 @@ func (p *Packs) allowed(pack string) bool {
 	return len(p.options.Only) == 0 || slices.ContainsFunc(p.options.Only, same)
 }
 
-// Scripts lists the addresses of scripts that pages load, such as /extensions/PACK/js/main.js.
-func (p *Packs) Scripts() []string {
+// Arrange takes in which back ends there are now, in their order.
+func (p *Packs) Arrange(order []PackMember) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	seen := make(map[packPath]bool)
+	p.order = slices.Clone(order)
+	for name := range p.drivers {
+		if !slices.ContainsFunc(order, func(m PackMember) bool { return m.Name == name }) {
+			delete(p.drivers, name)
+			delete(p.fresh, name)
+			delete(p.due, name)
+		}
+	}
+}
+
+// serving lists the back ends that run a group's jobs, in their order. The lock is held.
+func (p *Packs) serving(group string) (names []string) {
+	for _, m := range p.order {
+		if len(m.Groups) == 0 || group != "" && slices.Contains(m.Groups, group) {
+			names = append(names, m.Name)
+		}
+	}
+	return names
+}
+
+// Scripts lists the addresses of scripts that a group's pages load, such as /extensions/PACK/js/main.js.
+func (p *Packs) Scripts(group string) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	served := make(map[string]string) // by pack: whose
 	out := []string{}
-	for _, name := range p.order {
+	for _, name := range p.serving(group) {
 		var own []string
 		for at, f := range p.known[name] {
-			if f.Listed && !seen[at] && p.allowed(f.Pack) {
-				seen[at] = true
+			if served[at.pack] == "" {
+				served[at.pack] = name
+			}
+			if f.Listed && served[at.pack] == name && p.allowed(f.Pack) {
 				own = append(own, "/extensions/"+url.PathEscape(f.Pack)+"/"+f.Path)
 			}
 		}
@@ -140,9 +176,45 @@ func (p *Packs) Scripts() []string {
 	return out
 }
 
-// File opens one file below /extensions/PACK/. A file that is not kept is asked for at the back ends that have the
-// pack, and kept from then on. Missing when there is none, or the pack is switched off.
-func (p *Packs) File(ctx context.Context, pack, name string) (content io.ReadSeekCloser, hash string, err error) {
+// provider lists the back ends that may give a group the files of a pack: the first that has it, and those that have
+// the same version. The lock is held.
+func (p *Packs) provider(group, pack string) (names []string) {
+	for _, name := range p.serving(group) {
+		if p.hasPack(name, pack) && (len(names) == 0 || len(p.different(names[0], name, pack)) == 0) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// different lists the files of a pack that both back ends have, and not alike; and, when nothing of it is in both, what
+// one of them has. The lock is held.
+func (p *Packs) different(a, b, pack string) (paths []string) {
+	common := false
+	var only []string
+	for at, f := range p.known[a] {
+		if at.pack != pack {
+			continue
+		}
+		other, ok := p.known[b][at]
+		switch common = common || ok; {
+		case ok && other.Hash != f.Hash:
+			paths = append(paths, at.path)
+		case !ok:
+			only = append(only, at.path)
+		}
+	}
+	if !common {
+		paths = only
+	}
+	slices.Sort(paths)
+	return paths
+}
+
+// File opens one file below /extensions/PACK/ as a group's pages see it. A file that is not kept is asked for at the
+// back ends that have that version of the pack, and kept from then on. Missing when there is none, or the pack is
+// switched off.
+func (p *Packs) File(ctx context.Context, group, pack, name string) (content io.ReadSeekCloser, hash string, err error) {
 	if !p.allowed(pack) || name == "" || path.Clean("/"+name) != "/"+name || strings.ContainsAny(name, "\\\x00") {
 		return nil, "", noFile(pack, name)
 	}
@@ -150,11 +222,11 @@ func (p *Packs) File(ctx context.Context, pack, name string) (content io.ReadSee
 	p.mu.Lock()
 	var found PackFile
 	var ask []string
-	for _, b := range p.order {
+	for _, b := range p.provider(group, pack) {
 		if f, ok := p.known[b][at]; ok && found.Hash == "" {
 			found = f
 		}
-		if p.drivers[b] != nil && p.hasPack(b, pack) {
+		if p.drivers[b] != nil {
 			ask = append(ask, b)
 		}
 	}
@@ -270,24 +342,8 @@ func (p *Packs) sync(ctx context.Context, name string, due dueSync) error {
 		delete(p.known[name], packPath{f.Pack, f.Path})
 	}
 	p.fresh[name] = due.epoch
-	p.warnConflicts(name)
+	p.warn()
 	return nil
-}
-
-// warnConflicts logs where a back end's file is hidden by another's. The lock is held.
-func (p *Packs) warnConflicts(name string) {
-	for at, f := range p.known[name] {
-		for _, other := range p.order {
-			if other == name {
-				break
-			}
-			if o, ok := p.known[other][at]; ok && o.Hash != f.Hash {
-				p.log.Warn("back ends have different web files of one name; the first one's is served",
-					"pack", at.pack, "path", at.path, "backend", name, "served", other)
-				break
-			}
-		}
-	}
 }
 
 // read reads one file from a back end and keeps it.

@@ -43,8 +43,20 @@ func (m *member) lost(o Options, cause error) bool {
 	return m.become(Quarantined, fmt.Sprintf("%s lost %d runs in a row and is left alone for %v.", m.Name, o.MaxLosses, length), cause)
 }
 
-// watch probes one back end until ctx ends.
+// watch probes one back end until ctx ends or it is no member any more.
 func (f *Fleet) watch(ctx context.Context, m *member) {
+	defer close(m.left)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-m.gone:
+			cancel()
+		case <-stop:
+		}
+	}()
 	for ctx.Err() == nil {
 		f.rest(ctx, m, f.probe(ctx, m))
 	}

@@ -155,16 +155,17 @@ func (snapshots) LoadSnapshots(context.Context) (map[string][]byte, error) { ret
 func TestNoGraphReachesAnotherPersonsFiles(t *testing.T) {
 	t.Parallel()
 	info, names, reads := described(t)
-	cat, err := catalogs.New(t.Context(), snapshots{}, catalogs.Options{Order: []string{"gpu"}})
+	all, err := catalogs.New(t.Context(), snapshots{}, catalogs.Options{Members: []catalogs.Member{{Name: "gpu"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cat.Update("gpu", backend.Snapshot{ObjectInfo: info}); err != nil {
+	if _, err := all.Update("gpu", backend.Snapshot{ObjectInfo: info}); err != nil {
 		t.Fatal(err)
 	}
+	cat := all.For("")
 	files := people{"ann": annsFiles(), "bob": bobsFiles()}
 	rules := policy.Rules{Paid: true} // else it would hide what API nodes read
-	r := rewrite.New(cat, files, []byte("key"), rewrite.Options{Allowed: func(g *comfy.Graph) error {
+	r := rewrite.New(always(cat), files, []byte("key"), rewrite.Options{Allowed: func(_ string, g *comfy.Graph) error {
 		return rules.Check(policy.Graph{Nodes: g.Nodes(), Paid: cat.Paid(g), Unnamed: cat.Unnamed(g), FreePath: cat.FreePath(g)})
 	}})
 	seen, own := 0, 0

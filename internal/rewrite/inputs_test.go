@@ -21,7 +21,7 @@ func TestOutMindsOnlyFilesOfWhatRuns(t *testing.T) {
 		"3": {"class_type": "SaveImage", "inputs": {"images": {"__value__": ["2", 0]}}},
 		"4": {"class_type": "LoadImage", "inputs": {"image": "gone.png"}}, "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0]}},
 		"6": {"class_type": "LoadImage", "inputs": {"image": "../dog.png"}}, "7": {"class_type": "LoadFolder", "inputs": {"folder": "none"}}}`
-	r := rewrite.New(catalog{}, files{}, []byte("key"), rewrite.Options{})
+	r := rewrite.New(always(catalog{}), files{}, []byte("key"), rewrite.Options{})
 	out := func(user string, outputs ...string) (*rewrite.Translation, error) {
 		return r.Out(t.Context(), job.Entry{
 			Job: job.Job{User: user}, Request: job.Request{Prompt: json.RawMessage(graph), Outputs: outputs},
@@ -63,7 +63,7 @@ func TestOutFolderKeepsTextsWithTheirPictures(t *testing.T) {
 	for _, name := range []string{"b.png", "a.txt", "a.PNG", "b.txt", "a.png", "notes.md"} {
 		set["ann"] = append(set["ann"], file.Info{Ref: file.Ref{Type: file.Input, Subfolder: "set", Name: name}, Hash: name})
 	}
-	r := rewrite.New(catalog{}, set, []byte("key"), rewrite.Options{})
+	r := rewrite.New(always(catalog{}), set, []byte("key"), rewrite.Options{})
 	tr, err := r.Out(t.Context(), job.Entry{Job: job.Job{User: "ann"}, Request: job.Request{
 		Prompt: json.RawMessage(`{"1": {"class_type": "LoadFolder", "inputs": {"folder": "set"}}}`),
 	}}, nil)

@@ -25,7 +25,7 @@ import (
 // SaltInput is the undeclared input that keeps one person's outputs apart from another's in a back end's cache.
 const SaltInput = "_comfyume_owner"
 
-// Catalog knows which inputs of a graph read files and which nodes make outputs.
+// Catalog knows which inputs of a graph read files and which nodes make outputs. It is that of a group of people.
 type Catalog interface {
 	FileInputs(g *comfy.Graph) []comfy.FileInput
 	OutputNodes(g *comfy.Graph) []string
@@ -49,19 +49,20 @@ type Options struct {
 
 	// Allowed says why a graph may not run; nil: every graph may. It was asked when the job came, and is asked again
 	// for each attempt: before the first back end told of its nodes nobody knew what the graph would do.
-	Allowed func(g *comfy.Graph) error
+	Allowed func(group string, g *comfy.Graph) error
 }
 
 // Rewriter makes translations. It is safe for concurrent use.
 type Rewriter struct {
-	catalog Catalog
+	catalog func(group string) Catalog
 	files   Files
 	key     []byte
 	options Options
 }
 
-// New returns a Rewriter. key is the studio's secret: whoever knows it can tell a person by their salt.
-func New(catalog Catalog, files Files, key []byte, o Options) *Rewriter {
+// New returns a Rewriter. catalog returns what a group of people can run. key is the studio's secret: whoever knows it
+// can tell a person by their salt.
+func New(catalog func(group string) Catalog, files Files, key []byte, o Options) *Rewriter {
 	return &Rewriter{catalog: catalog, files: files, key: key, options: o}
 }
 
@@ -73,18 +74,19 @@ func (r *Rewriter) Out(ctx context.Context, e job.Entry, credentials map[string]
 		return nil, fault.Wrap(fault.Invalid, err, "The graph can't be read.")
 	}
 	if r.options.Allowed != nil {
-		if err := r.options.Allowed(g); err != nil {
+		if err := r.options.Allowed(e.Job.Group, g); err != nil {
 			return nil, err
 		}
 	}
+	catalog := r.catalog(e.Job.Group)
 	t := &Translation{
 		runID: e.Job.Attempt.RunID, salt: r.salt(e.Job.User),
-		targets: e.Request.Targets, outputs: e.Request.Outputs, core: r.catalog.Core(g),
+		targets: e.Request.Targets, outputs: e.Request.Outputs, core: catalog.Core(g),
 	}
 	t.rename(t.runID, e.Job.PromptID)
-	t.needs = r.catalog.Needs(g)
+	t.needs = catalog.Needs(g)
 	runs := sync.OnceValue(func() map[string]bool { return ancestors(g, e.Request.Outputs) })
-	for _, in := range r.catalog.FileInputs(g) {
+	for _, in := range catalog.FileInputs(g) {
 		err := r.input(ctx, t, g, e.Job.User, in)
 		if (fault.Is(err, fault.Missing) || fault.Is(err, fault.Denied)) && runs() != nil && !runs()[in.Node] {
 			// ComfyUI does not mind what a node holds that no output needs, and leaves out an output that lacks a file.
@@ -100,7 +102,7 @@ func (r *Rewriter) Out(ctx context.Context, e job.Entry, credentials map[string]
 			t.secrets = append(t.secrets, s)
 		}
 	}
-	r.mark(t, g)
+	r.mark(t, g, catalog)
 	t.prompt = g.JSON()
 	t.extra, err = extraData(e.Request.ExtraData, credentials)
 	return t, err
@@ -246,14 +248,14 @@ func (r *Rewriter) salt(user string) string {
 }
 
 // mark salts the nodes whose results must not be shared.
-func (r *Rewriter) mark(t *Translation, g *comfy.Graph) {
+func (r *Rewriter) mark(t *Translation, g *comfy.Graph, catalog Catalog) {
 	var nodes []string
 	if r.options.SaltAll {
 		for _, n := range g.Nodes() {
 			nodes = append(nodes, n.ID)
 		}
 	} else {
-		nodes = r.catalog.OutputNodes(g)
+		nodes = catalog.OutputNodes(g)
 	}
 	value := pyjson.Quote(t.salt)
 	t.marked = make(map[string]bool, len(nodes))

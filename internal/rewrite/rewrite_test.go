@@ -87,7 +87,7 @@ const (
 
 func translate(t *testing.T, user, prompt string) *rewrite.Translation {
 	t.Helper()
-	r := rewrite.New(catalog{}, files{}, []byte("key"), rewrite.Options{})
+	r := rewrite.New(always(catalog{}), files{}, []byte("key"), rewrite.Options{})
 	e := job.Entry{
 		Job: job.Job{User: user, PromptID: `my "id"`, Attempt: job.Attempt{RunID: runID}},
 		Request: job.Request{
@@ -106,6 +106,11 @@ func task(tr *rewrite.Translation) backend.Task {
 	var task backend.Task
 	tr.Task(&task)
 	return task
+}
+
+// always returns the same catalog for every group.
+func always(c rewrite.Catalog) func(string) rewrite.Catalog {
+	return func(string) rewrite.Catalog { return c }
 }
 
 func TestOut(t *testing.T) {
@@ -145,7 +150,7 @@ func TestOutFolder(t *testing.T) {
 
 func TestOutRefusesWhatIsNotTheirs(t *testing.T) {
 	t.Parallel()
-	r := rewrite.New(catalog{}, files{}, []byte("key"), rewrite.Options{})
+	r := rewrite.New(always(catalog{}), files{}, []byte("key"), rewrite.Options{})
 	for value, want := range map[string]fault.Kind{
 		"../x.png": fault.Denied, "/etc/passwd": fault.Denied, `..\x.png`: fault.Denied, "other.png": fault.Missing,
 	} {
@@ -160,7 +165,7 @@ func TestOutRefusesWhatIsNotTheirs(t *testing.T) {
 func TestOutAsksAgainWhetherTheGraphMayRun(t *testing.T) {
 	t.Parallel()
 	deny := fault.New(fault.Denied, "not here")
-	r := rewrite.New(catalog{}, files{}, []byte("key"), rewrite.Options{Allowed: func(g *comfy.Graph) error {
+	r := rewrite.New(always(catalog{}), files{}, []byte("key"), rewrite.Options{Allowed: func(_ string, g *comfy.Graph) error {
 		if len(g.Nodes()) != 3 {
 			t.Errorf("asked for a graph of %d nodes", len(g.Nodes()))
 		}
@@ -181,7 +186,7 @@ func (members) FileInputs(*comfy.Graph) []comfy.FileInput {
 
 func TestOutNamesFilesInsideWrappedObjects(t *testing.T) {
 	t.Parallel()
-	r := rewrite.New(members{}, files{}, []byte("key"), rewrite.Options{})
+	r := rewrite.New(always(members{}), files{}, []byte("key"), rewrite.Options{})
 	g := `{"1": {"class_type": "Load3D", "inputs": {"image": {"__value__": {"image": "cat.PNG"}}}}}`
 	tr, err := r.Out(t.Context(), job.Entry{Job: job.Job{User: "ann"}, Request: job.Request{Prompt: json.RawMessage(g)}}, nil)
 	if err != nil {

@@ -196,3 +196,27 @@ func (d *Driver) WebFile(ctx context.Context, path string) (io.ReadCloser, strin
 	}
 	return newStream(resp.Body, d.options.StallTimeout, cancel), resp.Header.Get("Content-Type"), nil
 }
+
+// Route asks the server for an address that a custom node answers at. Which ones may be asked for is the caller's
+// matter.
+func (d *Driver) Route(ctx context.Context, path, query string) (io.ReadCloser, string, error) {
+	address := (&url.URL{Path: path}).EscapedPath()
+	if query != "" {
+		address += "?" + query
+	}
+	resp, cancel, err := d.open(ctx, http.MethodGet, address, "", nil, 0)
+	if err != nil {
+		return nil, "", err
+	}
+	switch code := resp.StatusCode; {
+	case code >= 500:
+		err = fmt.Errorf("%w: %w", backend.ErrUnreachable, errStatus("GET "+path, resp))
+	case code != http.StatusOK: // no redirect is followed: it could lead anywhere
+		err = fault.Wrap(fault.Missing, errStatus("GET "+path, resp), "The back end has nothing at %s.", path)
+	default:
+		return newStream(resp.Body, d.options.StallTimeout, cancel), resp.Header.Get("Content-Type"), nil
+	}
+	drop(resp)
+	cancel(nil)
+	return nil, "", err
+}
