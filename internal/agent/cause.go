@@ -125,7 +125,7 @@ var rules = []rule{
 	},
 	{
 		regexp.MustCompile(`yaml\.(?:scanner|parser|constructor)\.\w+`),
-		Cause{Code: CodeModelPaths, Text: "An extra_model_paths.yaml is not YAML.", Remedy: "comfyume agent check names the line.", lasts: true},
+		Cause{Code: CodeModelPaths, Text: "An extra_model_paths.yaml is not YAML.", Remedy: "comfyume agent --check names the line.", lasts: true},
 	},
 	{
 		regexp.MustCompile(`(?i)\[Errno 28\]|No space left on device|database or disk is full`),

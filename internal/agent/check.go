@@ -16,26 +16,13 @@ import (
 	"github.com/ahelme/comfyume/internal/fault"
 )
 
-// Check looks for what would keep the ComfyUI from starting, or from doing what was meant: its flags, its folders,
+// Check looks for what would keep a ComfyUI from starting, or from doing what was meant: its flags, its folders,
 // extra_model_paths.yaml, its Python. The fatal findings come first.
-func (s *Supervisor) Check(ctx context.Context) []flags.Finding {
-	return Check(ctx, &s.o)
-}
-
-// Check is Supervisor.Check for settings that nobody runs yet.
 func Check(ctx context.Context, o *Own) []flags.Finding {
 	found := o.Flags.Check(flags.Place{Dir: o.Dir, Known: flags.Scan(o.Dir)})
 	found = append(found, checkModelPaths(o)...)
 	found = append(found, checkPython(ctx, o)...)
-	var fatal, other []flags.Finding
-	for _, f := range found {
-		if f.Fatal {
-			fatal = append(fatal, f)
-		} else {
-			other = append(other, f)
-		}
-	}
-	return append(fatal, other...)
+	return flags.FatalFirst(found)
 }
 
 // checkModelPaths reads the files that ComfyUI reads: the one in its folder, and those of the flag.

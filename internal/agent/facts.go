@@ -62,10 +62,7 @@ func (s *Supervisor) ask(ctx context.Context, answers chan<- answer, withFacts b
 	if a.facts != nil && s.Status().Models == nil {
 		a.facts.folders = modelFolders(ctx, s.http, s.Address())
 	}
-	select {
-	case answers <- a:
-	case <-ctx.Done():
-	}
+	answers <- a // there is room for one, and only one question is out
 }
 
 // question asks a ComfyUI. Any answer to a request is a sign of life.

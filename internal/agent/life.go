@@ -56,8 +56,7 @@ func (s *Supervisor) life(ctx context.Context) (cause Cause, asked bool) {
 		cause = causeOf(exit, s.o.Output.After(from), python.Path)
 		s.blame(Crashed, cause)
 	case endStuck:
-		cause = end.cause
-		s.set(func(st *Status) { st.ComfyUI.State = Crashed })
+		cause = end.cause // it stays frozen until it is started again
 	}
 	return cause, end.why == endAsked
 }
@@ -81,7 +80,7 @@ func (s *Supervisor) ready(ctx context.Context) (Python, Cause) {
 	if err != nil {
 		return python, causeFromError(CodeNoPython, err)
 	}
-	found := s.Check(ctx)
+	found := s.o.check(ctx, &s.o)
 	notes := make([]string, 0, len(found))
 	for _, f := range found {
 		if f.Fatal {
@@ -90,7 +89,7 @@ func (s *Supervisor) ready(ctx context.Context) (Python, Cause) {
 		notes = append(notes, f.String())
 	}
 	s.set(func(st *Status) { st.Notes = notes })
-	if who := holder(s.host); who != "" {
+	if who := s.o.holder(s.host); who != "" {
 		return python, Cause{
 			Code: CodePortTaken, Text: fmt.Sprintf("%s listens at %s already.", who, s.host),
 			Remedy: "End it, choose another port with --comfyui-port N, or, if it is the ComfyUI that is meant, use it: --comfyui " + s.Address() + ".",

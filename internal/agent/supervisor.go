@@ -35,7 +35,10 @@ type Own struct {
 	StartSilence time.Duration // while starting, without output and without computing; 0: 3 min
 	StopGrace    time.Duration // for ending in good order; 0: 10 s
 
-	dial func(ctx context.Context, network, address string) (net.Conn, error) // for tests
+	// For tests: the network, what Check finds, and who has the port.
+	dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	check  func(ctx context.Context, o *Own) []flags.Finding
+	holder func(host string) string
 }
 
 func (o *Own) setDefaults() {
@@ -60,6 +63,9 @@ func (o *Own) setDefaults() {
 	}
 	if o.Starter == nil {
 		o.Starter = proc.System{}
+	}
+	if o.check == nil {
+		o.check, o.holder = Check, holder
 	}
 	if o.dial == nil {
 		o.dial = (&net.Dialer{Timeout: 5 * time.Second}).DialContext

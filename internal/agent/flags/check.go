@@ -46,7 +46,12 @@ func (s *Set) Check(at Place) []Finding {
 	c.folders()
 	c.nodes()
 	c.version()
-	slices.SortStableFunc(c.found, func(a, b Finding) int {
+	return FatalFirst(c.found)
+}
+
+// FatalFirst orders findings in place.
+func FatalFirst(found []Finding) []Finding {
+	slices.SortStableFunc(found, func(a, b Finding) int {
 		switch {
 		case a.Fatal == b.Fatal:
 			return 0
@@ -56,7 +61,7 @@ func (s *Set) Check(at Place) []Finding {
 			return 1
 		}
 	})
-	return c.found
+	return found
 }
 
 type checker struct {
