@@ -60,6 +60,9 @@ func (a *Agent) Close() {
 	a.background.Wait()
 }
 
+// SetName says under which name the agent joined. It is called before anybody asks.
+func (a *Agent) SetName(name string) { a.o.Name = name }
+
 // Status tells how the agent and its ComfyUI are.
 func (a *Agent) Status() Status {
 	st := a.comfy.Status()
@@ -116,8 +119,7 @@ func Guard(key string, next http.Handler) http.Handler {
 		}
 		got := sha256.Sum256([]byte(given))
 		if given == "" || subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			refuse(w, fault.New(fault.Denied, "The key is wrong or missing.").WithCode("wrong_key").
+			refused(w, fault.New(fault.Denied, "The key is wrong or missing.").WithCode("wrong_key").
 				WithRemedy("Send it as Authorization: Bearer KEY. It is the one that --key of the agent names; in the studio's settings it is the back end's key."))
 			return
 		}

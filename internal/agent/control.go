@@ -3,13 +3,13 @@ package agent
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/ahelme/comfyume/internal/agent/report"
 	"github.com/ahelme/comfyume/internal/fault"
 )
 
@@ -17,12 +17,12 @@ import (
 //
 //	GET  /status                 Status as JSON
 //	GET  /logs?after=N&follow=1  lines NUMBER TIME TEXT after line N, as text; with follow until the caller goes
-//	POST /restart                {"why":"…"}: 202 at once; with ?wait=1 200 when ComfyUI is ready, or why it is not
+//	POST /restart                {"why":"…"}; Status, at once; with ?wait=1 when ComfyUI is ready, or why it is not
 //
-// more holds what is mounted beside, by prefix such as /models.
+// Errors are report.Problem. more holds what is mounted beside, by prefix such as /models.
 func (a *Agent) Control(more map[string]http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, a.Status()) })
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { a.answer(w, a.Status(), nil) })
 	mux.HandleFunc("GET /logs", a.logs)
 	mux.HandleFunc("POST /restart", a.restart)
 	for prefix, h := range more {
@@ -31,7 +31,7 @@ func (a *Agent) Control(more map[string]http.Handler) http.Handler {
 		mux.Handle(prefix+"/", h)
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		refuse(w, fault.New(fault.Missing, "The agent has no such address.").WithRemedy("The studio and the agent may be of different versions."))
+		a.answer(w, nil, fault.New(fault.Missing, "The agent has no such address.").WithRemedy("The studio and the agent may be of different versions."))
 	})
 	return mux
 }
@@ -40,13 +40,13 @@ func (a *Agent) logs(w http.ResponseWriter, r *http.Request) {
 	after, err := uint64(0), error(nil)
 	if text := r.FormValue("after"); text != "" {
 		if after, err = strconv.ParseUint(text, 10, 64); err != nil {
-			refuse(w, fault.New(fault.Invalid, "after: %q is not the number of a line.", text).WithRemedy("Leave it out, or give the number at the start of the last line you have."))
+			a.answer(w, nil, fault.New(fault.Invalid, "after: %q is not the number of a line.", text).WithRemedy("Leave it out, or give the number at the start of the last line you have."))
 			return
 		}
 	}
 	follow := r.FormValue("follow")
 	if follow != "" && follow != "0" && follow != "1" {
-		refuse(w, fault.New(fault.Invalid, "follow: %q is neither 0 nor 1.", follow))
+		a.answer(w, nil, fault.New(fault.Invalid, "follow: %q is neither 0 nor 1.", follow))
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -85,7 +85,7 @@ func (a *Agent) restart(w http.ResponseWriter, r *http.Request) {
 	}
 	if r.ContentLength != 0 {
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 4096)).Decode(&ask); err != nil {
-			refuse(w, fault.Wrap(fault.Invalid, err, "The body is no JSON object.").WithRemedy(`Send {"why":"…"}, or nothing.`))
+			a.answer(w, nil, fault.Wrap(fault.Invalid, err, "The body is no JSON object.").WithRemedy(`Send {"why":"…"}, or nothing.`))
 			return
 		}
 	}
@@ -99,22 +99,37 @@ func (a *Agent) restart(w http.ResponseWriter, r *http.Request) {
 		why = "no reason was given"
 	}
 	if st := a.comfy.Status().ComfyUI; !st.Owned {
-		refuse(w, a.comfy.Restart(r.Context(), why))
+		a.answer(w, nil, a.comfy.Restart(r.Context(), why))
 		return
 	}
 	if r.FormValue("wait") == "1" {
 		if err := a.comfy.Restart(r.Context(), why); err != nil {
-			refuse(w, err)
+			a.answer(w, nil, err)
 			return
 		}
-		writeJSON(w, http.StatusOK, a.Status())
+		a.answer(w, a.Status(), nil)
 		return
 	}
 	a.background.Go(func() {
 		// The outcome is in the status and in the log.
 		a.comfy.Restart(a.life, why) //nolint:errcheck // see above
 	})
-	writeJSON(w, http.StatusAccepted, a.Status())
+	a.answer(w, a.Status(), nil)
+}
+
+func (a *Agent) answer(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Cache-Control", "no-store")
+	report.Answer(w, a.o.Log, v, err)
+}
+
+// refused answers a caller without the key, in the forms of both the control interface and jobs.
+func refused(w http.ResponseWriter, err error) {
+	p := report.ProblemOf(err)
+	w.Header().Set("WWW-Authenticate", "Bearer")
+	writeJSON(w, http.StatusUnauthorized, map[string]any{
+		"kind": p.Kind, "code": p.Code, "text": p.Text, "remedy": p.Remedy,
+		"error": map[string]string{"code": p.Code, "message": p.Text, "remedy": p.Remedy},
+	})
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {
@@ -122,37 +137,4 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
 	json.NewEncoder(w).Encode(v) //nolint:errcheck // whoever asked is gone
-}
-
-// statusOf is the status code for each kind of fault.
-func statusOf(k fault.Kind) int {
-	switch k {
-	case fault.Invalid:
-		return http.StatusBadRequest
-	case fault.Denied:
-		return http.StatusUnauthorized
-	case fault.Missing:
-		return http.StatusNotFound
-	case fault.Conflict:
-		return http.StatusConflict
-	case fault.Busy:
-		return http.StatusTooManyRequests
-	case fault.Unavailable:
-		return http.StatusServiceUnavailable
-	default:
-		return http.StatusInternalServerError
-	}
-}
-
-// refuse answers {"error":{"kind","code","message","remedy"}}.
-func refuse(w http.ResponseWriter, err error) {
-	sentence, remedy := fault.Public(err)
-	code := ""
-	if f, ok := errors.AsType[*fault.Error](err); ok {
-		code = f.Code
-	}
-	kind := fault.KindOf(err)
-	writeJSON(w, statusOf(kind), map[string]any{"error": map[string]string{
-		"kind": kind.String(), "code": code, "message": sentence, "remedy": remedy,
-	}})
 }

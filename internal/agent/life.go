@@ -24,7 +24,7 @@ func (s *Supervisor) life(ctx context.Context) (cause Cause, asked bool) {
 		s.blame(Crashed, cause)
 		return cause, false
 	}
-	args := s.command(python)
+	args := s.Command(python)
 	from := s.o.Output.Last()
 	s.o.Output.Note("starting %s %s", python.Path, strings.Join(args, " "))
 	p, err := s.o.Starter.Start(proc.Spec{Path: python.Path, Args: args, Env: s.o.Env, Dir: s.o.Dir, Output: s.o.Output})
@@ -61,8 +61,8 @@ func (s *Supervisor) life(ctx context.Context) (cause Cause, asked bool) {
 	return cause, end.why == endAsked
 }
 
-// command is the command line behind Python.
-func (s *Supervisor) command(python Python) []string {
+// Command is the command line behind Python.
+func (s *Supervisor) Command(python Python) []string {
 	args := []string{"main.py"}
 	set := s.o.Flags
 	if python.Portable { // as its own start files do

@@ -26,13 +26,17 @@ type Settings struct {
 	URL       string        // a ComfyUI that runs
 	Dir       string        // a ComfyUI to start
 	Python    string
+	CA        string        // PEM file of the studio's own authority
 	StopAfter time.Duration // how long a run may go on when the agent is asked to end
-	Flags     flags.Set
+	Flags     flags.Set     // ComfyUI's own
+
+	AllowNodes bool                     // operators of the studio may install custom nodes
+	ModelKeys  map[string]config.Secret // for downloads of models, by host
 }
 
 // settingNames are the keys of an agent's file.
 func settingNames() []string {
-	return []string{"server", "name", "data", "listen", "key", "comfyui_url", "comfyui_dir", "python", "stop_after", "comfyui", "comfyui_args"}
+	return []string{"server", "name", "data", "listen", "key", "comfyui_url", "comfyui_dir", "python", "ca", "stop_after", "allow_nodes", "model_keys", "comfyui", "comfyui_args"}
 }
 
 // maxSettings bounds how much of a settings file is read.
@@ -120,6 +124,8 @@ func (r *settingsReader) root(n *yaml.Node) {
 		switch name := key.Value; name {
 		case "comfyui":
 			r.pairs(value, name, r.flag)
+		case "model_keys":
+			r.pairs(value, name, r.modelKey)
 		case "comfyui_args":
 			r.out.Flags.Extra = r.list(value, name)
 		default:
@@ -147,13 +153,7 @@ func (r *settingsReader) root(n *yaml.Node) {
 
 // single takes one setting that holds one value.
 func (r *settingsReader) single(name, text string) error {
-	path := func(p string) string {
-		if p == "" || filepath.IsAbs(p) {
-			return p
-		}
-		return filepath.Join(r.folder, p)
-	}
-	o := &r.out
+	path, o := r.path, &r.out
 	switch name {
 	case "server":
 		o.Server = text
@@ -173,16 +173,21 @@ func (r *settingsReader) single(name, text string) error {
 			o.Python = path(text)
 		}
 	case "key":
-		key, err := config.ParseSecret(text)
+		key, err := r.secret(text)
 		if err != nil {
 			return err
 		}
-		if file, ok := strings.CutPrefix(key.Reference(), "file:"); ok {
-			if key, err = config.ParseSecret("file:" + path(file)); err != nil {
-				return err
-			}
-		}
 		o.Key = key
+	case "ca":
+		o.CA = path(text)
+	case "allow_nodes":
+		switch text {
+		case "true":
+			o.AllowNodes = true
+		case "false":
+		default:
+			return fmt.Errorf("%q is neither true nor false", text)
+		}
 	case "stop_after":
 		d, err := config.ParseDuration(text)
 		if err != nil {
@@ -191,6 +196,44 @@ func (r *settingsReader) single(name, text string) error {
 		o.StopAfter = time.Duration(d)
 	}
 	return nil
+}
+
+// path makes a path of the file absolute.
+func (r *settingsReader) path(p string) string {
+	if p == "" || filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(r.folder, p)
+}
+
+func (r *settingsReader) secret(text string) (config.Secret, error) {
+	s, err := config.ParseSecret(text)
+	if file, ok := strings.CutPrefix(s.Reference(), "file:"); ok && err == nil {
+		return config.ParseSecret("file:" + r.path(file))
+	}
+	return s, err
+}
+
+// modelKey takes HOST: env:NAME.
+func (r *settingsReader) modelKey(key, value *yaml.Node) {
+	at := "model_keys." + key.Value
+	if value.Kind != yaml.ScalarNode || value.Value == "" {
+		r.problem(value.Line, at, "is a single value: env:NAME or file:PATH")
+		return
+	}
+	if strings.ContainsAny(key.Value, ":/ ") || !strings.Contains(key.Value, ".") {
+		r.problem(key.Line, at, "%q is no name of a host such as huggingface.co", key.Value)
+		return
+	}
+	s, err := r.secret(value.Value)
+	if err != nil {
+		r.problem(value.Line, at, "%s", err)
+		return
+	}
+	if r.out.ModelKeys == nil {
+		r.out.ModelKeys = map[string]config.Secret{}
+	}
+	r.out.ModelKeys[key.Value] = s
 }
 
 // flag takes one flag of ComfyUI: true, one value or a list of values.

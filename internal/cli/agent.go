@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"reflect"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -23,7 +25,30 @@ import (
 
 // agentCmd is about the program beside a ComfyUI.
 type agentCmd struct {
-	Run agentRun `cmd:"" default:"withargs" help:"Run an agent beside a ComfyUI."`
+	Run  agentRun  `cmd:"" default:"withargs" help:"Run an agent beside a ComfyUI."`
+	Join agentJoin `cmd:"" help:"Join a studio with a one-time code (comfyume backend join NAME prints one)."`
+}
+
+// agentJoin joins a studio.
+type agentJoin struct {
+	Code string `arg:"" help:"The one-time code."`
+	Name string `help:"Fail unless the code is for the back end of this name." placeholder:"NAME"`
+	CA   string `name:"ca" help:"Certificate of the studio's own authority (tls mode self), from its sign-in page." placeholder:"FILE"`
+}
+
+// Run joins, and prints the name that the agent has.
+func (cmd *agentJoin) Run(c *call) error {
+	s, err := c.agentSettings()
+	if err != nil {
+		return err
+	}
+	over(&s.Name, cmd.Name)
+	over(&s.CA, cmd.CA)
+	name, err := program.Join(c.ctx, program.Options{Settings: s, Version: version()}, cmd.Code)
+	if err != nil {
+		return err
+	}
+	return c.print(map[string]string{"name": name}, func(w io.Writer) { fmt.Fprintln(w, name) })
 }
 
 // agentRun runs an agent.
@@ -34,7 +59,9 @@ type agentRun struct {
 	ComfyuiArg []string      `name:"comfyui-arg" help:"Another argument for ComfyUI, as it is: --comfyui-arg=--new-flag. May be repeated." sep:"none" placeholder:"TEXT"`
 	Listen     string        `help:"Answer one request a job at this address, for serverless containers." placeholder:"ADDR"`
 	Key        string        `help:"What callers of --listen have to send: env:NAME or file:PATH." placeholder:"REF"`
-	Name       string        `help:"How the agent is called; the machine's name when left out." placeholder:"NAME"`
+	AllowNodes bool          `help:"Let operators of the studio install custom nodes, which are programs, on this machine."`
+	ModelKey   []string      `help:"Key for downloads of models: HOST=env:NAME or HOST=file:PATH. May be repeated." sep:"none" placeholder:"HOST=REF"`
+	Check      bool          `help:"Say what would be started and what is wrong with it, and end."`
 	StopAfter  time.Duration `help:"How long a run may go on when the agent is asked to end (2m)." placeholder:"DURATION"`
 	LogLevel   string        `help:"debug, info, warn or error." default:"info" placeholder:"LEVEL"`
 	LogFormat  string        `help:"text or json; text on a terminal and json elsewhere when left out." placeholder:"FORMAT"`
@@ -173,7 +200,6 @@ func (cmd *agentRun) settings(c *call) (agent.Settings, error) {
 	over(&s.URL, cmd.Comfyui)
 	over(&s.Dir, cmd.ComfyuiDir)
 	over(&s.Python, cmd.Python)
-	over(&s.Name, cmd.Name)
 	over(&s.Listen, cmd.Listen)
 	if cmd.StopAfter > 0 {
 		s.StopAfter = cmd.StopAfter
@@ -182,6 +208,18 @@ func (cmd *agentRun) settings(c *call) (agent.Settings, error) {
 		if s.Key, err = config.ParseSecret(cmd.Key); err != nil {
 			return s, wrongUse("--key: %v.", err)
 		}
+	}
+	s.AllowNodes = s.AllowNodes || cmd.AllowNodes
+	for _, pair := range cmd.ModelKey {
+		host, ref, _ := strings.Cut(pair, "=")
+		key, err := config.ParseSecret(ref)
+		if err != nil || host == "" || !key.IsSet() {
+			return s, wrongUse("--model-key is HOST=env:NAME or HOST=file:PATH.")
+		}
+		if s.ModelKeys == nil {
+			s.ModelKeys = map[string]config.Secret{}
+		}
+		s.ModelKeys[host] = key
 	}
 	if err := choose(&s.Flags, cmd.chosen); err != nil {
 		return s, err
@@ -208,12 +246,44 @@ func (cmd *agentRun) Run(c *call) error {
 	ctx, stop := signal.NotifyContext(c.ctx, ends()...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	err = program.Run(ctx, program.Options{
+	o := program.Options{
 		Settings: s, Version: version(), Environ: c.Environ, Log: log,
 		Announce: func(text string) { fmt.Fprintln(c.Stdout, text) },
-	})
+	}
+	if cmd.Check {
+		return cmd.check(c, ctx, o)
+	}
+	err = program.Run(ctx, o)
 	if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind == fault.Invalid && f.Code == "" {
 		return f.WithCode("wrong_use") // it comes of what was typed
+	}
+	return err
+}
+
+// check prints what would be started, and what is wrong with it.
+func (*agentRun) check(c *call, ctx context.Context, o program.Options) error {
+	plan, err := program.Check(ctx, o)
+	if err != nil {
+		return err
+	}
+	wrong := false
+	err = c.print(plan, func(w io.Writer) {
+		if plan.Command != "" {
+			fmt.Fprintln(w, plan.Command)
+		}
+		for _, f := range plan.Found {
+			mark := "note"
+			if f.Fatal {
+				mark = "wrong"
+			}
+			fmt.Fprintf(w, "%s: %s\n", mark, f)
+		}
+	})
+	for _, f := range plan.Found {
+		wrong = wrong || f.Fatal
+	}
+	if err == nil && wrong {
+		return errFound
 	}
 	return err
 }

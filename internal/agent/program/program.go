@@ -3,10 +3,14 @@ package program
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,7 +20,11 @@ import (
 
 	"github.com/ahelme/comfyume/internal/agent"
 	"github.com/ahelme/comfyume/internal/agent/flags"
+	"github.com/ahelme/comfyume/internal/agent/modelstore"
+	"github.com/ahelme/comfyume/internal/agent/nodepacks"
+	"github.com/ahelme/comfyume/internal/backend/comfyui"
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/oneshot"
 )
 
 // Options say how an agent runs.
@@ -57,7 +65,7 @@ func Run(ctx context.Context, o Options) error {
 		Version: o.Version, Name: o.Name, Output: c.output, Folders: o.folders(c), StopAfter: o.StopAfter, Log: o.Log,
 	})
 	defer a.Close()
-	way, err := o.way(ctx, a, c)
+	way, err := o.way(a, c)
 	if err != nil {
 		return err
 	}
@@ -118,12 +126,17 @@ func (o *Options) comfyui() (comfy, error) {
 	return comfy{ComfyUI: s, run: s.Run, output: output, own: &own}, nil
 }
 
-// env is what ComfyUI gets of the environment: nothing of the agent's own, and not its key.
+// env is what ComfyUI gets of the environment: nothing of the agent's own, and none of its keys.
 func (o *Options) env() []string {
-	key, _ := strings.CutPrefix(o.Key.Reference(), "env:")
+	secret := map[string]bool{"NOTIFY_SOCKET": true}
+	for _, s := range append(slices.Collect(maps.Values(o.ModelKeys)), o.Key) {
+		if name, ok := strings.CutPrefix(s.Reference(), "env:"); ok {
+			secret[name] = true
+		}
+	}
 	env := slices.DeleteFunc(slices.Clone(o.Environ), func(pair string) bool {
 		name, _, _ := strings.Cut(pair, "=")
-		return strings.HasPrefix(name, "COMFYUME_") || name == "NOTIFY_SOCKET" || key != "" && name == key
+		return strings.HasPrefix(name, "COMFYUME_") || secret[name]
 	})
 	return append(env, "PYTHONUNBUFFERED=1") // its last words before a crash are worth having
 }
@@ -163,6 +176,32 @@ func spell(f flags.Finding) string {
 
 var flagName = regexp.MustCompile(`--[a-z0-9_-]+`)
 
+// Plan is what an agent would start.
+type Plan struct {
+	Dir     string          `json:"dir,omitempty"`
+	Command string          `json:"command,omitempty"`
+	Found   []flags.Finding `json:"found"`
+}
+
+// Check says what an agent with these settings would start, and what is wrong with it.
+func Check(ctx context.Context, o Options) (Plan, error) {
+	plan := Plan{Found: []flags.Finding{}}
+	if err := o.complete(); err != nil || o.Dir == "" {
+		return plan, err
+	}
+	own := agent.Own{Dir: o.Dir, Python: o.Python, Flags: o.Flags, Env: o.env()}
+	for _, f := range agent.Check(ctx, &own) {
+		f.Text, f.Flag = spell(flags.Finding{Flag: f.Flag, Text: f.Text}), ""
+		f.Remedy = spell(flags.Finding{Text: f.Remedy})
+		plan.Found = append(plan.Found, f)
+	}
+	plan.Dir = o.Dir
+	if python, err := agent.FindPython(o.Dir, o.Python); err == nil { // else it is among what was found
+		plan.Command = python.Path + " " + strings.Join(agent.NewSupervisor(own).Command(python), " ")
+	}
+	return plan, nil
+}
+
 // folders are those whose disks are worth watching.
 func (o *Options) folders(c comfy) []agent.Disk {
 	all := []agent.Disk{{Folder: o.Data, For: "agent"}}
@@ -183,9 +222,30 @@ func (o *Options) folders(c comfy) []agent.Disk {
 	return append(all, agent.Disk{Folder: filepath.Join(base, "models"), For: "models"})
 }
 
+// agentControl is the control interface.
+type agentControl = http.Handler
+
 // way returns how the agent works.
-func (o *Options) way(_ context.Context, a *agent.Agent, _ comfy) (func(ctx context.Context) error, error) {
-	control := a.Control(nil)
+func (o *Options) way(a *agent.Agent, c comfy) (func(ctx context.Context) error, error) {
+	control := a.Control(o.beside(c))
+	if o.Listen != "" {
+		return o.requests(a, c, control)
+	}
+	m, err := joined(o.Data)
+	if err != nil {
+		return nil, err
+	}
+	if o.Server != "" && strings.TrimRight(o.Server, "/") != m.Server {
+		return nil, fault.New(fault.Invalid, "This agent has joined the studio at %s, not %s.", m.Server, o.Server).
+			WithRemedy("Leave out --server, or join the other one: comfyume agent join CODE --server %s.", o.Server)
+	}
+	a.SetName(m.Name)
+	o.Announce(fmt.Sprintf("The agent %s dials home to %s", m.Name, m.Server))
+	return o.home(a, c, m, control)
+}
+
+// requests answers one request a job.
+func (o *Options) requests(a *agent.Agent, c comfy, control agentControl) (func(ctx context.Context) error, error) {
 	key := ""
 	if o.Key.IsSet() {
 		var err error
@@ -193,17 +253,77 @@ func (o *Options) way(_ context.Context, a *agent.Agent, _ comfy) (func(ctx cont
 			return nil, fault.Wrap(fault.Invalid, err, "The agent's key can't be read.").WithRemedy("See --key.")
 		}
 	}
+	driver, err := comfyui.New(c.Address(), comfyui.Options{
+		Studio: "agent", Log: o.Log,
+		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
+	})
+	if err != nil {
+		return nil, err
+	}
 	l, err := net.Listen("tcp", o.Listen)
 	if err != nil {
-		return nil, fault.Wrap(fault.Unavailable, err, "The agent can't listen at %s.", o.Listen).WithRemedy("Choose another address with --listen HOST:PORT.")
+		return nil, errors.Join(fault.Wrap(fault.Unavailable, err, "The agent can't listen at %s.", o.Listen).
+			WithRemedy("Choose another address with --listen HOST:PORT."), driver.Close())
 	}
 	if tcp, ok := l.Addr().(*net.TCPAddr); key == "" && (!ok || !tcp.IP.IsLoopback()) {
-		l.Close() //nolint:errcheck // nobody was let in
-		return nil, fault.New(fault.Invalid, "At %s everybody could run jobs: there is no key.", o.Listen).
+		err := fault.New(fault.Invalid, "At %s everybody could run jobs: there is no key.", o.Listen).
 			WithRemedy("Name one with --key env:NAME, and give the same to the studio's back end; or listen at 127.0.0.1.")
+		return nil, errors.Join(err, l.Close(), driver.Close())
 	}
+	jobs := oneshot.Handler(driver, oneshot.HandlerOptions{Version: o.Version, Dir: filepath.Join(o.Data, "inputs"), Log: o.Log})
 	o.Announce(fmt.Sprintf("The agent is at http://%s", l.Addr()))
 	return func(ctx context.Context) error {
-		return a.Serve(ctx, l, a.Handler(key, http.NotFoundHandler(), control))
+		return errors.Join(a.Serve(ctx, l, a.Handler(key, jobs, control)), jobs.Close(), driver.Close())
 	}, nil
+}
+
+// beside is what operators of the studio may do on this machine beside looking.
+func (o *Options) beside(c comfy) map[string]http.Handler {
+	more := map[string]http.Handler{}
+	if c.local() {
+		more["/models"] = modelstore.New(modelstore.Options{
+			Folders: func() (map[string][]string, error) {
+				if folders := c.Status().Models; folders != nil {
+					return folders, nil
+				}
+				return nil, fault.New(fault.Unavailable, "ComfyUI has not told yet where its models are.").WithRemedy("Try again when it is ready.")
+			},
+			Key:    o.modelKey,
+			Hashes: filepath.Join(o.Data, "hashes.json"),
+			Log:    o.Log,
+		}).Handler()
+	}
+	if c.own != nil {
+		python := ""
+		if p, err := agent.FindPython(o.Dir, o.Python); err == nil { // else it is named before the start
+			python = p.Path
+		}
+		base := o.Dir
+		if b := o.Flags.Get("base-directory"); b != "" {
+			base = b
+		}
+		more["/nodes"] = nodepacks.New(nodepacks.Options{
+			Allow: o.AllowNodes, Dir: filepath.Join(base, "custom_nodes"), State: filepath.Join(base, ".comfyume"),
+			Python: python, Restart: c.Restart, Log: o.Log,
+		}).Handler()
+	}
+	return more
+}
+
+// modelKey returns the key for downloads from a host.
+func (o *Options) modelKey(host string) (string, error) {
+	if key, ok := o.ModelKeys[host]; ok {
+		return key.Reveal()
+	}
+	return "", nil
+}
+
+// local reports whether the ComfyUI's folders are this machine's.
+func (c comfy) local() bool {
+	u, err := url.Parse(c.Address())
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return c.own != nil || u.Hostname() == "localhost" || err == nil && ip.IsLoopback()
 }
