@@ -172,6 +172,7 @@ var (
 	scriptUsage    = rueidis.NewLuaScript(script("usage"))
 	scriptCatalog  = rueidis.NewLuaScript(script("catalog"))
 	scriptPlace    = rueidis.NewLuaScript(script("place"))
+	scriptAgents   = rueidis.NewLuaScript(script("agents"))
 )
 
 // exec runs a script within the context and the database's patience.

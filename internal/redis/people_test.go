@@ -10,6 +10,8 @@ import (
 
 	"github.com/ahelme/comfyume/internal/account"
 	"github.com/ahelme/comfyume/internal/account/accounttest"
+	"github.com/ahelme/comfyume/internal/agents"
+	"github.com/ahelme/comfyume/internal/agents/agentstest"
 	"github.com/ahelme/comfyume/internal/catalog/catalogtest"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/identity"
@@ -78,9 +80,17 @@ func TestOtherRedisTakesNobody(t *testing.T) {
 	refused("session", err)
 	refused("usage", redis.NewUsage(db).Save(ctx, usage.Snapshot{}))
 	refused("catalog", redis.NewCatalog(db).SaveSnapshot(ctx, "gpu", []byte("x")))
+	refused("agent's code", redis.NewAgents(db).AddCode(ctx, agents.CodeRecord{Name: "lab-1"}))
+	_, err = redis.NewAgents(db).ByKey(ctx, agents.Hash{1})
+	refused("agent's key", err)
 	if got := s.cli("keys", "{"+name+"}:*"); got != "" {
 		t.Errorf("the emptied Redis has got %s", got)
 	}
+}
+
+func TestAgents(t *testing.T) {
+	t.Parallel()
+	agentstest.Run(t, func(t *testing.T) agents.Store { return redis.NewAgents(place(t)) })
 }
 
 func TestUsage(t *testing.T) {
