@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/fault"
 )
 
 // wake has the prober look now.
@@ -188,5 +189,9 @@ func (m *member) unanswered(err error) bool {
 		m.now.Cause = err.Error() // a heavy node can keep a server from answering for a while
 		return false
 	}
-	return m.become(Unreachable, fmt.Sprintf("%s does not answer.", m.Name), err)
+	reason := fmt.Sprintf("%s does not answer.", m.Name)
+	if why, ok := errors.AsType[*fault.Error](err); ok && why.Kind == fault.Unavailable { // the driver knows more
+		reason = why.Public
+	}
+	return m.become(Unreachable, reason, err)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/account"
+	"github.com/ahelme/comfyume/internal/agents"
 	"github.com/ahelme/comfyume/internal/blob"
 	"github.com/ahelme/comfyume/internal/deliver"
 	"github.com/ahelme/comfyume/internal/file"
@@ -36,6 +37,7 @@ type studio struct {
 	Script    string
 	Hours     []usage.Hour
 	Learned   []usage.Learned
+	Agents    []agents.Agent
 }
 
 // What the fixtures' studio is made of.
@@ -94,6 +96,15 @@ func fill(t *testing.T, db *sqlite.DB, running job.Job) {
 	must(t, sqlite.NewUsage(db).Save(ctx, usage.Snapshot{
 		Hours:   []usage.Hour{{Start: fixtureTime, User: "ann", Group: "class-a", Jobs: 2, GPU: time.Minute, Spent: 7}},
 		Learned: []usage.Learned{{Key: []byte("a hash"), Body: []byte("runs")}},
+	}))
+
+	home := sqlite.NewAgents(db)
+	for n, name := range []string{"lab-1", "lab-2"} { // the second has not joined yet
+		must(t, home.AddCode(ctx, agents.CodeRecord{Hash: agents.Hash{byte(n)}, Name: name, By: "root", Expires: end}))
+	}
+	must(t, home.UseCode(ctx, agents.Hash{0}, fixtureTime, func(c agents.CodeRecord) (agents.Record, error) {
+		about := agents.About{Machine: "gpu-room", Version: "v1", OS: "windows/amd64"}
+		return agents.Record{Key: agents.Hash{9}, Agent: agents.Agent{Name: c.Name, By: c.By, About: about, Joined: fixtureTime}}, nil
 	}))
 }
 
@@ -159,6 +170,8 @@ func readStudio(t *testing.T, db *sqlite.DB, running job.Job) (s studio) {
 	s.Hours, err = took.Hours(ctx, fixtureTime)
 	must(t, err)
 	s.Learned, err = took.Learned(ctx)
+	must(t, err)
+	s.Agents, err = sqlite.NewAgents(db).Agents(ctx)
 	must(t, err)
 	return s
 }

@@ -290,15 +290,23 @@ func (h *Hub) up(name string, l *line, hello Hello, from string) {
 
 // follow lets a line work until it ends.
 func (h *Hub) follow(m *member, l *line) {
-	err := l.run(context.Background())
+	l.run(context.Background()) //nolint:errcheck // gone tells it
+	h.gone(m, l)
+}
+
+// gone takes in that a line has ended. Whoever notices first tells it.
+func (h *Hub) gone(m *member, l *line) {
 	h.mu.Lock()
-	if m.line == l {
+	news := m.line == l
+	if news {
 		m.line = nil
-		m.Online, m.Since, m.Why = false, time.Now(), err.Error()
+		m.Online, m.Since, m.Why = false, time.Now(), l.why.Error()
 	}
 	h.mu.Unlock()
-	h.log.Info("an agent is away", "agent", m.Name, "why", err)
-	h.o.Changed(m.Name)
+	if news {
+		h.log.Info("an agent is away", "agent", m.Name, "why", l.why)
+		h.o.Changed(m.Name)
+	}
 }
 
 // refuseStreams ends a line whose agent managed to open a stream.

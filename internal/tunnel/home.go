@@ -39,7 +39,7 @@ type Home struct {
 const (
 	firstPause = 250 * time.Millisecond
 	mostPause  = 5 * time.Second
-	lastedLong = 10 * time.Second // a line that was up for so long was well
+	lastedLong = time.Second // a line that was up for so long was well
 )
 
 // Run stays connected until ctx ends, which is no error. What dialling again can't mend it returns: a key that is

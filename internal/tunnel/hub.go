@@ -135,7 +135,8 @@ func (h *Hub) Dial(ctx context.Context, name string, kind Kind) (net.Conn, error
 	h.mu.Lock()
 	var l *line
 	var p Presence
-	if m := h.agents[name]; m != nil {
+	m := h.agents[name]
+	if m != nil {
 		l, p = m.line, m.Presence
 	}
 	h.mu.Unlock()
@@ -147,10 +148,16 @@ func (h *Hub) Dial(ctx context.Context, name string, kind Kind) (net.Conn, error
 	}
 	stream, err := l.session.OpenStream()
 	if err != nil {
+		l.end(errCut)
+		h.gone(m, l)
 		return nil, fault.Wrap(fault.Unavailable, err, "The line to the agent %s is being lost.", name).WithCode(CodeOffline)
 	}
 	if err := lead(ctx, stream, kind); err != nil {
 		stream.Close() //nolint:errcheck // it leads nowhere
+		if l.session.IsClosed() {
+			l.end(errCut)
+			h.gone(m, l)
+		}
 		if cause := context.Cause(ctx); cause != nil {
 			return nil, cause
 		}

@@ -16,6 +16,7 @@ import (
 
 // Why a line ended.
 var (
+	errCut      = errors.New("the line was cut")
 	errSilent   = errors.New("nothing was heard for four seconds")
 	errGoodbye  = errors.New("the other end said goodbye")
 	errRude     = errors.New("the agent tried to open a stream of its own")
@@ -100,7 +101,7 @@ func (l *line) run(ctx context.Context) error {
 		case <-l.done:
 			return l.why
 		case <-l.session.CloseChan():
-			l.end(errors.New("the line was cut"))
+			l.end(errCut)
 		case <-tick.C:
 			if l.silence() > silentFor {
 				l.end(errSilent)

@@ -387,7 +387,8 @@ func (f *Fake) Queue() (running string, pending []string) {
 }
 
 // Requests tells how often a route, such as "POST /prompt", was asked for; one that ends with a slash stands for all
-// below it. An interrupt that names no run counts as "POST /interrupt for whatever runs" as well.
+// below it. An interrupt that names no run counts as "POST /interrupt for whatever runs" as well. Runs that were begun
+// count as "played".
 func (f *Fake) Requests(route string) (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

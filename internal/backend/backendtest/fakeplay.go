@@ -160,6 +160,7 @@ func (f *Fake) work() {
 		p := f.pending[0]
 		f.pending = f.pending[1:]
 		f.running = p
+		f.requests["played"]++
 		f.status()
 		f.mu.Unlock()
 		entry := f.play(p)
