@@ -190,6 +190,8 @@ func (s *Studio) driver(b config.Back) (backend.Driver, error) {
 	switch b.Driver {
 	case "comfyui":
 		return s.comfyDriver(b)
+	case "serverless":
+		return s.serverlessDriver(b)
 	default:
 		return nil, fault.New(fault.Invalid, "This version has no driver %q, which %s needs.", b.Driver, b.Name)
 	}

@@ -17,6 +17,7 @@ import (
 // time.
 type Translation struct {
 	runID, salt      string
+	folders          []byte // how the folders begin that a driver may have given the run's nodes
 	needs            []string
 	targets, outputs []string
 	core             bool
@@ -174,6 +175,7 @@ func (t *Translation) text(raw json.RawMessage) json.RawMessage {
 	if bytes.Contains(raw, []byte(t.salt)) || bytes.Contains(raw, []byte(SaltInput)) {
 		raw = t.unsalt(raw)
 	}
+	raw = unfold(raw, t.folders)
 	for _, n := range t.names {
 		raw = n.in(raw)
 	}
@@ -181,6 +183,29 @@ func (t *Translation) text(raw json.RawMessage) json.RawMessage {
 		raw = hide(raw, secret)
 	}
 	return raw
+}
+
+// unfold takes folders that a driver gave the run's nodes out of every path in raw: a number follows, and a slash.
+func unfold(raw, folders []byte) []byte {
+	for from := 0; ; {
+		at := bytes.Index(raw[from:], folders)
+		if at < 0 {
+			return raw
+		}
+		at += from
+		end := at + len(folders)
+		for end < len(raw) && raw[end] >= '0' && raw[end] <= '9' {
+			end++
+		}
+		switch {
+		case bytes.HasPrefix(raw[end:], []byte("/")):
+			end++
+		case bytes.HasPrefix(raw[end:], []byte(`\\`)): // of Windows, in JSON
+			end += 2
+		}
+		raw = append(bytes.Clone(raw[:at]), raw[end:]...)
+		from = at
+	}
 }
 
 // hidden stands where a credential was.

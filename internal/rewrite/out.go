@@ -80,7 +80,8 @@ func (r *Rewriter) Out(ctx context.Context, e job.Entry, credentials map[string]
 	}
 	catalog := r.catalog(e.Job.Group)
 	t := &Translation{
-		runID: e.Job.Attempt.RunID, salt: r.salt(e.Job.User),
+		folders: []byte(backend.RunFolders(e.Job.Attempt.RunID)),
+		runID:   e.Job.Attempt.RunID, salt: r.salt(e.Job.User),
 		targets: e.Request.Targets, outputs: e.Request.Outputs, core: catalog.Core(g),
 	}
 	t.rename(t.runID, e.Job.PromptID)

@@ -36,6 +36,9 @@ type Harness struct {
 	Masked, Audio, Animated json.RawMessage
 	MaskName                string
 	MaskBody                []byte
+	// Blind says why this back end may tell nothing of a run but its result, or "": then frames may be missing, and
+	// results say so. Where a case needs progress it is waited for all the same.
+	Blind string
 	// Previews says that Slow sends previews.
 	Previews bool
 	// Restart has the back end start anew, as after a crash, and returns when it answers again. Nil: it can't.
@@ -194,11 +197,13 @@ func testProbe(t *testing.T, _ Harness, d backend.Driver) {
 func testText(t *testing.T, h Harness, d backend.Driver) {
 	a := Begin(t.Context(), t, d, NewTask(d, h.Text))
 	a.Want(t, job.Completed)
-	if !strings.Contains(string(a.Result.Outputs), "hello") || a.Result.Gap {
+	if !strings.Contains(string(a.Result.Outputs), "hello") || a.Result.Gap && h.Blind == "" {
 		t.Errorf("outputs %s, gap %t", a.Result.Outputs, a.Result.Gap)
 	}
 	types := a.types()
-	if len(types) < 3 || types[0] != "execution_start" || types[len(types)-1] != "execution_success" {
+	if h.Blind != "" && a.Result.Gap {
+		t.Logf("frames may be missing: %s; there were %v", h.Blind, types)
+	} else if len(types) < 3 || types[0] != "execution_start" || types[len(types)-1] != "execution_success" {
 		t.Errorf("frames: %v", types)
 	}
 	for _, u := range a.Updates {

@@ -140,14 +140,25 @@ func New(address string, o Options) (*Driver, error) {
 
 // Close cuts every socket and ends what goes on in the background. Runs go on at the server.
 func (d *Driver) Close() error {
+	d.halt()
+	d.lastTidy()
+	d.wire.close()
+	return nil
+}
+
+// halt ends what goes on in the background.
+func (d *Driver) halt() {
 	d.wgMu.Lock()
 	d.end()
 	d.wgMu.Unlock()
 	d.sockets.close()
 	d.wg.Wait()
-	d.lastTidy()
+}
+
+// stop is Close without a last word to the server.
+func (d *Driver) stop() {
+	d.halt()
 	d.wire.close()
-	return nil
 }
 
 // background runs f beside; Close waits for it. After Close it does not run and background reports false.

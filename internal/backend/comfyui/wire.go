@@ -21,6 +21,8 @@ type wire struct {
 	dial func(ctx context.Context, network, address string) (net.Conn, error)
 	tls  *tls.Config // may be nil
 
+	fresh bool // no connection is kept
+
 	mu     sync.Mutex
 	idle   []*wireConn // the one used last at the end
 	closed bool
@@ -191,7 +193,7 @@ func (w *wire) put(c *wireConn) {
 	c.since = time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || len(w.idle) >= maxIdle || c.br.Buffered() > 0 {
+	if w.closed || w.fresh || len(w.idle) >= maxIdle || c.br.Buffered() > 0 {
 		c.Close()
 		return
 	}
