@@ -134,6 +134,7 @@ func New(address, storage string, o Options) (*Driver, error) {
 		o: o, log: o.Log, quick: quick, patient: patient, shelf: newShelf(filepath.FromSlash(u.Path), inputs, o), epoch: "balanced-" + o.Studio,
 	}
 	d.closed, d.end = context.WithCancel(context.Background())
+	d.background(d.keepTidy)
 	return d, nil
 }
 
@@ -154,6 +155,20 @@ func (d *Driver) background(f func()) {
 	defer d.wgMu.Unlock()
 	if d.closed.Err() == nil {
 		d.wg.Go(f)
+	}
+}
+
+// keepTidy deletes from time to time what runs left whose owner never came back.
+func (d *Driver) keepTidy() {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		select {
+		case now := <-tick.C:
+			d.shelf.sweep(now)
+		case <-d.closed.Done():
+			return
+		}
 	}
 }
 
@@ -195,7 +210,11 @@ func (d *Driver) stopEverywhere(ctx context.Context, runID string) {
 	tick := time.NewTicker(d.o.LookEvery / 4)
 	defer tick.Stop()
 	for range d.enough() {
-		if err := d.quick.Stop(ctx, runID, d.probe.version()); err != nil {
+		version, err := d.version(ctx)
+		if err == nil {
+			err = d.quick.Stop(ctx, runID, version)
+		}
+		if err != nil {
 			d.log.Debug("a replica was not asked to stop a run", "req", runID, "err", err)
 		}
 		select {
@@ -213,11 +232,16 @@ type prober struct {
 	word  atomic.Pointer[string]
 }
 
-func (p *prober) version() string {
-	if v := p.word.Load(); v != nil {
-		return *v
+// version returns the version of the replicas.
+func (d *Driver) version(ctx context.Context) (string, error) {
+	if v := d.probe.word.Load(); v != nil {
+		return *v, nil
 	}
-	return "0" // the oldest: it is asked for the least
+	s, err := d.quick.Identify(ctx)
+	if err == nil {
+		d.probe.word.Store(&s.Version)
+	}
+	return s.Version, err
 }
 
 // Probe asks a replica what it is and can run when nothing is known yet, and whether any answers when one did not.

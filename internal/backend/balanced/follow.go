@@ -32,6 +32,7 @@ type follower struct {
 	replied  time.Time // when any replica last answered
 	looks    int       // since seen
 	failures error     // how looks failed last
+	node     string    // the one that runs, as far as it was heard
 	end      *backend.Result
 	files    []stored
 	moved    time.Time // when files changed last
@@ -168,6 +169,12 @@ func (f *follower) hear(fr comfyui.Frame) error {
 		f.end = fr.End
 		f.moved = time.Now()
 	}
+	if fr.Type == "executing" {
+		f.node = fr.Node
+	}
+	if fr.Binary != nil && fr.Node == "" { // those of older servers don't say
+		fr.Node = f.node
+	}
 	return f.update(f.names.update(fr.Update))
 }
 
@@ -184,12 +191,14 @@ func (f *follower) watch() {
 	}
 }
 
-// settled is how long files that are taken for a whole result have to stay as they are.
-const settled = 3 * time.Second
+// settled reports whether files have stayed as they are for long enough to be taken for a whole result.
+func (f *follower) settled() bool {
+	return time.Since(f.moved) > min(3*time.Second, f.d.o.LostAfter/2)
+}
 
 // decide says what is to be made of a run that no look finds over.
 func (f *follower) decide() (*backend.Result, error) {
-	if f.end != nil && time.Since(f.moved) > settled {
+	if f.end != nil && f.settled() {
 		if result := f.fromFiles(); result != nil { // its replica said that it is over
 			return result, nil
 		}
@@ -244,7 +253,7 @@ func (f *follower) lost(sentence string, cause error) error {
 // files that are whole. Nil: it does not say enough. What nodes told without files, such as texts, is only there as far
 // as it was heard: so a run with other outputs is not taken for over.
 func (f *follower) fromFiles() *backend.Result {
-	if f.t.Outputs == nil || time.Since(f.moved) < settled || len(f.files) == 0 || f.end != nil && f.end.State != job.Completed {
+	if f.t.Outputs == nil || !f.settled() || len(f.files) == 0 || f.end != nil && f.end.State != job.Completed {
 		return nil
 	}
 	by := map[string][]stored{}

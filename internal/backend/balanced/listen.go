@@ -12,10 +12,9 @@ import (
 )
 
 const (
-	listenFor  = 1500 * time.Millisecond // how long a replica may say nothing of the run before another is tried
-	deafAfter  = 5                       // so many web sockets that are refused in a row are enough
-	deafFor    = 10 * time.Minute        // and this long none is tried any more
-	listenRest = time.Second             // pause between two
+	listenFor = 1500 * time.Millisecond // how long a replica may say nothing of the run before another is tried
+	deafAfter = 5                       // so many web sockets that are refused in a row are enough
+	deafFor   = 10 * time.Minute        // and this long none is tried any more
 )
 
 // listen tries to reach the replica that has the run with a web socket, and stays there when it does: then there is
@@ -29,7 +28,7 @@ func (f *follower) listen(ctx context.Context, frames chan<- comfyui.Frame) {
 		case <-ctx.Done():
 			return
 		}
-		rest.Reset(listenRest)
+		rest.Reset(2 * f.d.o.LookEvery)
 		if since := f.d.deaf.Load(); since > deafAfter && time.Since(time.Unix(0, since)) < deafFor {
 			continue
 		}

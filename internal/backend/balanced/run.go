@@ -71,6 +71,7 @@ func (d *Driver) Resume(ctx context.Context, t backend.Task) (backend.Run, error
 	for range 3 * d.enough() {
 		result, ok, err := d.quick.History(ctx, r.id)
 		if ok {
+			result.Gap = true
 			r.result, r.over = &result, true
 			return r, nil
 		}
@@ -168,7 +169,13 @@ func (r *run) Close() error {
 	case r.posted && !r.over:
 		r.d.Cancel(r.id)
 	case r.posted:
-		r.d.background(func() { r.d.shelf.remove(r.id) })
+		d, id := r.d, r.id
+		d.background(func() {
+			d.shelf.remove(id)
+			if err := d.quick.Forget(d.closed, id); err != nil { // who does not have it does not mind; the rest forget it when they sleep
+				d.log.Debug("a history entry stays at a replica", "req", id, "err", err)
+			}
+		})
 	}
 	return nil
 }
@@ -261,15 +268,9 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 	return r.finish(result)
 }
 
-// finish makes the result of what was found.
+// finish makes the result of what was found. It stays where it is until Close: a restart of ours may ask for it again.
 func (r *run) finish(result backend.Result) (backend.Result, error) {
 	r.became(true, true)
-	d := r.d
-	d.background(func() { // at the replica that answers: the others forget it when they sleep
-		if err := d.quick.Forget(d.closed, r.id); err != nil {
-			d.log.Debug("a history entry stays at a replica", "req", r.id, "err", err)
-		}
-	})
 	return r.names.result(result)
 }
 

@@ -32,7 +32,7 @@ type endpoint struct {
 }
 
 // serve starts a fleet of replicas inside this process. shared says whether they have their folders in common.
-func serve(t *testing.T, o fleet.Options, shared bool) *endpoint {
+func serve(t *testing.T, o fleet.Options, gpu sim.Options, shared bool) *endpoint {
 	t.Helper()
 	dir := t.TempDir()
 	e := &endpoint{outputs: filepath.Join(dir, "outputs"), inputs: filepath.Join(dir, "inputs")}
@@ -42,13 +42,12 @@ func serve(t *testing.T, o fleet.Options, shared bool) *endpoint {
 		}
 	}
 	o.Dir = filepath.Join(dir, "replicas")
-	if o.Launch == nil {
-		o.Launch = fleet.Local(sim.Options{Probes: true}, func(_ int, s *sim.Options) {
-			if shared {
-				s.Output, s.Input = e.outputs, e.inputs
-			}
-		})
-	}
+	gpu.Probes = true
+	o.Launch = fleet.Local(gpu, func(_ int, s *sim.Options) {
+		if shared {
+			s.Output, s.Input = e.outputs, e.inputs
+		}
+	})
 	var err error
 	if e.Fleet, err = fleet.New(o); err != nil {
 		t.Fatal(err)
@@ -111,9 +110,7 @@ func TestSuite(t *testing.T) {
 	for _, version := range []string{sim.Classic, sim.Modern} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()
-			var e *endpoint
-			e = serve(t, fleet.Options{Replicas: 2, Warm: 2, PerReplica: 8, FreeSockets: true, Launch: fleet.Local(sim.Options{Version: version, Probes: true},
-				func(_ int, s *sim.Options) { s.Output, s.Input = e.outputs, e.inputs })}, true)
+			e := serve(t, fleet.Options{Replicas: 2, Warm: 2, PerReplica: 8, FreeSockets: true}, sim.Options{Version: version}, true)
 			backendtest.Run(t, graphs(t, backendtest.Harness{Open: e.open}))
 		})
 	}

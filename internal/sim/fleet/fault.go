@@ -59,6 +59,13 @@ func (f *Fleet) Inject(t Fault) error {
 	return nil
 }
 
+// Clear takes back what Inject ordered and no request has met yet.
+func (f *Fleet) Clear() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.faults = nil
+}
+
 // pick takes the trouble that is meant for a request; nil: none.
 func (f *Fleet) pick(r *http.Request) *Fault {
 	f.mu.Lock()
