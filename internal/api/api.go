@@ -47,6 +47,7 @@ func New(d Deps, log *slog.Logger) *Face {
 	f.jobs()
 	f.queues()
 	f.studio()
+	f.verda()
 	return f
 }
 

@@ -230,7 +230,7 @@ func (*fake) Status(context.Context) api.Status {
 func face(t *testing.T) (*api.Face, *fake) {
 	t.Helper()
 	f := &fake{}
-	return api.New(api.Deps{People: f, Queue: f, Fleet: f, Studio: f}, slog.New(slog.DiscardHandler)), f
+	return api.New(api.Deps{People: f, Queue: f, Fleet: f, Studio: f, Verda: f}, slog.New(slog.DiscardHandler)), f
 }
 
 // ask sends a request as a person; "" is nobody.
@@ -299,6 +299,9 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"GET /status":                      {"", "/status", 401, 403, 403, 200, 200},
 		"GET /backends":                    {"", "/backends", 401, 403, 403, 200, 200},
 		"POST /backends/{name}/test":       {"", "/backends/gpu1/test", 401, 403, 403, 403, 200},
+	}
+	for name, r := range verdaCalls {
+		table[name] = row{r.body, r.path, 401, 403, 403, 403, r.ok}
 	}
 	f, _ := face(t)
 	var doc struct {

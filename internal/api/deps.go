@@ -16,6 +16,7 @@ type Deps struct {
 	Queue  Queue
 	Fleet  Fleet
 	Studio Studio
+	Verda  Verda
 }
 
 // People is the studio's accounts.

@@ -235,7 +235,7 @@ func (s *Studio) Status(ctx context.Context) api.Status {
 	if s.serving {
 		out.Since = api.When(s.since)
 		out.Frontend = s.page.Version()
-		out.Reasons = append(s.whyNotReady(ctx), out.Reasons...)
+		out.Reasons = append(append(s.whyNotReady(ctx), out.Reasons...), s.verda.notes()...)
 	}
 	return out
 }

@@ -173,9 +173,10 @@ func (s *Studio) lead(ctx context.Context) error {
 	saving, saved := context.WithCancel(context.WithoutCancel(ctx))
 	defer saved()
 	var beside sync.WaitGroup
-	var errs [2]error
+	var errs [3]error
 	beside.Go(func() { errs[0] = s.usage.Run(saving) })
 	beside.Go(func() { errs[1] = s.sweep(ctx) })
+	beside.Go(func() { errs[2] = s.verda.keep(ctx) })
 	s.dispatch.Store(d)
 	for _, b := range s.backends { // where others work: until now that said nothing, see follows
 		s.fleet.Nudge(b.Name)

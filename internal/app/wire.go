@@ -63,6 +63,7 @@ type Studio struct {
 	catalog   *catalog.Catalog
 	packs     *fleet.Packs
 	fleet     *fleet.Fleet
+	verda     *verdaFace
 	dispatch  atomic.Pointer[dispatch.Dispatcher] // nil while another server, or none, runs jobs
 
 	// faces
@@ -288,6 +289,7 @@ func (s *Studio) apiFace() *api.Face {
 			Queue:  queueFace{Service: s.queue, s: s},
 			Fleet:  fleetFace{s},
 			Studio: s,
+			Verda:  s.verdaFace(),
 		}, s.log)
 	}
 	return s.api

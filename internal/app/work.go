@@ -52,10 +52,10 @@ func (s *Studio) work(ctx context.Context) error {
 		s.notes = append(s.notes, note)
 		s.log.Warn("back ends", "note", note)
 	}
-	if err := s.newFleet(ctx); err != nil {
+	if err := s.keepWarm(); err != nil {
 		return err
 	}
-	return nil
+	return s.newFleet(ctx)
 }
 
 // changed tells everybody of a change of a job, after the commit that made it true.

@@ -10,8 +10,9 @@ import (
 
 // backendCmd is about GPU sources.
 type backendCmd struct {
-	List backendList `cmd:"" help:"List GPU sources."`
-	Test backendTest `cmd:"" help:"Ask a GPU source now who it is and what it can run."`
+	Verda verdaCmd    `cmd:"" help:"The provider of serverless containers."`
+	List  backendList `cmd:"" help:"List GPU sources."`
+	Test  backendTest `cmd:"" help:"Ask a GPU source now who it is and what it can run."`
 }
 
 func printBackEnds(w io.Writer, list []api.BackEnd) {

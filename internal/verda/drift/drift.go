@@ -11,6 +11,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -60,6 +62,11 @@ type Change struct {
 	Deployment string
 	Restarts   bool // its containers are replaced
 	body       verda.DeploymentChange
+}
+
+// Request is what the change is sent by.
+func (c Change) Request() string {
+	return http.MethodPatch + " /container-deployments/" + url.PathEscape(c.Deployment)
 }
 
 // Shown returns the change as the body of PATCH /container-deployments/NAME. What may be a secret is *** there.

@@ -23,6 +23,13 @@ func (f *Fake) Deploy(t testing.TB, body string) {
 	f.deploy(name, "verda.test", facts)
 }
 
+// Keep makes a secret of which nobody knows the value, for variables to refer to.
+func (f *Fake) Keep(name string) {
+	f.mu.Lock()
+	f.kept["secrets"][name] = map[string]any{"name": name, "created_at": stamp(), "secret_type": "generic"}
+	f.mu.Unlock()
+}
+
 // Facts returns what a deployment is made of, as its answer would have it; nil: there is none.
 func (f *Fake) Facts(name string) map[string]any {
 	f.mu.Lock()

@@ -47,6 +47,18 @@ func (r Raised) Least() int { return r.Set[len(r.Set)-1] }
 // PerHour is what the raised minimum costs in an hour; 0: unknown.
 func (r Raised) PerHour() float64 { return float64(max(0, r.Least()-r.Before)) * r.Price }
 
+// Says returns what is kept awake and what it costs, as a sentence.
+func (r Raised) Says() string {
+	text := fmt.Sprintf("%s keeps %d containers awake by plan", r.Deployment, r.Least())
+	if r.Least() == 1 {
+		text = r.Deployment + " keeps a container awake by plan"
+	}
+	if per := r.PerHour(); per > 0 {
+		text += fmt.Sprintf(": %.2f per hour, %.2f so far", per, per*time.Since(r.Since).Hours())
+	}
+	return text + "."
+}
+
 // Keeper carries plans out. Its Run is to be called by one program of a studio at a time; everything else is safe for
 // concurrent use.
 type Keeper struct {
@@ -319,14 +331,7 @@ func (k *Keeper) Raised() []Raised {
 func (k *Keeper) Notes() []string {
 	var notes []string
 	for _, r := range k.Raised() {
-		text := fmt.Sprintf("%s keeps %d containers awake by plan", r.Deployment, r.Least())
-		if r.Least() == 1 {
-			text = fmt.Sprintf("%s keeps a container awake by plan", r.Deployment)
-		}
-		if per := r.PerHour(); per > 0 {
-			text += fmt.Sprintf(": %.2f per hour, %.2f so far", per, per*time.Since(r.Since).Hours())
-		}
-		notes = append(notes, text+".")
+		notes = append(notes, r.Says())
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
