@@ -49,6 +49,13 @@ func (s *Studio) SignIn(ctx context.Context, user string) (cookie, id string, er
 // CookieName is the session cookie's on http.
 func (s *Studio) CookieName() string { return "comfyume-" + s.self.ID }
 
+// Tidy clears away what is old in the places of storage, as if it were a time.
+func (s *Studio) Tidy(ctx context.Context, now time.Time) {
+	for _, address := range s.storages() {
+		s.tidyPlace(ctx, address, now)
+	}
+}
+
 // QueuePort is the address of the queue manager's own port; empty: it has none.
 func (s *Studio) QueuePort() string { return s.queuePort }
 

@@ -1,14 +1,12 @@
 package app
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/base32"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,7 +16,6 @@ import (
 
 	"github.com/gofrs/flock"
 
-	"github.com/ahelme/comfyume/internal/blob"
 	"github.com/ahelme/comfyume/internal/fault"
 )
 
@@ -128,32 +125,6 @@ func filled(folders ...string) string {
 		}
 	}
 	return ""
-}
-
-// ownBytes refuses stored bytes of another studio, and marks those without a mark as the studio's own: bytes that the
-// database has no names for are swept away, and to another studio's database all of them would be such.
-func ownBytes(ctx context.Context, bytes blob.Store, id, folder string) error {
-	const mark = "studio"
-	f, err := bytes.Open(ctx, mark)
-	if fault.Is(err, fault.Missing) {
-		if _, err = bytes.Put(ctx, mark, strings.NewReader(id+"\n")); err != nil {
-			return folderTrouble(err, folder)
-		}
-		return nil
-	}
-	if err != nil {
-		return folderTrouble(err, folder)
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, 1<<10))
-	if err != nil {
-		return folderTrouble(err, folder)
-	}
-	if other := strings.TrimSpace(string(text)); other != id {
-		return fault.New(fault.Unavailable, "The folder %s holds the files of another studio, %q.", folder, other).
-			WithRemedy("Set blob to a folder of this studio's own. If these are its files, bring back the data folder that they belong to.")
-	}
-	return nil
 }
 
 func selfTrouble(err error, name string) error {

@@ -177,6 +177,7 @@ func (s *Studio) lead(ctx context.Context) error {
 	beside.Go(func() { errs[0] = s.usage.Run(saving) })
 	beside.Go(func() { errs[1] = s.sweep(ctx) })
 	beside.Go(func() { errs[2] = s.verda.keep(ctx) })
+	beside.Go(func() { s.tidy(ctx) })
 	s.dispatch.Store(d)
 	for _, b := range s.backends { // where others work: until now that said nothing, see follows
 		s.fleet.Nudge(b.Name)

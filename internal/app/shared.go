@@ -28,12 +28,12 @@ func (s *Studio) samePlaces(ctx context.Context, bytes blob.Store) error {
 		return nil
 	}
 	places := []struct {
-		name, folder string
-		read         func() (string, error)
-		write        func(id string) error
+		name, place string
+		read        func() (string, error)
+		write       func(id string) error
 	}{
 		{
-			"documents", s.cfg.Data,
+			"documents", "folder " + s.cfg.Data,
 			func() (string, error) {
 				text, err := os.ReadFile(filepath.Join(s.cfg.Data, "place"))
 				return string(text), err
@@ -44,7 +44,7 @@ func (s *Studio) samePlaces(ctx context.Context, bytes blob.Store) error {
 			},
 		},
 		{
-			"bytes", s.blobFolder(),
+			"bytes", s.blobPlace(),
 			func() (string, error) { return mark(ctx, bytes) },
 			func(id string) error {
 				_, err := bytes.Put(ctx, placeMark, strings.NewReader(id))
@@ -55,7 +55,7 @@ func (s *Studio) samePlaces(ctx context.Context, bytes blob.Store) error {
 	for _, p := range places {
 		id, err := p.read()
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !fault.Is(err, fault.Missing) {
-			return folderTrouble(err, p.folder)
+			return placeTrouble(err, p.place)
 		}
 		fresh := id == ""
 		if fresh {
@@ -68,12 +68,12 @@ func (s *Studio) samePlaces(ctx context.Context, bytes blob.Store) error {
 		case kept == id && fresh:
 			err = p.write(id)
 		case kept != id && fresh: // another server may be writing it just now
-			err = s.await(ctx, kept, p.read, p.folder)
+			err = s.await(ctx, kept, p.read, p.place)
 		case kept != id:
-			return errElsewhere(p.folder)
+			return errElsewhere(p.place)
 		}
 		if err != nil {
-			return folderTrouble(err, p.folder)
+			return placeTrouble(err, p.place)
 		}
 	}
 	return nil
@@ -83,13 +83,13 @@ func (s *Studio) samePlaces(ctx context.Context, bytes blob.Store) error {
 const awaitFor = 2 * time.Second
 
 // await waits until a folder has the mark that the store has.
-func (s *Studio) await(ctx context.Context, want string, read func() (string, error), folder string) error {
+func (s *Studio) await(ctx context.Context, want string, read func() (string, error), place string) error {
 	for end := time.Now().Add(awaitFor); ; {
 		if id, err := read(); err == nil && id == want {
 			return nil
 		}
 		if time.Now().After(end) {
-			return errElsewhere(folder)
+			return errElsewhere(place)
 		}
 		select {
 		case <-ctx.Done():

@@ -77,6 +77,8 @@ func (s *Studio) openSQLite(ctx context.Context) (*stores, error) {
 	if err := checkDatabase(name, s.peoplesFolders()...); err != nil {
 		return nil, err
 	}
+	info, err := os.Stat(name)
+	s.fresh = err != nil || info.Size() == 0
 	db, err := sqlite.Open(ctx, name, sqlite.Options{Log: s.log})
 	if err != nil {
 		return nil, err
@@ -90,7 +92,11 @@ func (s *Studio) openSQLite(ctx context.Context) (*stores, error) {
 
 // peoplesFolders are those with people's files and documents.
 func (s *Studio) peoplesFolders() []string {
-	return []string{filepath.Join(s.blobFolder(), "files"), filepath.Join(s.cfg.Data, "users")}
+	folders := []string{filepath.Join(s.cfg.Data, "users")}
+	if !s.inBucket() { // files in a bucket are looked for when it is open, see ownBucket
+		folders = append(folders, filepath.Join(s.blobFolder(), "files"))
+	}
+	return folders
 }
 
 func (s *Studio) openRedis(ctx context.Context) (*stores, error) {
@@ -104,6 +110,7 @@ func (s *Studio) openRedis(ctx context.Context) (*stores, error) {
 			WithCode("redis_without_files").
 			WithRemedy("Set store back to what it was. To begin anew with a Redis, choose another data folder, or move this one away.")
 	}
+	s.fresh = len(was) == 0
 	db, err := redis.Open(ctx, string(s.cfg.Store), redis.Options{
 		Studio: s.self.ID, Generation: strings.TrimSpace(string(was)), Log: s.log,
 	})
@@ -139,9 +146,9 @@ func (s *Studio) promises(ctx context.Context) error {
 	return nil
 }
 
-// errElsewhere refuses folders that are not those of the studio's other servers.
-func errElsewhere(folder string) error {
-	return fault.New(fault.Unavailable, "The folder %s is not the one that the studio's other servers use.", folder).
+// errElsewhere refuses places that are not those of the studio's other servers.
+func errElsewhere(place string) error {
+	return fault.New(fault.Unavailable, "The %s is not the one that the studio's other servers use.", place).
 		WithCode("other_folder").
-		WithRemedy("Servers of one studio share its data folder, and its folder of files if blob names one. Mount it here, and name it in the settings.")
+		WithRemedy("Servers of one studio share its data folder, and its folder of files or bucket if blob names one. Mount it here, and name it in the settings.")
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/ahelme/comfyume/internal/account"
 	"github.com/ahelme/comfyume/internal/api"
-	"github.com/ahelme/comfyume/internal/blob/disk"
 	"github.com/ahelme/comfyume/internal/catalog"
 	"github.com/ahelme/comfyume/internal/comfyserver"
 	"github.com/ahelme/comfyume/internal/config"
@@ -54,7 +53,7 @@ type Studio struct {
 	jobs      queueStore
 	queue     *queue.Service
 	usage     *usage.Ledger // nil in a command without server
-	blobs     *disk.Disk
+	blobs     byteStore
 	files     *workspace.Files
 	home      *workspace.Home
 	templates *workspace.Templates
@@ -78,6 +77,7 @@ type Studio struct {
 	queuePort string // address of its own port; empty: it has none
 
 	backends []config.Back // those of the settings, and the simulated one
+	fresh    bool          // its database was empty when it was opened
 	serving  bool          // a server, not a command that looks into the folder
 	listen   string        // address of the main door; a port the system chose is filled in when it is open
 	ready    atomic.Bool

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
-	"github.com/ahelme/comfyume/internal/blob/disk"
 	"github.com/ahelme/comfyume/internal/catalog"
 	"github.com/ahelme/comfyume/internal/comfyserver"
 	"github.com/ahelme/comfyume/internal/config"
@@ -52,6 +50,7 @@ func (s *Studio) work(ctx context.Context) error {
 		s.notes = append(s.notes, note)
 		s.log.Warn("back ends", "note", note)
 	}
+	s.checkStorage(ctx)
 	if err := s.keepWarm(); err != nil {
 		return err
 	}
@@ -78,15 +77,8 @@ func (s *Studio) place(j job.Job) (job.ClaimParams, bool) {
 
 // newFiles opens the bytes and the names of people's files.
 func (s *Studio) newFiles(ctx context.Context) error {
-	blobs, err := disk.Open(s.blobFolder())
+	blobs, err := s.openBytes(ctx)
 	if err != nil {
-		return folderTrouble(err, s.blobFolder())
-	}
-	s.parts.add("bytes", func(context.Context) error { return blobs.Close() })
-	if err := ownBytes(ctx, blobs, s.self.ID, s.blobFolder()); err != nil {
-		return err
-	}
-	if err := s.samePlaces(ctx, blobs); err != nil {
 		return err
 	}
 	s.blobs = blobs
@@ -106,28 +98,11 @@ func (s *Studio) newFiles(ctx context.Context) error {
 		Lock: s.documentsLock(),
 	})
 	if err != nil {
-		return folderTrouble(err, filepath.Join(s.cfg.Data, "users"))
+		return placeTrouble(err, "folder "+filepath.Join(s.cfg.Data, "users"))
 	}
 	s.parts.add("documents", func(context.Context) error { return s.home.Close() })
 	s.templates = workspace.NewTemplates(filepath.Join(s.cfg.Data, "templates"))
 	return nil
-}
-
-// folderTrouble says what is wrong with a folder of people's files, unless err says it.
-func folderTrouble(err error, folder string) error {
-	if fault.KindOf(err) != fault.Internal {
-		return err
-	}
-	return fault.Wrap(fault.Unavailable, err, "The folder %s can't be used for people's files.", folder).
-		WithRemedy("See that it is a folder, or can be made, and that this account may write there.")
-}
-
-// blobFolder is where people's bytes are.
-func (s *Studio) blobFolder() string {
-	if u, err := url.Parse(s.cfg.Blob); err == nil && u.Scheme == "file" { // the settings were checked
-		return u.Path
-	}
-	return filepath.Join(s.cfg.Data, "blobs")
 }
 
 // sweepEvery is how often old temp files and bytes without a name are looked for.
@@ -144,6 +119,7 @@ func (s *Studio) sweep(ctx context.Context) error {
 		if err := s.deliver.Prune(ctx, now.Add(-24*time.Hour)); err != nil && ctx.Err() == nil {
 			s.log.Warn("old delivery notes were not deleted", "err", err)
 		}
+		s.sweepBucket(ctx)
 		if _, err := s.queue.Prune(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("old jobs were not deleted", "err", err)
 		}

@@ -129,13 +129,43 @@ func (l *loader) store(c *Config) {
 	default: // it may have a password in it
 		l.wrong("store", "write sqlite, or the address of a Redis such as redis://HOST:6379/0")
 	}
-	switch u, err := url.Parse(c.Blob); {
-	case c.Blob == "file":
-	case err == nil && u.Scheme == "file" && u.Host == "" && filepath.IsAbs(u.Path):
-	case err == nil && u.Scheme == "s3":
-		l.wrong("blob", "this version keeps files in a folder only")
-	default:
-		l.wrong("blob", "%q is neither file nor an absolute folder such as file:///mnt/outputs", c.Blob)
+	switch {
+	case c.Blob == "file", folderAddress(c.Blob):
+	case strings.HasPrefix(c.Blob, "s3:"):
+		l.bucket("blob", c.Blob)
+	default: // it may have a key in it
+		l.wrong("blob", "write file, or an absolute folder such as file:///mnt/outputs, or s3://bucket/prefix?endpoint=HOST")
+	}
+}
+
+// folderAddress reports whether an address is that of a folder.
+func folderAddress(address string) bool {
+	u, err := url.Parse(address)
+	return err == nil && u.Scheme == "file" && u.Host == "" && u.RawQuery == "" && u.Fragment == "" && filepath.IsAbs(u.Path)
+}
+
+// bucket checks the address of a bucket. Its text is not shown: it may have a key in it.
+func (l *loader) bucket(path, address string) {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "s3" || u.Host == "" || u.Fragment != "" {
+		l.wrong(path, "write s3://bucket/prefix?endpoint=HOST")
+		return
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if u.User != nil || err != nil {
+		l.wrong(path, "keys do not stand in the address of a bucket: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or key=env:NAME&secret=file:PATH in it")
+		return
+	}
+	for name, values := range query {
+		switch name {
+		case "endpoint", "region":
+		case "key", "secret":
+			if _, err := ParseSecret(values[0]); err != nil {
+				l.wrong(path, "%s: %v", name, err)
+			}
+		default:
+			l.wrong(path, "behind the ? stand endpoint, region, key and secret, and nothing else")
+		}
 	}
 }
 
@@ -262,13 +292,14 @@ func (l *loader) driver(at string, b *Back) {
 	if b.PricePerHour < 0 {
 		l.wrong(at+".price_per_hour", "is below 0")
 	}
-	if b.Storage != "" {
-		switch u, err := url.Parse(b.Storage); {
-		case err == nil && u.Scheme == "file" && u.Host == "" && filepath.IsAbs(u.Path):
-		case err == nil && u.Scheme == "s3" && u.Host != "":
-		default: // it may have a key in it
-			l.wrong(at+".storage", "write an absolute folder such as file:///mnt/outputs, or s3://bucket/prefix?endpoint=HOST")
-		}
+	switch {
+	case b.Storage == "", folderAddress(b.Storage):
+	case strings.HasPrefix(b.Storage, "s3:") && b.Mode == "plain":
+		l.wrong(at+".storage", "ComfyUI itself writes to folders only: mode plain needs file:///FOLDER")
+	case strings.HasPrefix(b.Storage, "s3:"):
+		l.bucket(at+".storage", b.Storage)
+	default: // it may have a key in it
+		l.wrong(at+".storage", "write an absolute folder such as file:///mnt/outputs, or s3://bucket/prefix?endpoint=HOST")
 	}
 	for j, g := range b.Groups {
 		if !name.MatchString(g) {

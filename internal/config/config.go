@@ -18,7 +18,7 @@ type Config struct {
 	Data           string   `yaml:"data" doc:"database and files"`
 	Store          Address  `yaml:"store" doc:"sqlite; or redis://HOST:6379/0 (rediss://, unix://) for several servers of one studio"`
 	Isolation      string   `yaml:"isolation" doc:"shared | strict: strict closes the back ends' node cache between people"`
-	Blob           string   `yaml:"blob" doc:"file: under data; or file:///mnt/sfs/outputs"`
+	Blob           string   `yaml:"blob" doc:"bytes of people's files. file: under data; or file:///mnt/sfs/outputs; or s3://bucket/prefix?endpoint=HOST with keys from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Documents, templates and the database stay under data"`
 	Frontend       string   `yaml:"frontend" doc:"auto: the newest installed one; a version; or a folder"`
 	ComfyAccount   string   `yaml:"comfy_account" doc:"deny | allow: nodes that spend a person's Comfy credits"`
 	Limits         Limits   `yaml:"limits" doc:"what one person or one request may take"`

@@ -117,6 +117,32 @@ users2: 1
 	}
 }
 
+func TestPlacesOfBytes(t *testing.T) {
+	t.Parallel()
+	const word = "s3cr3t"
+	for blob, want := range map[string]string{
+		"file": "", "file:///mnt/x": "", "s3://bucket/p?endpoint=h&region=eu&key=env:A&secret=file:/b": "",
+		"file://host/x": "write file, or", "file:///x?" + word: "write file, or", "s3:": "write s3://", word: "write file, or",
+		"s3://u:" + word + "@bucket": "keys do not stand", "s3://bucket?secret=" + word: "never written in clear",
+		"s3://bucket?" + word + "=1": "and nothing else", "s3://bucket?%zz" + word: "keys do not stand",
+	} {
+		_, err := load(t, "blob: \""+blob+"\"\n", nil, nil)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), word)) {
+			t.Errorf("blob: %s gave %v", blob, err)
+		}
+		if want != "" && blob != "file" {
+			_, err := load(t, "backends: [{name: a, driver: agent, storage: \""+blob+"\"}]\n", nil, nil)
+			if err == nil || strings.Contains(err.Error(), word) {
+				t.Errorf("storage: %s gave %v", blob, err)
+			}
+		}
+	}
+	_, err := load(t, "backends: [{name: a, driver: serverless, url: http://x, mode: plain, storage: \"s3://bucket/x\"}]\n", nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "ComfyUI itself writes to folders only") {
+		t.Errorf("a bucket for mode plain gave %v", err)
+	}
+}
+
 func TestFileThatIsNotYAMLNamesItsLine(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{

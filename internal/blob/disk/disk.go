@@ -243,7 +243,12 @@ func (d *Disk) Each(ctx context.Context, prefix string, f func(blob.Item) error)
 
 // Free implements blob.Store: what the file system leaves to accounts other than root.
 func (d *Disk) Free(context.Context) (int64, error) {
-	n, err := freeBytes(d.root.Name())
+	return FreeAt(d.root.Name())
+}
+
+// FreeAt returns how many bytes the file system of a folder leaves to accounts other than root.
+func FreeAt(dir string) (int64, error) {
+	n, err := freeBytes(dir)
 	if err != nil {
 		return 0, storeError("ask how much room the disk has", err)
 	}
