@@ -230,7 +230,7 @@ func (*fake) Status(context.Context) api.Status {
 func face(t *testing.T) (*api.Face, *fake) {
 	t.Helper()
 	f := &fake{}
-	return api.New(api.Deps{People: f, Queue: f, Fleet: f, Studio: f, Verda: f}, slog.New(slog.DiscardHandler)), f
+	return api.New(api.Deps{People: f, Queue: f, Fleet: f, Agents: fakeAgents{}, Studio: f, Verda: f}, slog.New(slog.DiscardHandler)), f
 }
 
 // ask sends a request as a person; "" is nobody.
@@ -298,6 +298,9 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"DELETE /queue/pauses/{scope}":     {"", "/queue/pauses/all", 401, 403, 403, 403, 200},
 		"GET /status":                      {"", "/status", 401, 403, 403, 200, 200},
 		"GET /backends":                    {"", "/backends", 401, 403, 403, 200, 200},
+		"GET /agents":                      {"", "/agents", 401, 403, 403, 200, 200},
+		"DELETE /agents/{name}":            {"", "/agents/lab-1", 401, 403, 403, 403, 204},
+		"POST /backends/{name}/code":       {"", "/backends/lab-1/code", 401, 403, 403, 403, 201},
 		"POST /backends/{name}/test":       {"", "/backends/gpu1/test", 401, 403, 403, 403, 200},
 	}
 	for name, r := range verdaCalls {

@@ -15,6 +15,7 @@ type Deps struct {
 	People People
 	Queue  Queue
 	Fleet  Fleet
+	Agents Agents
 	Studio Studio
 	Verda  Verda
 }

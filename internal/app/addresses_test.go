@@ -12,6 +12,7 @@ import (
 	"github.com/ahelme/comfyume/internal/comfyserver"
 	"github.com/ahelme/comfyume/internal/gateway"
 	"github.com/ahelme/comfyume/internal/queueapi"
+	"github.com/ahelme/comfyume/internal/tunnel"
 )
 
 // address is one way to ask for something of the owner's.
@@ -96,6 +97,9 @@ func (w *owned) addresses() (all []address) {
 		switch prefix {
 		case api.Base + "/":
 			w.interfaceAddresses(add)
+		case tunnel.Base + "/": // agents' keys are no person's
+			add(address{method: http.MethodPost, path: prefix + "join", public: true, kind: "application/json"}, nil, `{"code": "AAAA-BBBB-CCCC", "hello": {"instance": "x"}}`)
+			add(address{method: http.MethodGet, path: prefix + "connect", public: true}, nil)
 		case "/metrics":
 			add(address{method: http.MethodGet, path: prefix, hers: true}, nil)
 		case "/qm/":

@@ -63,3 +63,9 @@ func (s *Studio) QueuePort() string { return s.queuePort }
 func (s *Studio) SignOut(ctx context.Context, cookie string) error {
 	return s.accounts.SignOut(ctx, cookie)
 }
+
+// Leads reports whether this server gives jobs to back ends.
+func (s *Studio) Leads() bool { return !s.follows() }
+
+// WaitAgent waits until an agent's line ends at this server.
+func (s *Studio) WaitAgent(ctx context.Context, name string) error { return s.hub.Wait(ctx, name) }

@@ -39,7 +39,7 @@ func (s *Studio) newServer() {
 		name = "?" // it is for people who read logs
 	}
 	s.server = &server{
-		lease: redis.NewLease(s.stores.redis, "lead", redis.LeaseOptions{Holder: fmt.Sprintf("%s:%d", name, os.Getpid()), For: leadFor}),
+		lease: redis.NewLease(s.stores.redis, "lead", redis.LeaseOptions{Holder: fmt.Sprintf("%s:%d %s", name, os.Getpid(), s.reachableAt()), For: leadFor}),
 		relay: redis.NewRelay(s.stores.redis, s.bus),
 		told:  map[string]map[job.ID]event.Place{},
 	}
@@ -150,7 +150,7 @@ func (s *Studio) leading(ctx context.Context) error {
 		if err := s.usage.Relearn(ctx); err != nil {
 			return s.step(ctx, err)
 		}
-		return s.step(ctx, s.lead(ctx))
+		return s.step(ctx, s.takeAgents(func() error { return s.lead(ctx) }))
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/account"
+	"github.com/ahelme/comfyume/internal/agents"
 	"github.com/ahelme/comfyume/internal/catalog"
 	"github.com/ahelme/comfyume/internal/deliver"
 	"github.com/ahelme/comfyume/internal/fault"
@@ -28,6 +29,7 @@ type stores struct {
 	took     ledgerStore
 	files    fileStore
 	catalog  catalogStore
+	agents   agents.Store
 	// queue opens the queue's store. Who opens it closes it.
 	queue func(context.Context) (queueStore, error)
 	close func() error
@@ -85,8 +87,9 @@ func (s *Studio) openSQLite(ctx context.Context) (*stores, error) {
 	}
 	return &stores{
 		accounts: sqlite.NewAccounts(db), took: sqlite.NewUsage(db), files: sqlite.NewFiles(db), catalog: sqlite.NewCatalog(db),
-		queue: func(ctx context.Context) (queueStore, error) { return sqlite.NewQueue(ctx, db) },
-		close: db.Close,
+		agents: sqlite.NewAgents(db),
+		queue:  func(ctx context.Context) (queueStore, error) { return sqlite.NewQueue(ctx, db) },
+		close:  db.Close,
 	}, nil
 }
 
@@ -123,8 +126,9 @@ func (s *Studio) openRedis(ctx context.Context) (*stores, error) {
 	}
 	return &stores{
 		accounts: redis.NewAccounts(db), took: redis.NewUsage(db), files: redis.NewFiles(db), catalog: redis.NewCatalog(db),
-		queue: func(ctx context.Context) (queueStore, error) { return redis.NewQueue(ctx, db) },
-		close: db.Close, redis: db,
+		agents: redis.NewAgents(db),
+		queue:  func(ctx context.Context) (queueStore, error) { return redis.NewQueue(ctx, db) },
+		close:  db.Close, redis: db,
 	}, nil
 }
 

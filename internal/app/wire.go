@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/account"
+	"github.com/ahelme/comfyume/internal/agents"
 	"github.com/ahelme/comfyume/internal/api"
 	"github.com/ahelme/comfyume/internal/catalog"
 	"github.com/ahelme/comfyume/internal/comfyserver"
@@ -29,6 +30,7 @@ import (
 	"github.com/ahelme/comfyume/internal/telemetry"
 	"github.com/ahelme/comfyume/internal/thumb"
 	"github.com/ahelme/comfyume/internal/tlscert"
+	"github.com/ahelme/comfyume/internal/tunnel"
 	"github.com/ahelme/comfyume/internal/usage"
 	"github.com/ahelme/comfyume/internal/workspace"
 )
@@ -47,6 +49,7 @@ type Studio struct {
 	server   *server // nil: no other server serves the studio
 	live     *gateway.Live
 	accounts *account.Service
+	agents   *agents.Service
 
 	// work
 	bus       *event.Bus
@@ -63,6 +66,7 @@ type Studio struct {
 	packs     *fleet.Packs
 	fleet     *fleet.Fleet
 	verda     *verdaFace
+	hub       *tunnel.Hub                         // nil in a command without server
 	dispatch  atomic.Pointer[dispatch.Dispatcher] // nil while another server, or none, runs jobs
 
 	// faces
@@ -94,6 +98,7 @@ func (s *Studio) store(ctx context.Context) (err error) {
 		s.newServer()
 	}
 	s.live = gateway.NewLive()
+	s.newAgents()
 	s.accounts = account.New(s.stores.accounts, account.Options{Ended: s.ended, Left: s.left, Log: s.log})
 	return nil
 }
@@ -216,7 +221,7 @@ func (s *Studio) mounts() []gateway.Mount {
 	return append([]gateway.Mount{
 		{Prefix: api.Base + "/", Handler: s.apiFace()},
 		{Prefix: "/metrics", Role: identity.Operator, Handler: s.metrics.Handler(s.log)},
-	}, s.queueMounts()...)
+	}, append(s.agentMounts(), s.queueMounts()...)...)
 }
 
 // doors opens the listeners: whoever gets through finds everything behind them ready.
@@ -288,6 +293,7 @@ func (s *Studio) apiFace() *api.Face {
 			People: people{s: s.accounts, address: s.Address, removed: s.removed},
 			Queue:  queueFace{Service: s.queue, s: s},
 			Fleet:  fleetFace{s},
+			Agents: agentsFace{s},
 			Studio: s,
 			Verda:  s.verdaFace(),
 		}, s.log)

@@ -51,6 +51,7 @@ func (s *Studio) work(ctx context.Context) error {
 		s.log.Warn("back ends", "note", note)
 	}
 	s.checkStorage(ctx)
+	s.newHub()
 	if err := s.keepWarm(); err != nil {
 		return err
 	}
@@ -168,6 +169,8 @@ func (s *Studio) driver(b config.Back) (backend.Driver, error) {
 		return s.comfyDriver(b)
 	case "serverless":
 		return s.serverlessDriver(b)
+	case "agent":
+		return s.agentDriver(b)
 	default:
 		return nil, fault.New(fault.Invalid, "This version has no driver %q, which %s needs.", b.Driver, b.Name)
 	}
@@ -247,6 +250,7 @@ func (s *Studio) controlled(c queue.Control) {
 func (s *Studio) begin(context.Context) error {
 	s.parts.run("packs", s.packs.Run)
 	s.parts.run("fleet", s.fleet.Run)
+	s.parts.run("agents' keys", s.watchAgents)
 	if s.server != nil {
 		s.parts.run("relay", s.join)
 		s.parts.run("dispatch", s.leading)

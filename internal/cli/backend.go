@@ -10,9 +10,12 @@ import (
 
 // backendCmd is about GPU sources.
 type backendCmd struct {
-	Verda verdaCmd    `cmd:"" help:"The provider of serverless containers."`
-	List  backendList `cmd:"" help:"List GPU sources."`
-	Test  backendTest `cmd:"" help:"Ask a GPU source now who it is and what it can run."`
+	Verda  verdaCmd      `cmd:"" help:"The provider of serverless containers."`
+	Join   backendJoin   `cmd:"" help:"Make a one-time code by which an agent joins as this GPU source."`
+	Agents backendAgents `cmd:"" help:"List agents that have joined."`
+	Revoke backendRevoke `cmd:"" help:"End an agent's key, and its line at once."`
+	List   backendList   `cmd:"" help:"List GPU sources."`
+	Test   backendTest   `cmd:"" help:"Ask a GPU source now who it is and what it can run."`
 }
 
 func printBackEnds(w io.Writer, list []api.BackEnd) {

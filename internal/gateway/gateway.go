@@ -248,8 +248,20 @@ func (g *Gateway) overlaps(m Mount, path string) bool {
 	if g.base == "" || !strings.HasPrefix(m.Prefix, g.base+"/") {
 		return false
 	}
+	if strings.HasPrefix(path, g.base+"/agents/v1/") { // nor has it agents
+		return false
+	}
 	rest := strings.TrimPrefix(path, g.base+"/api/")
 	return !strings.HasPrefix(rest, "v1/") && !strings.HasPrefix(rest, "openapi")
+}
+
+// Client returns the network address of who asks, past proxies that are trusted. w is what the door handed to a face;
+// empty: it is another.
+func (g *Gateway) Client(w http.ResponseWriter) string {
+	if v, ok := w.(*visit); ok {
+		return v.address
+	}
+	return ""
 }
 
 // mounted answers an address of a face that has its own.

@@ -34,6 +34,8 @@ type Lines interface {
 type Options struct {
 	// Joined says whether an agent has joined under the name. Nil: nothing is known.
 	Joined func(ctx context.Context) (bool, error)
+	// Elsewhere says which other server has the agents' lines; empty: this one. Nil: this one.
+	Elsewhere func() string
 	// Comfy are the options of the driver of the ComfyUI itself. Dial is set here.
 	Comfy comfyui.Options
 	// Log gets the lines of the agent's log too, at most LogLines a minute.
@@ -138,9 +140,12 @@ func codeOf(err error) string {
 // Probe asks the ComfyUI who it is. When there is none to ask, the error says which it is: no agent has joined, it is
 // away since when, or its ComfyUI starts, crashed or froze.
 func (d *Driver) Probe(ctx context.Context) (backend.Snapshot, error) {
-	p := d.lines.Agent(d.name)
-	if !p.Online && time.Since(p.Since) > waitFor {
-		return backend.Snapshot{}, d.away(ctx, p)
+	if p := d.lines.Agent(d.name); !p.Online { // it may be back within a moment
+		soon, cancel := context.WithTimeout(ctx, max(time.Second-time.Since(p.Since), 0))
+		defer cancel()
+		if d.lines.Wait(soon, d.name) != nil {
+			return backend.Snapshot{}, d.away(ctx, p)
+		}
 	}
 	snap, err := d.Driver.Probe(ctx)
 	if err == nil || !errors.Is(err, backend.ErrUnreachable) || ctx.Err() != nil {
@@ -161,6 +166,13 @@ func (d *Driver) away(ctx context.Context, p tunnel.Presence) error {
 		return fmt.Errorf("%w: %w", backend.ErrUnreachable, fault.New(fault.Unavailable, "The agent %s on %s is away since %s: %s.",
 			d.name, p.Hello.Machine, p.Since.Format(time.DateTime), p.Why).WithCode(tunnel.CodeOffline).
 			WithRemedy("It comes back by itself; if not, look at that machine and its network."))
+	}
+	if d.o.Elsewhere != nil {
+		if other := d.o.Elsewhere(); other != "" {
+			return fmt.Errorf("%w: %w", backend.ErrUnreachable, fault.New(fault.Unavailable,
+				"The agent %s is the business of the server that leads, %s.", d.name, other).WithCode(tunnel.CodeNotLeading).
+				WithRemedy("Ask that one how it is."))
+		}
 	}
 	joined := true
 	if d.o.Joined != nil {
