@@ -264,12 +264,10 @@ func (s *Studio) verdaFace() *verdaFace {
 func (s *Studio) keepWarm() error {
 	var plans []warm.Deployment
 	for _, b := range s.verdaFace().uses() {
-		if len(b.Warm) > 0 {
-			plans = append(plans, warm.Deployment{
-				Name: b.Provider.Deployment, BackEnd: b.Name, Price: b.PricePerHour,
-				Plan: func(t time.Time) (int, time.Time) { return config.WarmAt(b.Warm, t) },
-			})
-		}
+		plans = append(plans, warm.Deployment{ // one without a plan is looked at, too: it may cost for nothing
+			Name: b.Provider.Deployment, BackEnd: b.Name, Price: b.PricePerHour,
+			Plan: func(t time.Time) (int, time.Time) { return config.WarmAt(b.Warm, t) },
+		})
 	}
 	keeper, err := warm.New(filepath.Join(s.cfg.Data, "kept-awake.json"), lazyProvider{s.verda}, plans, s.log)
 	if err != nil {

@@ -70,6 +70,7 @@ type Keeper struct {
 	mu     sync.Mutex
 	raised map[string]Raised
 	failed map[string]error // why a minimum could not be changed, by deployment
+	beyond map[string]int   // minimums that are above what the plans want, by deployment
 }
 
 // Pauses after a change that could not be made.
@@ -77,12 +78,13 @@ const (
 	firstPause = 15 * time.Second
 	longest    = 10 * time.Minute
 	patience   = 2 * time.Minute // of one deployment's change
+	lookEvery  = 30 * time.Minute
 )
 
 // New returns a keeper that writes down what it raises in file. A file that can't be read is an error: it may say what
 // has to be lowered again.
 func New(file string, provider Provider, plans []Deployment, log *slog.Logger) (*Keeper, error) {
-	k := &Keeper{book: &book{file}, provider: provider, plans: plans, log: log, failed: map[string]error{}}
+	k := &Keeper{book: &book{file}, provider: provider, plans: plans, log: log, failed: map[string]error{}, beyond: map[string]int{}}
 	var err error
 	k.raised, err = k.book.read()
 	return k, err
@@ -105,16 +107,14 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.farewell()
 			return nil
 		}
-		wait := time.Duration(-1) // for ever
+		wait := lookEvery
 		if !next.IsZero() {
-			wait = time.Until(next)
+			wait = min(wait, time.Until(next))
 		}
 		if whole {
 			pause = firstPause
 		} else {
-			if wait < 0 || pause < wait {
-				wait = pause
-			}
+			wait = min(wait, pause)
 			pause = min(2*pause, longest)
 		}
 		if !sleep(ctx, wait) {
@@ -131,12 +131,8 @@ func (k *Keeper) farewell() {
 	}
 }
 
-// sleep waits; below 0: until ctx ends. It is false when ctx ended.
+// sleep waits. It is false when ctx ended.
 func sleep(ctx context.Context, d time.Duration) bool {
-	if d < 0 {
-		<-ctx.Done()
-		return false
-	}
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -179,7 +175,35 @@ func (k *Keeper) round(ctx context.Context, first bool) (next time.Time, whole b
 		whole = whole && err == nil
 		k.note(name, err)
 	}
+	for name, least := range wanted {
+		k.look(ctx, name, least)
+	}
 	return next, whole
+}
+
+// look sees whether a deployment keeps more awake than the plans want. Nothing is changed: people did that.
+func (k *Keeper) look(ctx context.Context, name string, least int) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	s, err := k.provider.Scaling(ctx, name)
+	if err != nil { // what could not be seen says nothing new
+		k.log.DebugContext(ctx, "minimum", "deployment", name, "err", err)
+		return
+	}
+	if r, has := k.entry(name); has {
+		least = max(least, r.Least())
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, before := k.beyond[name]
+	if s.Min <= least {
+		delete(k.beyond, name)
+		return
+	}
+	k.beyond[name] = s.Min
+	if !before {
+		k.log.WarnContext(ctx, "more containers are kept awake than any plan wants", "deployment", name, "least", s.Min, "plan", least)
+	}
 }
 
 // note keeps, and logs once, why a minimum could not be changed.
@@ -335,7 +359,19 @@ func (k *Keeper) Notes() []string {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	now := time.Now()
 	for _, d := range k.plans {
+		if n, ok := k.beyond[d.Name]; ok {
+			least, _ := d.Plan(now)
+			text := fmt.Sprintf("%s keeps %d awake outside every plan", d.Name, n)
+			if least > 0 {
+				text = fmt.Sprintf("%s keeps %d awake, and its plan wants %d", d.Name, n, least)
+			}
+			if d.Price > 0 {
+				text += fmt.Sprintf(": %.2f per hour", float64(max(0, n-least))*d.Price)
+			}
+			notes = append(notes, text+fmt.Sprintf(". To lower it: comfyume backend verda scale %s --min %d", d.Name, least))
+		}
 		if err := k.failed[d.Name]; err != nil {
 			sentence, remedy := fault.Public(err)
 			notes = append(notes, "The number of containers that "+d.Name+" keeps awake could not be changed. "+sentence+" "+remedy)

@@ -188,6 +188,39 @@ func TestByHand(t *testing.T) {
 	})
 }
 
+// TestOutsideEveryPlan: what somebody raised by hand is named with its price, and left.
+func TestOutsideEveryPlan(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "warm.json")
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		p := &provider{mins: map[string]int{"d": 1, "e": 0}, max: 5}
+		k, stop := run(t, file, p, slog.New(slog.NewTextHandler(&log, nil)), plan("d"), plan("e", hours(2, 3, 1)))
+		defer stop()
+		const want = "d keeps 1 awake outside every plan: 2.80 per hour. To lower it: comfyume backend verda scale d --min 0"
+		if notes := k.Notes(); len(notes) != 1 || notes[0] != want {
+			t.Errorf("%q", notes)
+		}
+		time.Sleep(2*time.Hour + time.Second)
+		p.set("e", 3)
+		time.Sleep(30 * time.Minute)
+		synctest.Wait()
+		if notes := strings.Join(k.Notes(), "\n"); !strings.Contains(notes, "e keeps 3 awake, and its plan wants 1: 5.60 per hour.") {
+			t.Error(notes)
+		}
+		p.set("d", 0)
+		p.set("e", 0)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if notes := k.Notes(); len(notes) != 0 || p.min("e") != 0 {
+			t.Errorf("%q", notes)
+		}
+		if n := strings.Count(log.String(), "than any plan wants"); n != 2 {
+			t.Errorf("it was logged %d times: %s", n, log.String())
+		}
+	})
+}
+
 func TestTrouble(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "warm.json")
