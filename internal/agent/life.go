@@ -133,7 +133,7 @@ func (s *Supervisor) watch(ctx context.Context, p proc.Process) end {
 		pulse: &s.pulse, output: s.o.Output, process: p, o: &s.o, started: time.Now(), answers: make(chan answer, 1),
 	}
 	w.ask = func(facts bool) { asking.Go(func() { s.ask(looking, w.answers, facts) }) }
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(s.o.tick)
 	defer tick.Stop()
 	for {
 		select {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"sync"
 	"time"
 
@@ -37,7 +38,11 @@ var _ ComfyUI = (*Neighbour)(nil)
 func NewNeighbour(address, version string, log *slog.Logger) (*Neighbour, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Path != "" && u.Path != "/" || u.User != nil {
-		return nil, fault.New(fault.Invalid, "--comfyui: %q is not the address of a ComfyUI.", address).
+		shown := "what is given"
+		if err == nil && u.User == nil { // else a password would be told
+			shown = strconv.Quote(address)
+		}
+		return nil, fault.New(fault.Invalid, "--comfyui: %s is not the address of a ComfyUI.", shown).
 			WithRemedy("Write it like http://127.0.0.1:8188, without a path, a name or a password.")
 	}
 	n := &Neighbour{
@@ -112,7 +117,14 @@ func (n *Neighbour) Run(ctx context.Context) {
 	for {
 		now := time.Now()
 		ready := n.Status().ComfyUI.State == Ready
-		if due := !ready || now.Sub(asked) >= askAlways || now.Sub(n.pulse.last()) >= askSilent; due && !busy {
+		pause := askSilent
+		switch {
+		case !ready:
+			pause = time.Second
+		case now.Sub(n.pulse.last()) < askSilent:
+			pause = askAlways
+		}
+		if !busy && now.Sub(asked) >= pause {
 			busy, asked = true, now
 			asking.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, askTimeout)

@@ -35,7 +35,8 @@ type Own struct {
 	StartSilence time.Duration // while starting, without output and without computing; 0: 3 min
 	StopGrace    time.Duration // for ending in good order; 0: 10 s
 
-	// For tests: the network, what Check finds, and who has the port.
+	// For tests: how often it is looked at, the network, what Check finds, and who has the port.
+	tick   time.Duration
 	dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	check  func(ctx context.Context, o *Own) []flags.Finding
 	holder func(host string) string
@@ -52,6 +53,7 @@ func (o *Own) setDefaults() {
 	def(&o.StartLimit, 20*time.Minute)
 	def(&o.StartSilence, 3*time.Minute)
 	def(&o.StopGrace, 10*time.Second)
+	def(&o.tick, time.Second)
 	if o.Bound == nil {
 		o.Bound = func() time.Duration { return 0 }
 	}

@@ -516,3 +516,5 @@ func said(s *Supervisor) string {
 	}
 	return b.String()
 }
+
+func procSpec() proc.Spec { return proc.Spec{Output: io.Discard} }
