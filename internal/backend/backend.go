@@ -90,6 +90,11 @@ type Update struct {
 	Binary []byte          // binary frames: the whole frame; nil for JSON frames
 }
 
+// Notice is the type of an update that is no frame of the back end, but a sentence for the run's owner: Data is
+// {"text": "…"}. A driver sends one when a run takes longer for a reason that the back end does not tell, such as that
+// it has to be woken first.
+const Notice = "comfyume_notice"
+
 // Result is how a run ended, in the back end's ids and names.
 type Result struct {
 	State    job.State       // Completed, Failed (the graph's own failure) or Cancelled (interrupted)

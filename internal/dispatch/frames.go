@@ -28,6 +28,10 @@ type frames struct {
 // update takes one frame as the back end sent it.
 func (f *frames) update(u backend.Update) error {
 	a := f.attempt
+	if u.Type == backend.Notice {
+		a.notice(u.Data)
+		return nil
+	}
 	a.begun.Store(true)
 	if len(u.Data) > maxReport { // the result will tell why
 		u.Data = json.RawMessage("{}")
@@ -56,6 +60,17 @@ func (f *frames) update(u backend.Update) error {
 	}
 	f.publish(u)
 	return nil
+}
+
+// notice tells the owner a driver's sentence about why the run takes longer.
+func (a *attempt) notice(data json.RawMessage) {
+	var body struct{ Text string }
+	if err := json.Unmarshal(data, &body); err != nil || body.Text == "" {
+		a.note().Warn("a notice of a driver that says nothing", "err", err)
+		return
+	}
+	a.line("%s", body.Text)
+	a.deps.Bus.Publish(event.Event{User: a.user, Body: event.Notice{Severity: "info", Text: body.Text}})
 }
 
 // blocked reports whether an execution_error is about one node that was not run because another said so. The run

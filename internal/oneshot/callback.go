@@ -154,19 +154,18 @@ func (w *work) news(next int64) (body []byte, last int64, err error) {
 	return body, last, err
 }
 
-// appendNews appends frames from number next on. Of previews and progress only the last few are told: a call holds
-// what happened in a moment. The lock is held.
+// appendNews appends frames from number next on. When there are too many for one call, previews and progress that were
+// overtaken stay away. The lock is held.
 func (w *work) appendNews(body []byte, next int64) ([]byte, int64) {
 	last, size := next, 0
-	recent := int64(-1)
-	if n := len(w.frames); n > 3 {
-		recent = w.frames[n-3].n
+	first := len(w.frames)
+	for first > 0 && w.frames[first-1].n >= next {
+		first--
+		size += len(w.frames[first].record)
 	}
-	for _, it := range w.frames {
-		if it.n < next {
-			continue
-		}
-		if it.minor && it.n < recent {
+	crowded, size := size > maxTold/2, 0
+	for i, it := range w.frames[first:] {
+		if crowded && it.minor && first+i < len(w.frames)-3 {
 			last = it.n + 1
 			continue
 		}

@@ -123,6 +123,9 @@ func parseFrame(k kind, b []byte) (n int64, u backend.Update, err error) {
 		u.Binary = body
 		return n, u, nil
 	}
+	if len(body) == 0 { // some frames have only a type
+		return n, u, nil
+	}
 	if !pyjson.Valid(body) {
 		return 0, u, corrupt("a frame that is not JSON")
 	}

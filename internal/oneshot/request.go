@@ -26,7 +26,7 @@ type Request struct {
 	Core      bool            `json:"core,omitempty"`
 	Previews  bool            `json:"previews,omitempty"`
 	Inputs    []Input         `json:"inputs,omitempty"`
-	Store     bool            `json:"store,omitempty"`     // leave the outputs in the container's storage, if it has one
+	Store     string          `json:"store,omitempty"`     // leave the outputs in the container's storage, if it has one, under this name of a run
 	CallBack  *CallBack       `json:"call_back,omitempty"` // where progress is told
 	Deadline  time.Duration   `json:"deadline,omitempty"`  // a run that takes longer is interrupted; ns, 0: never
 	Grace     time.Duration   `json:"grace,omitempty"`     // how long it goes on when nobody is connected; ns, 0: the container's own
@@ -80,6 +80,8 @@ func (q *Request) check(maxBytes int64) error {
 		return fault.New(fault.Invalid, "The request has %d inputs; at most %d are taken.", len(q.Inputs), maxInputs)
 	case len(q.Targets) > maxTargets || len(q.Outputs) > maxTargets:
 		return fault.New(fault.Invalid, "The request names more than %d targets or outputs.", maxTargets)
+	case len(q.Store) > 2*maxRunID || strings.ContainsFunc(q.Store, func(c rune) bool { return c != '_' && c != '-' && (c > 'z' || !validRun(string(c))) }):
+		return fault.New(fault.Invalid, "The request's name of a run in storage is not made of letters, digits, dashes and underscores.")
 	case q.Deadline < 0 || q.Grace < 0:
 		return fault.New(fault.Invalid, "The deadline or the grace of the request is below 0.")
 	}

@@ -158,11 +158,11 @@ func (w *work) update(u backend.Update) error {
 	n := w.next
 	w.next++
 	record := frameRecord(n, u)
-	if len(u.Type) > maxWord || len(u.Node) > maxWord {
+	if len(u.Type) > maxWord || len(u.Node) > maxWord || len(u.Data) > 0 && !pyjson.Valid(u.Data) {
 		record = nil
 	}
 	if record == nil { // the result tells again what matters of it
-		w.log.Warn("a frame is too large to be told", "type", clip(u.Type))
+		w.log.Warn("a frame can't be told", "type", clip(u.Type), "bytes", len(u.Data)+len(u.Binary))
 		w.lost = n + 1
 	} else {
 		w.frames = append(w.frames, item{n, record, minor})

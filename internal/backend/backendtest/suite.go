@@ -41,6 +41,10 @@ type Harness struct {
 	Blind string
 	// Previews says that Slow sends previews.
 	Previews bool
+	// Containers is how many there are behind one address, each with files of its own. 0: one.
+	Containers int
+	// Brings says that a run's files come with its end: a restart after it takes none of them away.
+	Brings bool
 	// Restart has the back end start anew, as after a crash, and returns when it answers again. Nil: it can't.
 	Restart func(t *testing.T)
 }
@@ -300,10 +304,17 @@ func testInput(t *testing.T, h Harness, d backend.Driver) {
 		t.Error("the file is empty")
 	}
 	a.Want(t, job.Completed)
+	for range h.Containers - 1 { // each may have to be sent the input once
+		task.Attempt = NewTask(d, nil).Attempt
+		Begin(t.Context(), t, d, task).Want(t, job.Completed)
+	}
+	if opened > max(h.Containers, 1) {
+		t.Errorf("an input was sent %d times to %d containers", opened, max(h.Containers, 1))
+	}
 	first := opened
 	task.Attempt = NewTask(d, nil).Attempt
 	Begin(t.Context(), t, d, task).Want(t, job.Completed)
-	if opened != first {
+	if h.Containers < 2 && opened != first {
 		t.Error("an input that is there was sent again")
 	}
 }
@@ -459,6 +470,13 @@ func testRestartBetween(t *testing.T, h Harness, d backend.Driver) {
 	h.Restart(t)
 	if _, err := d.Probe(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if h.Brings {
+		fetch(t, run, made)
+		if err := run.Close(); err != nil {
+			t.Error(err)
+		}
+		return
 	}
 	for _, f := range []backend.FileRef{made, {Filename: "gone_00001_.png", Type: "temp"}} {
 		if _, err := run.Fetch(t.Context(), f); !errors.Is(err, backend.ErrLost) {
