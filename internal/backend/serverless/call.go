@@ -110,6 +110,9 @@ func (d *Driver) lineTrouble(ctx context.Context, err error) error {
 	case errors.As(err, &op) && op.Op == "dial":
 		return unsent{trouble(backend.ErrUnreachable, fault.Wrap(fault.Unavailable, err, "%s does not answer.", name).WithCode(CodeAddress).
 			WithRemedy("Look at backends.url, and whether this machine may connect to there."))}
+	case errors.As(err, &op) && (op.Op == "write" || op.Op == "readfrom"): // a job that is not whole is not run
+		return unsent{trouble(backend.ErrUnreachable, fault.Wrap(fault.Busy, err, "%s hung up before it had the whole job.", name).WithCode(CodeCut).
+			WithRemedy("It may be full, or a proxy may not take a request of this size: lower backends.max_parallel, or raise the proxy's limit."))}
 	}
 	return trouble(backend.ErrUnreachable, fault.Wrap(fault.Unavailable, err, "The line to %s was cut before an answer came.", name).WithCode(CodeCut).
 		WithRemedy("If it happens after the same time each time, a proxy cuts long requests: set backends.mode to async."))

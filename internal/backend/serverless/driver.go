@@ -159,7 +159,7 @@ func New(address string, o Options) (*Driver, error) {
 		// that the other side is about to close.
 		Transport: &http.Transport{
 			DialContext: o.Dial, TLSClientConfig: o.TLS, DisableKeepAlives: true, DisableCompression: true,
-			TLSHandshakeTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10, Proxy: http.ProxyFromEnvironment,
+			TLSHandshakeTimeout: 10 * time.Second, ExpectContinueTimeout: 2 * time.Second, MaxResponseHeaderBytes: 64 << 10, Proxy: http.ProxyFromEnvironment,
 			WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
 		},
 		// A redirect would carry the job, or the key, elsewhere.

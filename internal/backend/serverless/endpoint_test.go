@@ -37,12 +37,11 @@ type endpoint struct {
 
 // box is one container: an agent beside a ComfyUI.
 type box struct {
-	server  *httptest.Server // of the ComfyUI
-	driver  *comfyui.Driver
-	jobs    *oneshot.Jobs
-	ctx     context.Context
-	kill    context.CancelFunc
-	started sync.WaitGroup
+	server *httptest.Server // of the ComfyUI
+	driver *comfyui.Driver
+	jobs   *oneshot.Jobs
+	ctx    context.Context
+	kill   context.CancelFunc
 }
 
 // inference is one request in the queue.

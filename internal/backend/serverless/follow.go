@@ -2,11 +2,9 @@ package serverless
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -43,24 +41,6 @@ type follower struct {
 	called    time.Time     // when the container last called back
 	atEnd     chan struct{} // closed when Start returns
 	notInLine chan struct{} // a call-back said that the run is over: the queue is to be asked
-}
-
-// stream is one answer being read.
-type stream struct {
-	pieces chan piece
-	cancel context.CancelFunc
-	done   chan struct{}
-	opened time.Time
-	hello  bool
-	heard  atomic.Int64 // Unix nanoseconds of the last bytes
-}
-
-// piece is what comes of a stream.
-type piece struct {
-	event oneshot.Event
-	state string // word of the provider's queue
-	err   error  // it is over
-	gone  string // with err: the container that said that it does not have the run
 }
 
 // Start sends the job and follows it to its end.
@@ -169,83 +149,6 @@ func (f *follower) send(ctx context.Context) {
 		return
 	}
 	f.read(ctx, func(ctx context.Context) (*http.Response, error) { return f.post(ctx, inputs, nil) })
-}
-
-// read opens a stream: get gives its answer, nil stands for the provider's queue.
-func (f *follower) read(ctx context.Context, get func(context.Context) (*http.Response, error)) {
-	f.hangUp()
-	s := &stream{pieces: make(chan piece), done: make(chan struct{}), opened: time.Now()}
-	ctx, s.cancel = context.WithCancel(ctx)
-	f.stream = s
-	inputs := f.inputs
-	go func() {
-		defer close(s.done)
-		var p piece
-		if get == nil {
-			p = f.queued(ctx, s, inputs)
-		} else {
-			p = f.receive(ctx, s, get, f.box.whole())
-		}
-		s.send(ctx, p)
-	}()
-}
-
-// hangUp ends the present stream and waits for its reader.
-func (f *follower) hangUp() {
-	if f.stream == nil {
-		return
-	}
-	f.stream.cancel()
-	<-f.stream.done
-	f.stream = nil
-}
-
-func (s *stream) send(ctx context.Context, p piece) bool {
-	select {
-	case s.pieces <- p:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// receive reads one answer and returns its last piece. Files go into the box.
-func (f *follower) receive(ctx context.Context, s *stream, get func(context.Context) (*http.Response, error), have map[int]bool) piece {
-	resp, err := get(ctx)
-	if err != nil {
-		return piece{err: err}
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != oneshot.ContentType {
-		p := piece{err: f.d.refusal(resp)}
-		if fromContainer(resp) && resp.StatusCode == http.StatusNotFound {
-			p.gone = resp.Header.Get(oneshot.ContainerHeader)
-		}
-		return p
-	}
-	stop := context.AfterFunc(ctx, func() { resp.Body.Close() }) // a found stream has another context
-	defer stop()
-	defer f.d.know.answering()()
-	answer := oneshot.NewAnswer(resp.Body, have, f.d.options.MaxBytes)
-	for {
-		e, err := answer.Next()
-		if err != nil {
-			return piece{err: f.d.streamTrouble(err)}
-		}
-		s.heard.Store(time.Now().UnixNano())
-		if e.Data != nil || e.Open != nil || e.Close != nil || e.Absent != nil || e.Kept != nil {
-			if err := f.box.take(e); err != nil {
-				return piece{err: err}
-			}
-			continue
-		}
-		if e.End || e.Trouble != nil {
-			return piece{event: e}
-		}
-		if !s.send(ctx, piece{event: e}) {
-			return piece{err: context.Cause(ctx)}
-		}
-	}
 }
 
 // take handles what came of the stream.
@@ -429,117 +332,23 @@ func (f *follower) failed(ctx context.Context, p piece) error {
 	return nil
 }
 
-// maxBreaks is how often the stream of one run may break.
-const maxBreaks = 50
+// How often the stream of one run may break, and how often the other side may hang up on the job.
+const (
+	maxBreaks  = 50
+	maxHangUps = 5
+)
 
 // offerAgain offers the job once more to an endpoint that was full.
 func (f *follower) offerAgain(ctx context.Context, err error) error {
 	e, ok := errors.AsType[*fault.Error](err)
-	if !ok || e.Kind != fault.Busy || time.Since(f.began) > f.d.options.BusyFor {
+	if !ok || e.Kind != fault.Busy || time.Since(f.began) > f.d.options.BusyFor || e.Code == CodeCut && f.breaks == maxHangUps {
 		return err
+	}
+	if e.Code == CodeCut {
+		f.breaks++
 	}
 	f.pause = min(max(2*f.pause, 200*time.Millisecond), 5*time.Second)
 	timer := time.NewTimer(max(f.pause, min(e.RetryAfter, 30*time.Second)))
 	f.again, f.open = timer.C, func() { f.send(ctx) }
 	return nil
-}
-
-// searchWithin is how long one request may take that looks for a run.
-const searchWithin = 3 * time.Second
-
-// bufferedPatience is by how much longer a silence may be where answers are held back.
-const bufferedPatience = 12
-
-// lostCalls is how long a container that called back may be silent while the provider says that it works.
-const lostCalls = time.Minute
-
-// check looks at what has not come.
-func (f *follower) check(ctx context.Context) (*backend.Result, error) {
-	now := time.Now()
-	if !f.giveUp.IsZero() && now.After(f.giveUp) {
-		result, err := interrupted(f.id)
-		return &result, err
-	}
-	if f.hello == nil {
-		return nil, f.tellCold(now)
-	}
-	o := &f.d.options
-	s := f.stream
-	switch {
-	case o.Mode == Async:
-		if f.result == nil && !f.called.IsZero() && now.Sub(f.called) > lostCalls {
-			return nil, fmt.Errorf("%w: its container does not call back any more", backend.ErrLost)
-		}
-	case s != nil && s.hello:
-		silence := o.Silence
-		if f.buffered {
-			silence *= bufferedPatience
-		}
-		if now.UnixNano()-s.heard.Load() > int64(silence) && now.Sub(f.called) > silence {
-			s.cancel()
-			return nil, f.failed(ctx, piece{err: f.d.streamTrouble(fmt.Errorf("%w: nothing came for %v", oneshot.ErrCut, silence))})
-		}
-	case s != nil && f.broken != nil && now.Sub(s.opened) > searchWithin:
-		s.cancel()
-	}
-	return nil, nil
-}
-
-// tellCold tells the run's owner why nothing happens.
-func (f *follower) tellCold(now time.Time) error {
-	if f.coldTold || f.resumed || now.Sub(f.began) < f.d.options.ColdAfter {
-		return nil
-	}
-	f.coldTold = true
-	k, name := &f.d.know, f.d.options.Name
-	text := "All containers of " + name + " are busy: the job waits for one."
-	if !k.awake(f.d.options.WarmFor) {
-		text = name + " is being woken"
-		k.mu.Lock()
-		if k.memory.Cold > 0 {
-			text += fmt.Sprintf(", which took %v the last time", time.Duration(k.memory.Cold*float64(time.Second)).Round(time.Second))
-		}
-		k.mu.Unlock()
-		text += ". The job runs as soon as a container is up."
-	}
-	data, err := json.Marshal(map[string]string{"text": text})
-	if err != nil {
-		return err
-	}
-	f.d.log.Info("a run waits for a container", "req", f.id, "reason", text)
-	return f.update(backend.Update{Type: backend.Notice, Data: data})
-}
-
-// stopIfWanted has a run stopped that its owner does not want any more.
-func (f *follower) stopIfWanted() (*backend.Result, error) {
-	if !f.stopping() || f.asked {
-		return nil, nil
-	}
-	if f.hello == nil { // nobody has it, as far as we know
-		f.giveUp = time.Now()
-		result, err := interrupted(f.id)
-		return &result, err
-	}
-	f.asked = true
-	f.giveUp = time.Now().Add(f.d.options.StopWithin)
-	if f.calls != nil {
-		f.calls.unwanted.Store(true)
-	}
-	f.d.background(func() {
-		for pause := searchFirst; ; pause = min(2*pause, searchMost) {
-			if done, err := f.d.interrupt(f.d.closed, f.id); done {
-				return
-			} else if err != nil {
-				f.d.log.Debug("a run could not be interrupted yet", "req", f.id, "err", err)
-			}
-			select {
-			case <-time.After(pause):
-			case <-f.atEnd:
-				return
-			case <-f.d.closed.Done():
-				return
-			}
-		}
-	})
-	return nil, nil
 }

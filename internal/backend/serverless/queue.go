@@ -75,18 +75,17 @@ func (f *follower) submit(ctx context.Context, inputs bool) (*http.Response, err
 	pause := 200 * time.Millisecond
 	for {
 		resp, err := f.post(ctx, inputs, http.Header{preferHeader: {preferAsync}})
-		if err != nil {
-			return nil, err
-		}
-		if resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Type") == oneshot.ContentType {
+		if err == nil && resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Type") == oneshot.ContentType {
 			return resp, nil
 		}
-		if resp.StatusCode < 300 && !fromContainer(resp) {
+		if err == nil && resp.StatusCode < 300 && !fromContainer(resp) {
 			defer drop(resp)
 			return nil, f.ticket(resp)
 		}
-		err = f.d.refusal(resp)
-		drop(resp)
+		if err == nil {
+			err = f.d.refusal(resp)
+			drop(resp)
+		}
 		e, ok := errors.AsType[*fault.Error](err)
 		if !ok || e.Kind != fault.Busy || time.Since(f.began) > f.d.options.BusyFor {
 			return nil, err

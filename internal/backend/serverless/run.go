@@ -188,6 +188,9 @@ func (r *run) request(sendInputs bool) oneshot.Request {
 	return q
 }
 
+// expectFrom is the size of a job from which the other side is asked whether it takes it before it is sent.
+const expectFrom = 1 << 20
+
 // post sends the job.
 func (r *run) post(ctx context.Context, sendInputs bool, header http.Header) (*http.Response, error) {
 	body, length, err := oneshot.Body(r.request(sendInputs), r.t.Uploads)
@@ -197,6 +200,9 @@ func (r *run) post(ctx context.Context, sendInputs bool, header http.Header) (*h
 	h := http.Header{"Content-Type": {oneshot.ContentType}}
 	for k, v := range header {
 		h[k] = v
+	}
+	if length > expectFrom {
+		h.Set("Expect", "100-continue")
 	}
 	return r.d.send(ctx, http.MethodPost, "/run", h, body, length)
 }
