@@ -9,16 +9,6 @@ import (
 	"github.com/ahelme/comfyume/internal/fault"
 )
 
-// serverlessDriver makes the driver of an endpoint, by its mode.
-func (s *Studio) serverlessDriver(b config.Back) (backend.Driver, error) {
-	switch b.Mode {
-	case "plain":
-		return s.balancedDriver(b)
-	default:
-		return nil, fault.New(fault.Invalid, "This version has no mode %q of serverless back ends, which %s needs.", b.Mode, b.Name)
-	}
-}
-
 // balancedDriver makes the driver of plain ComfyUI servers behind a balancer without affinity.
 func (s *Studio) balancedDriver(b config.Back) (backend.Driver, error) {
 	header := http.Header{}

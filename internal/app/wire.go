@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/ahelme/comfyume/internal/account"
 	"github.com/ahelme/comfyume/internal/agents"
 	"github.com/ahelme/comfyume/internal/api"
+	"github.com/ahelme/comfyume/internal/backend/serverless"
 	"github.com/ahelme/comfyume/internal/catalog"
 	"github.com/ahelme/comfyume/internal/comfyserver"
 	"github.com/ahelme/comfyume/internal/config"
@@ -66,6 +68,7 @@ type Studio struct {
 	packs     *fleet.Packs
 	fleet     *fleet.Fleet
 	verda     *verdaFace
+	updates   *serverless.Updates                 // where containers tell of their runs; nil: no back end needs it
 	hub       *tunnel.Hub                         // nil in a command without server
 	dispatch  atomic.Pointer[dispatch.Dispatcher] // nil while another server, or none, runs jobs
 
@@ -221,7 +224,7 @@ func (s *Studio) mounts() []gateway.Mount {
 	return append([]gateway.Mount{
 		{Prefix: api.Base + "/", Handler: s.apiFace()},
 		{Prefix: "/metrics", Role: identity.Operator, Handler: s.metrics.Handler(s.log)},
-	}, append(s.agentMounts(), s.queueMounts()...)...)
+	}, slices.Concat(s.updateMounts(), s.agentMounts(), s.queueMounts())...)
 }
 
 // doors opens the listeners: whoever gets through finds everything behind them ready.

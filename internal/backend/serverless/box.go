@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/fault"
@@ -40,6 +43,34 @@ type boxed struct {
 
 func newBox(spool string) *box {
 	return &box{spool: spool, changed: make(chan struct{}), files: make(map[backend.FileRef]*boxed), have: make(map[int]bool)}
+}
+
+// spoolPrefix begins the names of folders of outputs.
+const spoolPrefix = "comfyume-outputs-"
+
+// openSpool makes the folder of outputs on their way, and deletes what a crash left there long ago. Another server of
+// the studio may use it too.
+func openSpool(folder string, log *slog.Logger) error {
+	if folder == "" {
+		return nil
+	}
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return folderTrouble(folder, err)
+	}
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return folderTrouble(folder, err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !strings.HasPrefix(e.Name(), spoolPrefix) || time.Since(info.ModTime()) < notesFor {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(folder, e.Name())); err != nil {
+			log.Warn("outputs of long ago stay", "err", err)
+		}
+	}
+	return nil
 }
 
 // change wakes whoever waits. The lock is held.
@@ -91,7 +122,7 @@ func (b *box) begin() error {
 		b.open = nil
 	}
 	if b.folder == "" {
-		folder, err := os.MkdirTemp(b.spool, "comfyume-outputs-")
+		folder, err := os.MkdirTemp(b.spool, spoolPrefix)
 		if err != nil {
 			return b.diskTrouble(err)
 		}

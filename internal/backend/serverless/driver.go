@@ -168,6 +168,9 @@ func New(address string, o Options) (*Driver, error) {
 	if d.notes, err = openNotes(o.Folder, o.Log); err != nil {
 		return nil, err
 	}
+	if err := openSpool(o.Spool, o.Log); err != nil {
+		return nil, err
+	}
 	d.know.start(d.notes)
 	d.closed, d.end = context.WithCancel(context.Background())
 	if o.KeepWarm != nil {
