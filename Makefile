@@ -1,7 +1,7 @@
 # ComfyuME. `make` alone lists what there is.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill servers property floors cross race fuzz bench bench-once frontends schedule clean
+.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill servers fleet faults property floors cross race fuzz bench bench-once frontends schedule clean
 .NOTPARALLEL:
 
 CACHE     := $(CURDIR)/.cache
@@ -113,6 +113,12 @@ kill: build ## kill -9 server, back ends and Redis KILLS (default 100) times eac
 
 servers: build ## kill the leading one of two servers KILLS (default 50) times under the load of 20 people
 	@COMFYUME_KILLS=$(or $(KILLS),50) $(E2E) -v -timeout 1h -run TestTwoServers ./e2e/...
+
+fleet: build ## run JOBS (default 1000) jobs on 20 simulated replicas behind a balancer without affinity, and the old way beside it
+	@COMFYUME_FLEET=$(or $(JOBS),1000) $(E2E) -v -timeout 1h -run TestFleet ./e2e/...
+
+faults: build ## break FAULTS (default 1000) things under twice as many jobs on a studio of mixed GPU sources
+	@COMFYUME_FAULTS=$(or $(FAULTS),1000) $(E2E) -v -timeout 2h -run TestFaults ./e2e/...
 
 # The queue against a naive picture of it, over every store.
 property: ## go STEPS (default 1000000) random steps with the queue over each of its stores

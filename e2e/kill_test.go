@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -39,43 +38,11 @@ func kills(t *testing.T) int {
 func TestKill(t *testing.T) {
 	people := []string{"ann", "bob", "cyd", "dan", "eve"}
 	s := startStudio(t, studioOptions{people: people, backEnds: 2, config: "queue: {mode: round_robin}\n"})
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var colours atomic.Int64
-	var load, watch sync.WaitGroup
-	loaders := make([]*loader, len(people))
-	for i, name := range people {
-		l := &loader{
-			name: name, base: "http://" + s.host, token: s.token(t, name), http: &http.Client{Timeout: 10 * time.Second},
-			sid: uuid.NewString(), acked: map[string]*order{}, uploads: map[string]int{}, colours: &colours,
-		}
-		l.watch = newWatcher(l, i%2 == 0)
-		loaders[i] = l
-		load.Go(func() { l.load(ctx, t) })
-		watch.Go(func() { l.watch.run(t.Context(), t) })
-	}
+	c := crowdOf(t, s, people)
+	c.start(t, 0)
 	killAtRandom(t, s, kills(t))
 	s.waitReady(t)
-	stop()
-	load.Wait()
-
-	var sum tally
-	for _, l := range loaders {
-		l.settle(t)
-		l.watch.settle(t)
-	}
-	for _, l := range loaders {
-		l.check(t, &sum)
-		l.watch.stop()
-	}
-	watch.Wait()
-	s.sweepAll(t)
-	for _, l := range loaders {
-		l.checkBytes(t, s)
-	}
-	if sum.jobs == 0 {
-		t.Fatal("no job was acknowledged: the test proved nothing")
-	}
+	sum := c.check(t)
 	t.Logf("%d kills each of %s; %v", kills(t), s.mortals(), sum)
 }
 
@@ -134,6 +101,7 @@ type loader struct {
 	others                 []string     // more servers of the studio, for when the one that is used does not answer
 	moves                  atomic.Int64 // how often that happened
 	http                   *http.Client
+	left                   *atomic.Int64 // orders that nobody of all has sent yet; nil: without end
 	colours                *atomic.Int64 // the last one that was used, by anybody
 	watch                  *watcher
 
@@ -162,6 +130,9 @@ func (l *loader) load(ctx context.Context, t *testing.T) {
 			l.save()
 		case 1:
 			l.upload()
+		}
+		if l.left != nil && l.left.Add(-1) < 0 {
+			return
 		}
 		o := l.newOrder()
 		// Half of the jobs have an id of their own. Those are sent until they are acknowledged, as a careful program

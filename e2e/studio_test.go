@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 // studioOptions say which studio a test wants.
 type studioOptions struct {
 	frontend string        // version of the editor; empty: none
-	backEnds int           // simulated GPUs; 0 means 1
+	backEnds int           // simulated GPUs; 0 means 1, below 0 none
 	simArgs  []string      // knobs of the simulator
 	urls     []string      // back ends that run already; then none is simulated
 	config   string        // more YAML
@@ -78,6 +78,8 @@ type process struct {
 	log  *os.File
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the process has ended
+
+	gentle bool // the end of the test asks it to end, and does not kill it
 }
 
 // startStudio starts a studio and waits until it is ready. COMFYUME_E2E_BACKEND names a real ComfyUI to use
@@ -107,7 +109,10 @@ func startStudio(t *testing.T, o studioOptions) *studio {
 		s.urls = append(s.urls, strings.TrimSuffix(real, "/"))
 		fmt.Fprintf(&backends, "  - {name: real, driver: comfyui, url: %q}\n", real)
 	} else {
-		for i := range max(1, o.backEnds) {
+		if o.backEnds == 0 {
+			o.backEnds = 1
+		}
+		for i := range max(0, o.backEnds) {
 			addr := freeAddr(t)
 			args := append([]string{
 				"sim", "comfyui", "--listen", addr, "--probe-nodes",
@@ -241,6 +246,9 @@ func newProcess(t *testing.T, s *studio, name string, args []string) *process {
 func (p *process) clean(t *testing.T) {
 	log := p.log
 	t.Cleanup(func() {
+		if p.gentle {
+			p.farewell()
+		}
 		p.kill()
 		log.Close()
 		if t.Failed() {
@@ -277,6 +285,17 @@ func (p *process) kill() {
 		panic(fmt.Sprintf("kill %s: %v", p.name, err))
 	}
 	<-p.done
+}
+
+// farewell asks the process to end, and gives it a while.
+func (p *process) farewell() {
+	if p.cmd == nil || p.cmd.Process == nil || p.cmd.Process.Signal(os.Interrupt) != nil {
+		return
+	}
+	select {
+	case <-p.done:
+	case <-time.After(10 * time.Second):
+	}
 }
 
 // waitOK waits until the address answers 200 or the process has ended.

@@ -42,7 +42,7 @@ type Options struct {
 	Parallel int // about how many replicas there are: how many runs go on at the same time; 0: 1
 
 	LookEvery      time.Duration // pause between rounds of looks for a run; 0: 500 ms
-	Looks          int           // connections of a round; 0: 4
+	Looks          int           // connections of a round; 0: half of Parallel, at least 4
 	LostAfter      time.Duration // how long a run may be seen nowhere; 0: 90 s
 	QueueFor       time.Duration // how long the provider may keep a request waiting for a replica; 0: 10 min
 	PatienceFor    time.Duration // how long a busy endpoint (429, 503) is asked again to take a run; 0: 2 min
@@ -64,10 +64,10 @@ func (o *Options) setDefaults() {
 	def(&o.VisibleFor, 70*time.Second)
 	def(&o.ColdAfter, 5*time.Minute)
 	def(&o.RequestTimeout, 10*time.Second)
-	if o.Looks <= 0 {
-		o.Looks = 4
-	}
 	o.Parallel = max(o.Parallel, 1)
+	if o.Looks <= 0 {
+		o.Looks = max(4, o.Parallel/2)
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
