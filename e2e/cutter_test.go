@@ -4,7 +4,9 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // cutter is a TCP relay between a browser and the studio that can cut the line, as a bad network does.
@@ -15,6 +17,8 @@ type cutter struct {
 	mu    sync.Mutex
 	down  bool
 	conns map[net.Conn]struct{}
+
+	muteUp, muteDown atomic.Bool // nothing passes from who dials, to who dials
 }
 
 // newCutter relays from a fresh loopback port to address to.
@@ -62,8 +66,8 @@ func (c *cutter) relay(in net.Conn) {
 	}
 	defer c.drop(out)
 	var wg sync.WaitGroup
-	wg.Go(func() { pipe(out, in) })
-	wg.Go(func() { pipe(in, out) })
+	wg.Go(func() { pipe(out, muted{in, &c.muteUp}) })
+	wg.Go(func() { pipe(in, muted{out, &c.muteDown}) })
 	wg.Wait()
 }
 
@@ -72,6 +76,33 @@ func pipe(dst, src net.Conn) {
 	_, _ = io.Copy(dst, src) // a cut line is the point of this type
 	dst.Close()
 	src.Close()
+}
+
+// muted is a side of a line of which nothing comes through while mute is set.
+type muted struct {
+	net.Conn
+	mute *atomic.Bool
+}
+
+func (m muted) Read(p []byte) (int, error) {
+	for {
+		n, err := m.Conn.Read(p)
+		if err != nil || !m.mute.Load() {
+			return n, err
+		}
+	}
+}
+
+// deaf has nothing pass in a direction for a while, without a word to either side. Then the line breaks: what was
+// swallowed is gone.
+func (c *cutter) deaf(up, down bool, d time.Duration) {
+	c.muteUp.Store(up)
+	c.muteDown.Store(down)
+	<-time.After(d)
+	c.cut()
+	c.muteUp.Store(false)
+	c.muteDown.Store(false)
+	c.mend()
 }
 
 func (c *cutter) keep(conn net.Conn) bool {

@@ -100,6 +100,7 @@ type loader struct {
 	name, base, token, sid string
 	others                 []string     // more servers of the studio, for when the one that is used does not answer
 	moves                  atomic.Int64 // how often that happened
+	calm                   bool         // nobody takes back what they asked for
 	http                   *http.Client
 	left                   *atomic.Int64 // orders that nobody of all has sent yet; nil: without end
 	colours                *atomic.Int64 // the last one that was used, by anybody
@@ -144,6 +145,7 @@ func (l *loader) load(ctx context.Context, t *testing.T) {
 			continue
 		}
 		switch n := rand.IntN(60); {
+		case l.calm:
 		case n == 0:
 			o.asked = true
 			o.deleted = l.call(http.MethodPost, "/queue", []byte(`{"delete": ["`+o.id+`"]}`), nil) == nil

@@ -43,7 +43,7 @@ type Options struct {
 
 	LookEvery      time.Duration // pause between rounds of looks for a run; 0: 500 ms
 	Looks          int           // connections of a round; 0: half of Parallel, at least 4
-	LostAfter      time.Duration // how long a run may be seen nowhere; 0: 90 s
+	LostAfter      time.Duration // how long a run may be seen nowhere; 0: 45 s
 	QueueFor       time.Duration // how long the provider may keep a request waiting for a replica; 0: 10 min
 	PatienceFor    time.Duration // how long a busy endpoint (429, 503) is asked again to take a run; 0: 2 min
 	VisibleFor     time.Duration // how long a file may be on its way through the caches of the shared folder; 0: 70 s
@@ -58,7 +58,7 @@ func (o *Options) setDefaults() {
 		}
 	}
 	def(&o.LookEvery, 500*time.Millisecond)
-	def(&o.LostAfter, 90*time.Second)
+	def(&o.LostAfter, 45*time.Second)
 	def(&o.QueueFor, 10*time.Minute)
 	def(&o.PatienceFor, 2*time.Minute)
 	def(&o.VisibleFor, 70*time.Second)

@@ -196,6 +196,9 @@ func (f *follower) settled() bool {
 	return time.Since(f.moved) > min(3*time.Second, f.d.o.LostAfter/2)
 }
 
+// unclearFor is how long a run is looked for that perhaps no replica has taken.
+const unclearFor = 10 * time.Second
+
 // decide says what is to be made of a run that no look finds over.
 func (f *follower) decide() (*backend.Result, error) {
 	if f.end != nil && f.settled() {
@@ -214,7 +217,11 @@ func (f *follower) decide() (*backend.Result, error) {
 	if time.Since(f.replied) > max(f.d.o.LostAfter, 2*f.d.o.RequestTimeout) {
 		return nil, f.lost("The endpoint did not answer any more while the run went on.", f.failures)
 	}
-	if time.Since(f.seen) < f.d.o.LostAfter || f.looks < f.d.enough() {
+	patience := f.d.o.LostAfter
+	if !f.taken { // who has taken it tells at once
+		patience = min(patience, unclearFor)
+	}
+	if time.Since(f.seen) < patience || f.looks < 2*f.d.enough() {
 		return nil, nil
 	}
 	if result := f.fromFiles(); result != nil {
