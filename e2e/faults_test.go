@@ -33,7 +33,6 @@ func faults(t *testing.T) int {
 // mixed is a studio of mixed GPU sources, and what can break of each.
 type mixed struct {
 	*studio
-	lines  []*cutter // to the ComfyUI servers by address
 	plain  *cloud
 	breaks []breakage
 	wg     sync.WaitGroup
