@@ -49,6 +49,7 @@ func New(d Deps, log *slog.Logger) *Face {
 	f.studio()
 	f.verda()
 	f.agents()
+	f.backEnds()
 	return f
 }
 

@@ -42,6 +42,8 @@ var (
 		"ben": {Name: "ben", Role: identity.Participant, Group: "class-b"},
 		"ivy": {Name: "ivy", Role: identity.Instructor, Group: "class-a"},
 		"olu": {Name: "olu", Role: identity.Operator},
+
+		"socket": {Role: identity.Operator}, // who owns the data folder
 	}
 	jobs = []job.Job{
 		{ID: "j-ann", User: "ann", Group: "class-a", PromptID: "p", Class: job.ClassNormal, State: job.Running, Created: made, Attempt: job.Attempt{N: 1, BackEnd: "gpu1"}},
@@ -216,13 +218,6 @@ func (f *fake) Cancel(ctx context.Context, id job.ID) (job.Job, error) {
 
 func (*fake) BackEnds() []api.BackEnd { return []api.BackEnd{{Name: "gpu1", Devices: []api.Device{}}} }
 
-func (*fake) Test(_ context.Context, name string) (api.BackEnd, error) {
-	if name != "gpu1" {
-		return api.BackEnd{}, missing("back end " + name)
-	}
-	return api.BackEnd{Name: name, Devices: []api.Device{}}, nil
-}
-
 func (*fake) Status(context.Context) api.Status {
 	return api.Status{Reasons: []string{}, BackEnds: []api.BackEnd{}}
 }
@@ -302,6 +297,21 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"DELETE /agents/{name}":            {"", "/agents/lab-1", 401, 403, 403, 403, 204},
 		"POST /backends/{name}/code":       {"", "/backends/lab-1/code", 401, 403, 403, 403, 201},
 		"POST /backends/{name}/test":       {"", "/backends/gpu1/test", 401, 403, 403, 403, 200},
+		"POST /backends":                   {`{"name":"gpu2","url":"http://x"}`, "/backends", 401, 403, 403, 403, 201},
+		"DELETE /backends/{name}":          {"", "/backends/gpu1", 401, 403, 403, 403, 204},
+		"POST /backends/{name}/drain":      {"", "/backends/gpu1/drain", 401, 403, 403, 403, 200},
+		"POST /backends/{name}/resume":     {"", "/backends/gpu1/resume", 401, 403, 403, 403, 200},
+		"GET /requests":                    {"", "/requests", 401, 403, 403, 200, 200},
+		"DELETE /requests":                 {"", "/requests?kind=model&name=x", 401, 403, 403, 403, 204},
+
+		"GET /backends/{name}/models":          {"", "/backends/gpu1/models", 401, 403, 403, 403, 200},
+		"POST /backends/{name}/models":         {`{"folder":"loras","url":"https://h/x"}`, "/backends/gpu1/models", 401, 403, 403, 403, 200},
+		"POST /backends/{name}/models/hash":    {"", "/backends/gpu1/models/hash", 401, 403, 403, 403, 200},
+		"DELETE /backends/{name}/models":       {"", "/backends/gpu1/models?folder=loras&file=x", 401, 403, 403, 403, 200},
+		"GET /backends/{name}/nodes":           {"", "/backends/gpu1/nodes", 401, 403, 403, 403, 200},
+		"POST /backends/{name}/nodes/install":  {`{"url":"https://h/x"}`, "/backends/gpu1/nodes/install", 401, 403, 403, 403, 200},
+		"POST /backends/{name}/nodes/pin":      {`{"name":"x"}`, "/backends/gpu1/nodes/pin", 401, 403, 403, 403, 200},
+		"POST /backends/{name}/nodes/rollback": {`{"name":"x"}`, "/backends/gpu1/nodes/rollback", 401, 403, 403, 403, 200},
 	}
 	for name, r := range verdaCalls {
 		table[name] = row{r.body, r.path, 401, 403, 403, 403, r.ok}

@@ -78,13 +78,6 @@ type Queue interface {
 	Retry(ctx context.Context, id job.ID) (job.Job, error)
 }
 
-// Fleet is the studio's back ends.
-type Fleet interface {
-	BackEnds() []BackEnd
-	// Test asks one back end now who it is and what it can run.
-	Test(ctx context.Context, name string) (BackEnd, error)
-}
-
 // Studio is the program itself.
 type Studio interface {
 	Status(ctx context.Context) Status

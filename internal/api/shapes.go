@@ -212,6 +212,13 @@ type BackEnd struct {
 	Foreign int        `json:"foreign_jobs" doc:"runs in its queue that are not ours"`
 	Devices []Device   `json:"devices" nullable:"false"`
 	Seen    *time.Time `json:"seen,omitempty"`
+
+	Groups  []string          `json:"groups,omitempty" doc:"whose jobs it runs; missing: everybody's"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Added   bool              `json:"added,omitempty" doc:"by an operator while the studio ran; else the settings name it"`
+	Classes int               `json:"node_classes,omitempty"`
+	Models  int               `json:"models,omitempty" doc:"model files"`
+	Notes   []string          `json:"notes,omitempty" doc:"sentences: what is worth knowing and keeps nothing from running"`
 }
 
 // Device is one GPU.

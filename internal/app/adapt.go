@@ -4,15 +4,10 @@ import (
 	"context"
 	"io"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/account"
 	"github.com/ahelme/comfyume/internal/api"
-	"github.com/ahelme/comfyume/internal/backend"
-	"github.com/ahelme/comfyume/internal/config"
-	"github.com/ahelme/comfyume/internal/fault"
-	"github.com/ahelme/comfyume/internal/fleet"
 )
 
 // people shows the accounts as the interface wants them.
@@ -163,67 +158,6 @@ func (p people) NewCode(ctx context.Context, group, by string, places int, life 
 }
 
 func (p people) RevokeCode(ctx context.Context, code string) error { return p.s.RevokeCode(ctx, code) }
-
-// fleetFace shows the back ends of the settings and, in a server, what is known of them.
-type fleetFace struct{ s *Studio }
-
-func (f fleetFace) BackEnds() []api.BackEnd {
-	out := make([]api.BackEnd, 0, len(f.s.backends))
-	known := map[string]fleet.BackEnd{}
-	if f.s.fleet != nil {
-		for _, b := range f.s.fleet.BackEnds() {
-			known[b.Name] = b
-		}
-	}
-	for _, b := range f.s.backends {
-		out = append(out, backEndOf(b, known[b.Name]))
-	}
-	return out
-}
-
-func backEndOf(b config.Back, k fleet.BackEnd) api.BackEnd {
-	if k.State == "" {
-		k.State = fleet.Unknown
-	}
-	out := api.BackEnd{
-		Name: b.Name, Driver: b.Driver, URL: b.URL, State: string(k.State), Reason: k.Reason, Cause: k.Cause,
-		Version: k.Version, Foreign: k.QueueOther, Devices: []api.Device{}, Seen: api.When(k.Seen),
-	}
-	for _, d := range k.Devices {
-		out.Devices = append(out.Devices, api.Device{Name: d.Name, VRAMTotal: d.VRAMTotal, VRAMFree: d.VRAMFree})
-	}
-	return out
-}
-
-// Test probes a back end now. Without a server it is connected for this one question.
-func (f fleetFace) Test(ctx context.Context, name string) (api.BackEnd, error) {
-	i := slices.IndexFunc(f.s.backends, func(b config.Back) bool { return b.Name == name })
-	if i < 0 {
-		return api.BackEnd{}, fault.New(fault.Missing, "There is no back end %s.", name).
-			WithRemedy("See which there are with: comfyume backend list")
-	}
-	b, live := f.s.backends[i], f.s.fleet
-	if live == nil {
-		d, err := f.s.driver(b)
-		if err != nil {
-			return api.BackEnd{}, err
-		}
-		defer d.Close()
-		if live, err = fleet.New([]fleet.Member{{Name: name, Driver: d}}, forgetful{}, fleet.Options{Log: f.s.log}); err != nil {
-			return api.BackEnd{}, err
-		}
-	}
-	k, err := live.Test(ctx, name)
-	if err != nil {
-		return api.BackEnd{}, err
-	}
-	return backEndOf(b, k), nil
-}
-
-// forgetful is a catalog for a question whose answer is not kept.
-type forgetful struct{}
-
-func (forgetful) Update(string, backend.Snapshot) (bool, error) { return false, nil }
 
 // Status returns the studio at a glance.
 func (s *Studio) Status(ctx context.Context) api.Status {

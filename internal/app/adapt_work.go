@@ -124,6 +124,7 @@ type checker struct {
 	catalog *catalog.Catalog
 	rules   policy.Rules
 	files   *workspace.Files
+	wanted  *wanted
 }
 
 func (c checker) Check(ctx context.Context, who identity.Person, prompt json.RawMessage, targets []string, has func(file.Ref) bool) (comfyserver.Verdict, error) {
@@ -134,6 +135,9 @@ func (c checker) Check(ctx context.Context, who identity.Person, prompt json.Raw
 	}
 	v := c.catalog.For(who.Group).Validate(g, targets, has)
 	out := comfyserver.Verdict{Outputs: v.Outputs, Refusal: v.Refusal, NodeErrors: v.NodeErrors}
+	if v.Refusal != nil || len(v.NodeErrors) > len("{}") {
+		c.wanted.note(ctx, who, g)
+	}
 	if v.Refusal != nil {
 		return out, nil
 	}
@@ -146,7 +150,7 @@ func (c checker) Check(ctx context.Context, who identity.Person, prompt json.Raw
 
 // checker knows the rules of the settings.
 func (s *Studio) checker() checker {
-	return checker{s.catalog, policy.Rules{Paid: s.cfg.ComfyAccount == "allow"}, s.files}
+	return checker{s.catalog, policy.Rules{Paid: s.cfg.ComfyAccount == "allow"}, s.files, s.wanted}
 }
 
 // allowed says whether the studio's rules let a graph run.

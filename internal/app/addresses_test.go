@@ -235,6 +235,10 @@ func (w *owned) interfaceAddresses(add func(address, map[string]string, ...strin
 		"import-users": "name,role\nmallory,operator\n", "new-token": `{"label": "mine"}`, "add-group": `{"name": "mallory"}`,
 		"change-job": `{"priority": 3}`, "order-users-jobs": `{"jobs": ["` + w.values["/jobs/{id}"] + `"]}`,
 		"set-queue-mode": `{"mode": "fifo"}`, "pause-queue": `{"reason": "mine"}`,
+		"add-backend": `{"name": "mallory", "url": "http://127.0.0.1:1"}`, "get-model": `{"folder": "loras", "url": "https://h.invalid/x.ckpt"}`,
+		"scale-deployment": `{"min": 1}`, "change-variables": `{"remove": ["X"]}`,
+		"remove-model": "?folder=loras&file=x.ckpt", "drop-request": "?kind=model&name=x",
+		"install-nodes": `{"url": "https://h.invalid/x"}`, "pin-nodes": `{"name": "x"}`, "rollback-nodes": `{"name": "x"}`,
 	}
 	for _, path := range sortedKeys(doc.Paths) {
 		for _, method := range sortedKeys(doc.Paths[path]) {

@@ -42,12 +42,12 @@ func (s *Studio) newAgents() {
 
 // knowsAgent says why no agent may have a name.
 func (s *Studio) knowsAgent(name string) error {
-	i := slices.IndexFunc(s.cfg.Backends, func(b config.Back) bool { return b.Name == name })
-	if i < 0 {
-		return fault.New(fault.Missing, "The settings have no back end “%s”.", name).WithCode("no_backend").
-			WithRemedy("Write it there, and start the studio anew: backends: [{name: %s, driver: agent}].", name)
+	b, ok := s.gpus.named(name)
+	if !ok {
+		return fault.New(fault.Missing, "There is no back end “%s”.", name).WithCode("no_backend").
+			WithRemedy("Add it with: comfyume backend add %s --driver agent", name)
 	}
-	if b := s.cfg.Backends[i]; b.Driver != "agent" {
+	if b.Driver != "agent" {
 		return fault.New(fault.Conflict, "The back end %s has the driver %s: no agent joins under this name.", name, b.Driver).
 			WithCode("no_agent_driver").WithRemedy("Set driver: agent in the settings, or choose another name.")
 	}

@@ -88,8 +88,8 @@ var layers = map[string]struct {
 	"rehearse":            {[]string{"sched", "queue", "queue/memory", "usage", "job", "fault"}, "a rehearsal runs the product's own decisions, and nothing that waits for a real clock"},
 	"agent":               {[]string{"agent/modelstore", "agent/nodepacks", "agent/report", "backend", "backend/comfyui", "comfy", "comfy/pyjson", "config", "fault", "file", "handover", "job", "oneshot", "tunnel"}, "it stands beside a ComfyUI, and knows a studio by what travels between them only"},
 	"config":              {nil, "settings are plain data; app translates them into each part's options"},
-	"client":              {[]string{"api", "fault", "identity", "job"}, "a client sees the interface only"},
-	"cli":                 {[]string{"agent", "app", "api", "client", "config", "fault", "frontend", "identity", "job", "rehearse", "sim", "telemetry"}, "commands are clients of the interface"},
+	"client":              {[]string{"agent/report", "api", "fault", "identity", "job"}, "a client sees the interface only"},
+	"cli":                 {[]string{"agent", "agent/report", "app", "api", "client", "config", "fault", "frontend", "identity", "job", "rehearse", "sim", "telemetry"}, "commands are clients of the interface"},
 	"benchtest":           {nil, "benchmarks of every package measure with it"},
 	"app":                 {nil, ""}, // sees everything; see TestImports
 	"../cmd/comfyume":     {[]string{"cli"}, "main only calls cli"},

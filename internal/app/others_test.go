@@ -168,7 +168,7 @@ func (w *owned) fill(c *client.Client) {
 		"/settings/{id}": mark, "/global_subgraphs/{id}": mark, "/extensions/comfyume/{name}": "state.json",
 		"name": owner, "group": owner + "s-class", "code": code.Code, "/backends/{name}": "gpu", "scope": "group:" + owner + "s-class",
 		"/tokens/{id}": token.ID, "/jobs/{id}": string(jobs.Jobs[0].ID), "/link/{code}": w.past.UsedLink, "/me/{code}": mark,
-		"result": result[1], "session": session, "token": token.ID,
+		"result": result[1], "session": session, "token": token.ID, "action": "pause",
 	}
 	w.secrets = []string{w.token, w.cookie, w.revoked, w.past.UsedLink, w.past.ExpiredLink, w.past.ExpiredToken, w.past.EndedCookie}
 	w.ids = []string{token.ID, session}

@@ -126,7 +126,7 @@ func (f factsFace) Facts(ctx context.Context) queueapi.Facts {
 		out.Redis = s.storeAnswers(ctx)
 	}
 	known := s.fleet.BackEnds()
-	for _, b := range s.backends {
+	for _, b := range s.gpus.all() {
 		one := queueapi.BackEnd{Name: b.Name, Driver: b.Driver, URL: b.URL}
 		if i := slices.IndexFunc(known, func(k fleet.BackEnd) bool { return k.Name == b.Name }); i >= 0 {
 			one.Alive = known[i].State == fleet.Ready

@@ -157,7 +157,7 @@ func managed(t *testing.T, flags map[string]string, fn func(*app.Studio, *client
 		for _, u := range o.Settings.Users {
 			ok(t, c.SetPassword(t.Context(), u.Name, passwordOf(u.Name)))
 		}
-		_, err = c.TestBackEnd(t.Context(), "gpu")
+		_, err = c.TestBackEnd(t.Context(), "gpu", false)
 		ok(t, err)
 		fn(s, c)
 	}))

@@ -179,7 +179,7 @@ func (s *Studio) lead(ctx context.Context) error {
 	beside.Go(func() { errs[2] = s.verda.keep(ctx) })
 	beside.Go(func() { s.tidy(ctx) })
 	s.dispatch.Store(d)
-	for _, b := range s.backends { // where others work: until now that said nothing, see follows
+	for _, b := range s.gpus.all() { // where others work: until now that said nothing, see follows
 		s.fleet.Nudge(b.Name)
 	}
 	s.controlled(queue.Control{Mode: s.queue.Mode(), Pauses: s.queue.Pauses()})

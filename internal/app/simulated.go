@@ -16,7 +16,7 @@ func (s *Studio) simulate() error {
 	if !s.o.Simulate {
 		return nil
 	}
-	gpu, err := sim.NewComfyUI(sim.Options{
+	simulated, err := sim.NewComfyUI(sim.Options{
 		Base: filepath.Join(s.cfg.Data, "simulated"), LoadTime: time.Second, StepTime: 100 * time.Millisecond,
 		Log: s.log.With("backend", "simulated"),
 	})
@@ -27,9 +27,9 @@ func (s *Studio) simulate() error {
 	if err != nil {
 		return fault.Wrap(fault.Unavailable, err, "The simulated GPU has no port to listen on.")
 	}
-	s.parts.add("simulated GPU's folders", func(context.Context) error { return gpu.Close() })
-	s.parts.run("simulated GPU", func(ctx context.Context) error { return gpu.Run(ctx, l) })
-	s.backends = append(s.backends, config.Back{Name: "simulated", Driver: "comfyui", URL: "http://" + l.Addr().String()})
+	s.parts.add("simulated GPU's folders", func(context.Context) error { return simulated.Close() })
+	s.parts.run("simulated GPU", func(ctx context.Context) error { return simulated.Run(ctx, l) })
+	s.gpus.set(gpu{Back: config.Back{Name: "simulated", Driver: "comfyui", URL: "http://" + l.Addr().String()}})
 	s.notes = append(s.notes, "The GPU is simulated: its pictures say so.")
 	return nil
 }

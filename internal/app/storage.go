@@ -28,7 +28,7 @@ const (
 func (s *Studio) storages() []string {
 	var all []string
 	seen := map[string]bool{}
-	for _, b := range s.backends {
+	for _, b := range s.gpus.backs() {
 		if b.Storage != "" && !seen[b.Storage] {
 			seen[b.Storage] = true
 			all = append(all, b.Storage)

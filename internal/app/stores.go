@@ -53,7 +53,9 @@ type (
 	}
 	catalogStore interface {
 		catalog.Store
+		catalog.RequestStore
 		fleet.PackStore
+		fleet.MemberStore
 	}
 )
 

@@ -30,7 +30,7 @@ func providedStudio(t *testing.T, data, url, back string, log *slog.Logger) *Stu
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Studio{cfg: cfg, log: log, parts: newParts(log), backends: cfg.Backends}
+	s := &Studio{cfg: cfg, log: log, parts: newParts(log)}
 	t.Cleanup(func() {
 		if err := s.parts.stop(context.Background()); err != nil {
 			t.Error(err)

@@ -83,12 +83,13 @@ type Studio struct {
 	queueAPI  *queueapi.Face
 	queuePort string // address of its own port; empty: it has none
 
-	backends []config.Back // those of the settings, and the simulated one
-	fresh    bool          // its database was empty when it was opened
-	serving  bool          // a server, not a command that looks into the folder
-	listen   string        // address of the main door; a port the system chose is filled in when it is open
-	ready    atomic.Bool
-	notes    []string // worth knowing and no reason not to be ready
+	gpus    *gpus // the back ends
+	wanted  *wanted
+	fresh   bool   // its database was empty when it was opened
+	serving bool   // a server, not a command that looks into the folder
+	listen  string // address of the main door; a port the system chose is filled in when it is open
+	ready   atomic.Bool
+	notes   []string // worth knowing and no reason not to be ready
 }
 
 // store opens the database and what knows people by it. A command without server needs no more.
@@ -165,7 +166,9 @@ func (s *Studio) newQueue(ctx context.Context, notify func(job.Changed)) (err er
 
 // idleQueue opens the queue for a command that only looks at it or takes jobs out.
 func (s *Studio) idleQueue(ctx context.Context) error {
-	s.backends = s.cfg.Backends
+	if err := s.loadGPUs(ctx); err != nil {
+		return err
+	}
 	return s.newQueue(ctx, nil)
 }
 

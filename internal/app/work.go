@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -41,12 +40,14 @@ func (s *Studio) work(ctx context.Context) error {
 	if err := s.recount(ctx); err != nil {
 		return err
 	}
-	s.backends = slices.Clone(s.cfg.Backends)
+	if err := s.loadGPUs(ctx); err != nil {
+		return err
+	}
 	if err := s.simulate(); err != nil {
 		return err
 	}
-	if len(s.backends) == 0 {
-		const note = "There is no GPU: jobs wait. Name a ComfyUI under backends in the settings, or with serve --backend URL."
+	if len(s.gpus.all()) == 0 {
+		const note = "There is no GPU: jobs wait. Name a ComfyUI under backends in the settings, with serve --backend URL, or: comfyume backend add NAME URL"
 		s.notes = append(s.notes, note)
 		s.log.Warn("back ends", "note", note)
 	}
@@ -136,25 +137,24 @@ func (s *Studio) sweep(ctx context.Context) error {
 func (s *Studio) newFleet(ctx context.Context) error {
 	var err error
 	store := s.stores.catalog
-	if s.catalog, err = catalog.New(ctx, store, catalog.Options{Members: catalogMembers(s.backends), Log: s.log}); err != nil {
+	if s.catalog, err = catalog.New(ctx, store, catalog.Options{Members: catalogMembers(s.gpus.backs()), Log: s.log}); err != nil {
 		return err
 	}
-	if s.packs, err = fleet.NewPacks(ctx, store, packMembers(s.backends), fleet.PackOptions{
+	if s.packs, err = fleet.NewPacks(ctx, store, packMembers(s.gpus.backs()), fleet.PackOptions{
 		Only: s.cfg.Packs.Allow, Deny: s.cfg.Packs.Deny, Routes: s.cfg.Packs.Routes, Log: s.log,
 	}); err != nil {
 		return err
 	}
 	s.deliver = deliver.New(s.stores.files, s.blobs, s.log)
-	members := make([]fleet.Member, 0, len(s.backends))
-	for _, b := range s.backends {
-		d, err := s.driver(b)
-		if err != nil {
+	s.parts.add("back ends", s.closeGPUs)
+	list := s.gpus.all()
+	members := make([]fleet.Member, 0, len(list))
+	for _, b := range list {
+		if b.driver, err = s.driver(b.Back); err != nil {
 			return err
 		}
-		s.parts.add("back end "+b.Name, func(context.Context) error { return d.Close() })
-		members = append(members, fleet.Member{
-			Name: b.Name, Driver: d, Parallel: b.MaxParallel, Groups: b.Groups, Price: b.PricePerHour, Prefer: b.Prefer,
-		})
+		s.gpus.set(b)
+		members = append(members, s.member(b))
 	}
 	s.fleet, err = fleet.New(members, s.catalog, fleet.Options{
 		Changed: s.fleetChanged, Follows: s.follows, Restarted: s.deliver.Restarted, Packs: s.packs, Log: s.log,
@@ -251,6 +251,9 @@ func (s *Studio) begin(context.Context) error {
 	s.parts.run("packs", s.packs.Run)
 	s.parts.run("fleet", s.fleet.Run)
 	s.parts.run("agents' keys", s.watchAgents)
+	if s.several() {
+		s.parts.run("other servers' back ends", s.followGPUs)
+	}
 	if s.server != nil {
 		s.parts.run("relay", s.join)
 		s.parts.run("dispatch", s.leading)

@@ -138,6 +138,17 @@ type Device struct {
 	VRAMFree  int64  `json:"vram_free"`
 }
 
+// Refresher is a driver that can be told that what its back end can run has changed, so that the next Probe reads it
+// anew. A driver without it finds out in its own time.
+type Refresher interface{ Refresh() }
+
+// Router is a driver that can ask its back end for what custom nodes answer at addresses of their own.
+type Router interface {
+	// Route sends a GET. The answer's body is the caller's to close; contentType is what the back end says of it.
+	// Missing: it has nothing there. Redirects are not followed.
+	Route(ctx context.Context, path, query string) (body io.ReadCloser, contentType string, err error)
+}
+
 // Error classes of a driver. A driver wraps its cause in exactly one of them.
 var (
 	ErrUnreachable = errors.New("back end does not answer")                   // try elsewhere or later

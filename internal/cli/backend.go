@@ -3,6 +3,8 @@ package cli
 import (
 	"fmt"
 	"io"
+	"strings"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/api"
 	"github.com/ahelme/comfyume/internal/client"
@@ -10,12 +12,18 @@ import (
 
 // backendCmd is about GPU sources.
 type backendCmd struct {
+	List   backendList   `cmd:"" help:"List GPU sources."`
+	Add    backendAdd    `cmd:"" help:"Take in a GPU source while the studio runs; it stays over restarts."`
+	Remove backendRemove `cmd:"" help:"Let go of a GPU source that was added."`
+	Drain  backendDrain  `cmd:"" help:"Give a GPU source no more work; what runs there ends. It stays so over restarts."`
+	Resume backendResume `cmd:"" help:"Give a GPU source work again."`
+	Test   backendTest   `cmd:"" help:"Ask a GPU source now who it is and what it can run, and have it run something small."`
+	Models modelsCmd     `cmd:"" help:"Model files beside an agent's ComfyUI, and what graphs asked for."`
+	Nodes  nodesCmd      `cmd:"" help:"Custom nodes beside an agent's ComfyUI."`
 	Verda  verdaCmd      `cmd:"" help:"The provider of serverless containers."`
 	Join   backendJoin   `cmd:"" help:"Make a one-time code by which an agent joins as this GPU source."`
 	Agents backendAgents `cmd:"" help:"List agents that have joined."`
 	Revoke backendRevoke `cmd:"" help:"End an agent's key, and its line at once."`
-	List   backendList   `cmd:"" help:"List GPU sources."`
-	Test   backendTest   `cmd:"" help:"Ask a GPU source now who it is and what it can run."`
 }
 
 func printBackEnds(w io.Writer, list []api.BackEnd) {
@@ -25,9 +33,14 @@ func printBackEnds(w io.Writer, list []api.BackEnd) {
 		if len(b.Devices) > 0 {
 			gpu = b.Devices[0].Name
 		}
-		rows = append(rows, []string{b.Name, b.State, b.URL, dash(b.Version), gpu, b.Reason})
+		rows = append(rows, []string{b.Name, b.State, dash(b.URL), dash(b.Version), gpu, dash(strings.Join(b.Groups, ",")), b.Reason})
 	}
-	table(w, []string{"NAME", "STATE", "ADDRESS", "COMFYUI", "GPU", ""}, rows)
+	table(w, []string{"NAME", "STATE", "ADDRESS", "COMFYUI", "GPU", "GROUPS", ""}, rows)
+	for _, b := range list {
+		for _, note := range b.Notes {
+			fmt.Fprintf(w, "%s: %s\n", b.Name, note)
+		}
+	}
 }
 
 type backendList struct{}
@@ -43,31 +56,115 @@ func (*backendList) Run(c *call) error {
 	})
 }
 
-type backendTest struct {
+type backendAdd struct {
+	Name        string            `arg:"" help:"How it is called: lower-case letters, digits, - and _."`
+	URL         string            `arg:"" optional:"" help:"Its address; an agent has none."`
+	Driver      string            `help:"comfyui, agent or serverless." placeholder:"DRIVER"`
+	Key         string            `help:"Where its key is: env:NAME or file:PATH, on the studio's machine." placeholder:"REFERENCE"`
+	Mode        string            `help:"Of a serverless one: agent, plain or async." placeholder:"MODE"`
+	MaxParallel int               `help:"Of a serverless one: jobs that run at the same time." placeholder:"N"`
+	Storage     string            `help:"Where its outputs are left." placeholder:"ADDRESS"`
+	Provider    string            `help:"Of a serverless one: whose control interface it has." placeholder:"NAME"`
+	Deployment  string            `help:"How the provider calls it." placeholder:"NAME"`
+	Groups      []string          `help:"Whose jobs it runs; everybody's when left out." placeholder:"GROUP"`
+	Label       map[string]string `help:"Shown beside it." placeholder:"NAME=TEXT"`
+	Price       float64           `help:"What an hour of it costs." placeholder:"MONEY"`
+	Prefer      int               `help:"The higher one gets a job first." placeholder:"N"`
+	MaxRun      time.Duration     `help:"A run that takes longer is stopped." placeholder:"TIME"`
+}
+
+// Run takes in a GPU source.
+func (cmd *backendAdd) Run(c *call) error {
+	return c.ask(true, func(s *client.Client) error {
+		b, err := s.AddBackEnd(c.ctx, api.NewBackEnd{
+			Name: cmd.Name, Driver: cmd.Driver, URL: cmd.URL, Key: cmd.Key, Mode: cmd.Mode, MaxParallel: cmd.MaxParallel,
+			Storage: cmd.Storage, Provider: cmd.Provider, Deployment: cmd.Deployment, Groups: cmd.Groups, Labels: cmd.Label,
+			Price: cmd.Price, Prefer: cmd.Prefer, MaxRun: int(cmd.MaxRun / time.Second),
+		})
+		if err != nil {
+			return err
+		}
+		return c.print(b, func(w io.Writer) {
+			fmt.Fprintf(w, "Added %s.\n", b.Name)
+			fmt.Fprintf(c.Stderr, "See whether it can be used with: comfyume backend test %s\n", b.Name)
+		})
+	})
+}
+
+type backendRemove struct {
 	Name string `arg:""`
+	Now  bool   `help:"Do not wait for its runs: they begin anew elsewhere."`
+}
+
+// Run lets go of a GPU source.
+func (cmd *backendRemove) Run(c *call) error {
+	return c.ask(false, func(s *client.Client) error { return s.RemoveBackEnd(c.ctx, cmd.Name, cmd.Now) })
+}
+
+type backendDrain struct {
+	Name string `arg:""`
+}
+
+// Run takes a GPU source out.
+func (cmd *backendDrain) Run(c *call) error { return c.drain(cmd.Name, true) }
+
+type backendResume struct {
+	Name string `arg:""`
+}
+
+// Run gives a GPU source work again.
+func (cmd *backendResume) Run(c *call) error { return c.drain(cmd.Name, false) }
+
+func (c *call) drain(name string, on bool) error {
+	return c.ask(false, func(s *client.Client) error {
+		b, err := s.DrainBackEnd(c.ctx, name, on)
+		if err != nil {
+			return err
+		}
+		return c.print(b, func(w io.Writer) { printBackEnds(w, []api.BackEnd{b}) })
+	})
+}
+
+type backendTest struct {
+	Name  string `arg:""`
+	Small bool   `name:"run" negatable:"" default:"true" help:"Have it run something small; it may wake one that costs money."`
 }
 
 // Run tests a GPU source; one that can't be used is a problem found.
 func (cmd *backendTest) Run(c *call) error {
 	return c.ask(false, func(s *client.Client) error {
-		b, err := s.TestBackEnd(c.ctx, cmd.Name)
+		if cmd.Small {
+			p := newProgress(c.Stderr)
+			p.show("testing "+cmd.Name+", with a small run", 0, 0)
+			defer p.end()
+		}
+		t, err := s.TestBackEnd(c.ctx, cmd.Name, cmd.Small)
 		if err != nil {
 			return err
 		}
-		if err := c.print(b, func(w io.Writer) {
-			printBackEnds(w, []api.BackEnd{b})
-			if b.Cause != "" {
-				fmt.Fprintln(w, "Why: "+b.Cause)
-			}
-			if b.State == "unreachable" {
-				fmt.Fprintln(w, "Try: See whether ComfyUI runs there. On another machine it needs --listen to be reached.")
-			}
-		}); err != nil {
+		if err := c.print(t, func(w io.Writer) { printTest(w, t) }); err != nil {
 			return err
 		}
-		if b.State != "ready" && b.State != "busy" {
+		if !t.OK {
 			return errFound
 		}
 		return nil
 	})
+}
+
+func printTest(w io.Writer, t api.BackEndTest) {
+	printBackEnds(w, []api.BackEnd{t.BackEnd})
+	for _, step := range t.Steps {
+		word := "ok    "
+		if !step.OK {
+			word = "FAILED"
+		}
+		fmt.Fprintf(w, "%s %-11s %s\n", word, step.Name, step.Text)
+		if step.Cause != "" {
+			fmt.Fprintf(w, "       Why: %s\n", step.Cause)
+		}
+		if step.Remedy != "" {
+			fmt.Fprintf(w, "       Try: %s\n", step.Remedy)
+		}
+	}
 }

@@ -120,13 +120,3 @@ func (c *Client) NewCode(ctx context.Context, group string, places int, life tim
 func (c *Client) RevokeCode(ctx context.Context, code string) error {
 	return c.call(ctx, http.MethodDelete, "/codes/"+url.PathEscape(code), nil, nil, nil)
 }
-
-// BackEnds returns the GPU sources.
-func (c *Client) BackEnds(ctx context.Context) (list []api.BackEnd, err error) {
-	return list, c.call(ctx, http.MethodGet, "/backends", nil, nil, &list)
-}
-
-// TestBackEnd asks a GPU source now who it is.
-func (c *Client) TestBackEnd(ctx context.Context, name string) (b api.BackEnd, err error) {
-	return b, c.call(ctx, http.MethodPost, "/backends/"+url.PathEscape(name)+"/test", nil, nil, &b)
-}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -253,6 +254,21 @@ func (l *loader) backends(backends []Back) {
 		}
 		l.driver(at, &backends[i])
 	}
+}
+
+// CheckBack says what is wrong with a back end that no settings file names, and fills in what it leaves out.
+func CheckBack(b Back) (Back, error) {
+	l := &loader{out: &Loaded{Config: Default(), origin: map[string]Origin{}}}
+	list := []Back{b}
+	l.backends(list)
+	if len(l.problems) == 0 {
+		return list[0], nil
+	}
+	var told []string
+	for _, p := range l.problems {
+		told = append(told, strings.TrimPrefix(p.Path, "backends[0].")+": "+p.Text)
+	}
+	return b, errors.New(strings.Join(told, "; "))
 }
 
 // driver checks what one back end's driver needs.

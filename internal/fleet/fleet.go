@@ -45,6 +45,15 @@ type Member struct {
 	Drained bool // taken out by the operator before
 }
 
+// MemberStore keeps what operators changed of the back ends while the studio ran, by name. The form is the caller's.
+// Every change is durable when the call returns. It is safe for concurrent use.
+type MemberStore interface {
+	SaveMember(ctx context.Context, name string, body []byte) error
+	// DropMember forgets one; one that is not kept is no error.
+	DropMember(ctx context.Context, name string) error
+	LoadMembers(ctx context.Context) (map[string][]byte, error)
+}
+
 // Catalog takes in what back ends can run.
 type Catalog interface {
 	// Update takes in a snapshot. changed reports whether what can be run has changed.
@@ -144,6 +153,7 @@ type member struct {
 	nudge  chan struct{} // probe soon
 	gone   chan struct{} // closed when it is no member any more
 	left   chan struct{} // closed when nobody watches it any more
+	one    sync.Mutex    // one probe at a time
 
 	mu          sync.Mutex
 	now         BackEnd

@@ -87,6 +87,8 @@ func (f *Fleet) rest(ctx context.Context, m *member, pause time.Duration) {
 
 // probe looks at one back end and returns when to look again.
 func (f *Fleet) probe(ctx context.Context, m *member) time.Duration {
+	m.one.Lock() // who asks beside wants what the look that is under way finds taken in
+	defer m.one.Unlock()
 	snap, err := m.Driver.Probe(ctx)
 	if ctx.Err() != nil {
 		return 0

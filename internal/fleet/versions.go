@@ -76,12 +76,6 @@ func (p *Packs) warn() {
 	p.told = now
 }
 
-// Router is a driver that can ask its back end for what custom nodes answer at addresses of their own.
-type Router interface {
-	// Route sends a GET. The answer's body is the caller's to close; contentType is what the back end says of it.
-	Route(ctx context.Context, path, query string) (body io.ReadCloser, contentType string, err error)
-}
-
 // Route asks for an address of a pack's own, which the operator opened: at a back end that serves the group and has
 // the version of the pack that the group's pages have. Missing when the address is of no pack that is open.
 func (p *Packs) Route(ctx context.Context, group, address, query string, ready func(backEnd string) bool) (io.ReadCloser, string, error) {
@@ -99,7 +93,7 @@ func (p *Packs) Route(ctx context.Context, group, address, query string, ready f
 	p.mu.Unlock()
 	err := error(fault.New(fault.Unavailable, "No GPU that has the custom nodes %s is there now.", pack))
 	for _, d := range ask {
-		r, ok := d.(Router)
+		r, ok := d.(backend.Router)
 		if !ok {
 			continue
 		}

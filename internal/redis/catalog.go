@@ -27,7 +27,7 @@ var (
 
 // NewCatalog returns the catalog's store in the database.
 func NewCatalog(db *DB) *Catalog {
-	return &Catalog{db: db, keys: db.keys("meta", "packs", "contents", "holders", "snapshots")}
+	return &Catalog{db: db, keys: db.keys("meta", "packs", "contents", "holders", "snapshots", "members", "wanted")}
 }
 
 // SaveSnapshot implements catalog.Store.

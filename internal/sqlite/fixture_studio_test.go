@@ -10,6 +10,7 @@ import (
 	"github.com/ahelme/comfyume/internal/account"
 	"github.com/ahelme/comfyume/internal/agents"
 	"github.com/ahelme/comfyume/internal/blob"
+	"github.com/ahelme/comfyume/internal/catalog"
 	"github.com/ahelme/comfyume/internal/deliver"
 	"github.com/ahelme/comfyume/internal/file"
 	"github.com/ahelme/comfyume/internal/fleet"
@@ -35,6 +36,8 @@ type studio struct {
 	Snapshots map[string]string
 	Packs     []fleet.PackFile
 	Script    string
+	Members   map[string][]byte
+	Requests  []catalog.Request
 	Hours     []usage.Hour
 	Learned   []usage.Learned
 	Agents    []agents.Agent
@@ -88,6 +91,8 @@ func fill(t *testing.T, db *sqlite.DB, running job.Job) {
 
 	told := sqlite.NewCatalog(db)
 	must(t, told.SaveSnapshot(ctx, "gpu", []byte("a snapshot")))
+	must(t, told.SaveMember(ctx, "added", []byte("a back end")))
+	must(t, told.AddRequest(ctx, catalog.Want{Kind: catalog.WantModel, Folder: "loras", Name: "x.safetensors"}, "class-a", fixtureTime))
 	sum := sha256.Sum256([]byte(fixtureScript))
 	must(t, told.SavePackFile(ctx, fleet.PackFile{
 		BackEnd: "gpu", Pack: "nodes", Path: "js/nodes.js", Hash: hex.EncodeToString(sum[:]), Listed: true,
@@ -154,6 +159,12 @@ func readStudio(t *testing.T, db *sqlite.DB, running job.Job) (s studio) {
 	must(t, err)
 
 	told := sqlite.NewCatalog(db)
+	if s.Members, err = told.LoadMembers(ctx); len(s.Members) == 0 { // in fixtures of before
+		s.Members = nil
+	}
+	must(t, err)
+	s.Requests, err = told.Requests(ctx)
+	must(t, err)
 	snapshots, err := told.LoadSnapshots(ctx)
 	must(t, err)
 	s.Snapshots = map[string]string{}

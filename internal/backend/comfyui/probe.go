@@ -64,6 +64,13 @@ func (d *Driver) Probe(ctx context.Context) (backend.Snapshot, error) {
 	return s, nil
 }
 
+// Refresh has the next Probe read what the server can run.
+func (d *Driver) Refresh() {
+	d.probe.mu.Lock()
+	defer d.probe.mu.Unlock()
+	d.probe.read = time.Time{}
+}
+
 // identify reads /system_stats and checks that a server answers that we can drive.
 func (d *Driver) identify(ctx context.Context, s *backend.Snapshot) error {
 	raw, err := d.get(ctx, "/system_stats")

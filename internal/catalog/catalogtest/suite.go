@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -16,7 +17,9 @@ import (
 // Store is what is tested: both are one thing in an adapter.
 type Store interface {
 	catalog.Store
+	catalog.RequestStore
 	fleet.PackStore
+	fleet.MemberStore
 }
 
 func packFile(backEnd, path, content string) (fleet.PackFile, []byte) {
@@ -28,12 +31,6 @@ func packFile(backEnd, path, content string) (fleet.PackFile, []byte) {
 func Run(t *testing.T, open func(t *testing.T) (store Store, closed func())) {
 	t.Helper()
 	ctx := t.Context()
-	must := func(t *testing.T, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 	c, closed := open(t)
 	for _, body := range []string{"old", "new"} {
 		must(t, c.SaveSnapshot(ctx, "gpu1", []byte(body)))
@@ -47,6 +44,7 @@ func Run(t *testing.T, open func(t *testing.T) (store Store, closed func())) {
 	one := save("gpu1", "main.js", "let a")
 	two := save("gpu2", "main.js", "let a")
 	empty := save("gpu1", "empty.css", "")
+	writeFleet(t, c)
 	closed()
 
 	c, closed = open(t)
@@ -56,6 +54,7 @@ func Run(t *testing.T, open func(t *testing.T) (store Store, closed func())) {
 	if diff := cmp.Diff(map[string][]byte{"gpu1": []byte("new")}, snapshots); diff != "" {
 		t.Errorf("snapshots (-want +got):\n%s", diff)
 	}
+	readFleet(t, c)
 	files, err := c.LoadPacks(ctx)
 	must(t, err)
 	if diff := cmp.Diff([]fleet.PackFile{empty, one, two}, files); diff != "" {
@@ -80,4 +79,64 @@ func Run(t *testing.T, open func(t *testing.T) (store Store, closed func())) {
 		t.Errorf("a content that no file has: %v", err)
 	}
 	content(changed, "let b")
+}
+
+func requests(t *testing.T, c Store, want []catalog.Request) {
+	t.Helper()
+	got, err := c.Requests(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+}
+
+// What operators and graphs did, in every store.
+var (
+	model = catalog.Want{Kind: catalog.WantModel, Folder: "loras", Name: "a:1.safetensors"}
+	node  = catalog.Want{Kind: catalog.WantNode, Name: "Nobody's"}
+	at    = time.UnixMilli(1_800_000_000_000).UTC()
+)
+
+func writeFleet(t *testing.T, c Store) {
+	t.Helper()
+	ctx := t.Context()
+	for _, name := range []string{"added", "gone"} {
+		must(t, c.SaveMember(ctx, name, []byte("first")))
+	}
+	must(t, c.SaveMember(ctx, "added", []byte{0, 0xff}))
+	must(t, c.DropMember(ctx, "gone"))
+	must(t, c.DropMember(ctx, "never"))
+	for i, r := range []struct {
+		want  catalog.Want
+		group string
+	}{{model, "red"}, {model, ""}, {model, "red"}, {node, "red"}} {
+		must(t, c.AddRequest(ctx, r.want, r.group, at.Add(time.Duration(i)*time.Second)))
+	}
+}
+
+func readFleet(t *testing.T, c Store) {
+	t.Helper()
+	ctx := t.Context()
+	members, err := c.LoadMembers(ctx)
+	must(t, err)
+	if diff := cmp.Diff(map[string][]byte{"added": {0, 0xff}}, members); diff != "" {
+		t.Errorf("members (-want +got):\n%s", diff)
+	}
+	requests(t, c, []catalog.Request{
+		{Want: model, Count: 1, First: at.Add(time.Second), Last: at.Add(time.Second)},
+		{Want: model, Group: "red", Count: 2, First: at, Last: at.Add(2 * time.Second)},
+		{Want: node, Group: "red", Count: 1, First: at.Add(3 * time.Second), Last: at.Add(3 * time.Second)},
+	})
+	must(t, c.DropRequest(ctx, model))
+	must(t, c.DropRequest(ctx, model))
+	requests(t, c, []catalog.Request{{Want: node, Group: "red", Count: 1, First: at.Add(3 * time.Second), Last: at.Add(3 * time.Second)}})
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }
