@@ -32,6 +32,7 @@ type run struct {
 	began    time.Time     // when it was posted
 	cold     bool          // its models had to be loaded
 	charged  time.Duration // to its person
+	price    float64       // that was taken aside for it
 	tag      int64         // the person's virtual time at the claim
 	groupTag int64         // and their group's
 	turn     int64         // of the decision that claimed it
@@ -213,6 +214,7 @@ func (m *Machine) claim(it *item, b *backEnd) *run {
 	b.lastUser, b.lastLike = it.lot.user, it.like
 	it.lot.user.runs = append(it.lot.user.runs, r)
 	m.runs[it] = r
+	m.reserve(r)
 	return r
 }
 

@@ -26,54 +26,66 @@ func (m *Machine) Next(now time.Time) (d Decision, ok bool) {
 	if m.paused || m.waiting == 0 {
 		return Decision{}, false
 	}
-	for _, idle := range []bool{true, false} {
-		free := m.free(idle)
-		if len(free) == 0 {
-			continue
-		}
-		if c := m.choose(free); c.item != nil {
-			m.unfile(c.item)
-			m.serve(m.claim(c.item, c.on))
-			return Decision{Job: m.id(c.item), User: c.lot.user.name, BackEnd: c.on.Name, Overtook: c.overtook}, true
-		}
+	c := m.choose(m.free(true, false))
+	if c.item == nil {
+		c = m.paid()
 	}
-	return Decision{}, false
+	if c.item == nil {
+		c = m.choose(m.free(false, false))
+	}
+	if c.item == nil {
+		return Decision{}, false
+	}
+	m.unfile(c.item)
+	m.serve(m.claim(c.item, c.on))
+	return Decision{Job: m.id(c.item), User: c.lot.user.name, BackEnd: c.on.Name, Overtook: c.overtook}, true
 }
 
-// NextTime returns when a job that must not run yet may run, so that the caller knows when to ask again. ok is false
-// when none waits for its time.
+// NextTime returns when a job that must not run yet may run, or a paid back end may have become worth it, so that the
+// caller knows when to ask again. ok is false when nothing waits for its time.
 func (m *Machine) NextTime(now time.Time) (at time.Time, ok bool) {
+	if m.watches() {
+		at, ok = now.Add(looksAgain), true
+	}
 	for l := range m.later.all() {
 		if l.retry.notBefore.After(now) {
-			return l.retry.notBefore, true
+			if !ok || l.retry.notBefore.Before(at) {
+				return l.retry.notBefore, true
+			}
+			break
 		}
 	}
-	return time.Time{}, false
+	return at, ok
 }
 
 // Idle is a back end that has nothing to do.
 type Idle struct {
 	BackEnd string
-	User    string // for whom it worked last; empty: for nobody yet
-	Models  string // what it has loaded, as far as that is known
+	User    string   // for whom it worked last; empty: for nobody yet
+	Models  string   // what it has loaded, as far as that is known
+	Groups  []string // whose jobs it runs; empty: everybody's
+	Prefer  int
+	Memory  int64
 }
 
-// Idle returns the back ends that would run a job at once, and for which no job waits.
+// Idle returns the back ends that would run a job at once, and for which no job waits: those that cost nothing and are
+// awake, the preferred ones first.
 func (m *Machine) Idle() []Idle {
 	if m.paused {
 		return nil
 	}
 	var idle []Idle
-	for _, b := range m.free(true) {
-		if m.waiting > 0 && m.wanted(b) {
+	for _, b := range m.free(true, false) {
+		if b.Cold != "" || m.waiting > 0 && m.wanted(b) {
 			continue
 		}
 		last := ""
 		if b.lastUser != nil {
 			last = b.lastUser.name
 		}
-		idle = append(idle, Idle{b.Name, last, b.warm()})
+		idle = append(idle, Idle{b.Name, last, b.warm(), b.Groups, b.Prefer, b.Memory})
 	}
+	slices.SortStableFunc(idle, func(x, y Idle) int { return cmp.Compare(y.Prefer, x.Prefer) })
 	return idle
 }
 
@@ -89,11 +101,12 @@ func (m *Machine) wanted(b *backEnd) bool {
 	return false
 }
 
-// free returns the back ends that would run one more job at once, or else those that can stage one more.
-func (m *Machine) free(idle bool) []*backEnd {
+// free returns the back ends that would run one more job at once, or else those that can stage one more: those that
+// cost nothing, or the paid ones.
+func (m *Machine) free(idle, paid bool) []*backEnd {
 	var out []*backEnd
 	for _, b := range m.backends {
-		if b.open() && idle == b.idle() && (idle || len(b.runs) < b.Slots) {
+		if b.open() && paid == (b.Price > 0) && idle == b.idle() && (idle || len(b.runs) < b.Slots) {
 			out = append(out, b)
 		}
 	}
@@ -110,6 +123,9 @@ type choice struct {
 // choose finds the job whose turn it is among those that one of the back ends can run, or one whose models are loaded
 // and that may go before it.
 func (m *Machine) choose(free []*backEnd) choice {
+	if len(free) == 0 {
+		return choice{}
+	}
 	first := m.first(free, "")
 	if first.item == nil || m.opts.Affinity <= 0 || !first.on.cold(first.lot.kind) {
 		return first
@@ -191,10 +207,15 @@ func (m *Machine) turns() func(yield func(*party) bool) {
 // first finds the job whose turn it is among those that one of the back ends can run, and that load the models; empty:
 // any.
 func (m *Machine) first(free []*backEnd, models string) choice {
+	return m.firstOf(free, func(_ *party, k *kind) bool { return models == "" || k.models == models })
+}
+
+// firstOf is first among the kinds of jobs that only lets through.
+func (m *Machine) firstOf(free []*backEnd, only func(*party, *kind) bool) choice {
 	for p := range m.turns() {
 		cursors := m.cursors[:0]
 		for _, q := range p.pools {
-			if q.lots.n > 0 && (models == "" || q.kind.models == models) && slices.ContainsFunc(free, func(b *backEnd) bool { return b.can(q.kind) && b.servesSome(p) }) {
+			if q.lots.n > 0 && only(p, q.kind) && slices.ContainsFunc(free, func(b *backEnd) bool { return b.can(q.kind) && b.servesSome(p) }) {
 				cursors = append(cursors, cursor[*lot]{list: &q.lots})
 			}
 		}
@@ -204,7 +225,7 @@ func (m *Machine) first(free []*backEnd, models string) choice {
 			if l == nil {
 				break
 			}
-			if c := m.head(l, free); c.item != nil && (models == "" || c.lot.kind.models == models) {
+			if c := m.head(l, free); c.item != nil && only(p, c.lot.kind) {
 				return c
 			}
 		}
@@ -301,7 +322,7 @@ func (m *Machine) place(it *item, free []*backEnd) (best *backEnd) {
 			knows++
 		}
 		if best != nil {
-			d := cmp.Or(cmp.Compare(b.staged(), best.staged()), cmp.Compare(lasts, least), cmp.Compare(most, knows))
+			d := cmp.Or(b.rank(best), cmp.Compare(b.staged(), best.staged()), cmp.Compare(lasts, least), cmp.Compare(most, knows))
 			if d >= 0 {
 				continue
 			}
@@ -311,9 +332,21 @@ func (m *Machine) place(it *item, free []*backEnd) (best *backEnd) {
 	return best
 }
 
+// rank orders back ends that would run a job at once by preference, then by price.
+func (b *backEnd) rank(other *backEnd) int {
+	if !b.idle() || !other.idle() {
+		return 0
+	}
+	return cmp.Or(cmp.Compare(other.Prefer, b.Prefer), cmp.Compare(b.Price, other.Price))
+}
+
 // takes reports whether the back end may be given a waiting item now, room apart.
 func (m *Machine) takes(b *backEnd, it *item) bool {
-	return m.runsOn(b, it.lot) && m.within(it.lot.user, b, nil)
+	if !m.runsOn(b, it.lot) || !m.within(it.lot.user, b, nil) {
+		return false
+	}
+	_, ok := m.affords(b, it)
+	return ok
 }
 
 // runsOn reports whether the back end may be given jobs of the lot, room apart.

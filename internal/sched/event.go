@@ -78,9 +78,10 @@ type Posted struct {
 // Released says that a claimed job waits again, where it stood before.
 type Released struct {
 	Job       job.ID
-	Avoid     []string  // back ends that it is not given to as long as another one that is ready can run it
-	NotBefore time.Time // zero: at once
-	Reason    string    // a sentence for the person, such as "The GPU gpu1 was lost."
+	Avoid     []string      // back ends that it is not given to as long as another one that is ready can run it
+	NotBefore time.Time     // zero: at once
+	Reason    string        // a sentence for the person, such as "The GPU gpu1 was lost."
+	Ran       time.Duration // how long a paid back end worked at it for nothing
 }
 
 // Ended says that a job is over, or was taken out of the queue, in whatever state it was.
@@ -99,8 +100,13 @@ type BackEnd struct {
 	// Parallel is how many jobs it runs at the same time; 0: 1.
 	Parallel int
 	Groups   []string // whose jobs it runs; empty: everybody's
-	Speed    float64  // how many times as fast as usual; 0: as its runs show
-	Memory   int64    // bytes of the GPU; 0: enough for anything
+	Price    float64  // of an hour in which it works; 0: it is ours
+	Prefer   int      // the higher one gets a job first; among equals, the cheaper one
+	// Cold is a sentence when it sleeps, and the next run has to wake it; empty: it is awake.
+	Cold   string
+	Wake   time.Duration // how long waking usually takes; 0: nobody knows
+	Speed  float64       // how many times as fast as usual; 0: as its runs show
+	Memory int64         // bytes of the GPU; 0: enough for anything
 	// Models is what it has loaded, where that is known from elsewhere. Empty: what ran there last, as the machine
 	// saw it, and nothing after it was not ready.
 	Models string

@@ -102,7 +102,7 @@ func (m *Machine) expected(it *item, b *backEnd) time.Duration {
 	if b.cold(it.lot.kind) {
 		d += m.loading(it.lot.kind.models)
 	}
-	return d
+	return d + b.lead()
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

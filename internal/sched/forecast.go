@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -66,6 +67,7 @@ type Outlook struct {
 	groups  []group
 	people  []person
 	gpus    []gpu
+	money   Budget
 	presses []press
 	rate    float64 // presses per second
 	jobs    int
@@ -104,7 +106,8 @@ func (m *Machine) job(it *item) Job {
 // Outlook returns the state as it is now: of each person the first jobs, and of so many people those whose turn is
 // first.
 func (m *Machine) Outlook(now time.Time) *Outlook {
-	o := &Outlook{opts: m.opts, now: now, known: m.known, served: m.served, virtual: m.virtual}
+	o := &Outlook{opts: m.opts, now: now, known: m.known, served: m.served, virtual: m.virtual, money: m.money.Budget}
+	o.money.Groups = maps.Clone(o.money.Groups)
 	o.known.loads = nil // they are asked for here
 	if m.paused {
 		return o
@@ -281,13 +284,16 @@ func (o *Outlook) Look() Forecast {
 func (o *Outlook) machine() *Machine {
 	m := New(o.opts)
 	m.now, m.known, m.dream = o.now, o.known, true
+	m.money.Budget = o.money
+	m.money.Groups = maps.Clone(o.money.Groups) // each simulation spends its own
 	for _, g := range o.groups {
 		m.group(g.name).weight = g.weight
 	}
 	for i := range o.gpus {
 		g := &o.gpus[i]
 		m.Apply(BackEnd{
-			Name: g.Name, Ready: g.open(), Slots: g.Slots, Parallel: g.Parallel, Groups: g.Groups, Speed: g.speed(), Models: g.loaded,
+			Name: g.Name, Ready: g.open(), Slots: g.Slots, Parallel: g.Parallel, Groups: g.Groups,
+			Price: g.Price, Prefer: g.Prefer, Cold: g.Cold, Wake: g.Wake, Speed: g.speed(), Models: g.loaded,
 			Missing: func(needs []string) []string {
 				if g.can[needs[0]] {
 					return nil

@@ -103,7 +103,7 @@ func (w *world) decide(t *rapid.T) bool {
 	if !ok {
 		for _, j := range w.jobs {
 			for _, p := range w.backEnds {
-				if w.may(j, p) {
+				if p.Price == 0 && w.may(j, p) {
 					t.Fatalf("%s may run on %s, and nothing was decided; why: %v", j.ID, p.Name, w.m.Why(j.ID, w.now))
 				}
 			}
@@ -122,9 +122,9 @@ func (w *world) decide(t *rapid.T) bool {
 			t.Fatalf("%s overtook %s of the same person", j.ID, other.ID)
 		}
 	}
-	if w.claimed(p.Name) >= p.Parallel {
+	if w.claimed(p.Name) >= p.Parallel || p.Price > 0 {
 		for _, q := range w.backEnds {
-			if w.claimed(q.Name) < q.Parallel && w.may(j, q) {
+			if q.Price == 0 && w.claimed(q.Name) < q.Parallel && w.may(j, q) {
 				t.Fatalf("%s was staged on %s while %s is free", j.ID, p.Name, q.Name)
 			}
 		}
@@ -295,6 +295,7 @@ func (w *world) backEnd(t *rapid.T) {
 	p.BackEnd = sched.BackEnd{
 		Name: name, Ready: rapid.IntRange(0, 3).Draw(t, "ready") > 0, Slots: rapid.IntRange(1, 4).Draw(t, "slots"),
 		Parallel: rapid.IntRange(1, 3).Draw(t, "parallel"), Groups: rapid.SampledFrom([][]string{nil, nil, {"red"}, {"blue", "red"}}).Draw(t, "groups"),
+		Price: float64(rapid.SampledFrom([]int{0, 0, 0, 1}).Draw(t, "price")), Prefer: rapid.IntRange(0, 1).Draw(t, "prefer"),
 		Speed: float64(rapid.IntRange(0, 3).Draw(t, "speed")), Memory: int64(rapid.IntRange(0, 3).Draw(t, "memory")),
 		Missing: func(needs []string) []string {
 			return slices.DeleteFunc(slices.Clone(needs), func(n string) bool { return slices.Contains(has, n) })

@@ -16,7 +16,7 @@ const worthRecall = time.Second
 // reports Released, and Next decides anew.
 func (m *Machine) Recall(now time.Time) (job.ID, bool) {
 	m.wake(now)
-	idle := m.free(true)
+	idle := m.free(true, false)
 	stirred := m.stirred
 	m.stirred = false
 	for _, b := range m.backends {

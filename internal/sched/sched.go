@@ -48,6 +48,7 @@ type Machine struct {
 	stirred bool                          // others may go before what is staged
 
 	served, joins, lots int64 // how often that happened
+	money               money
 	known               experience
 	pressed             presses
 	said                map[job.ID][]promise
@@ -70,7 +71,7 @@ func New(o Options) *Machine {
 	}
 	return &Machine{
 		opts: o, users: map[string]*user{}, groups: map[string]*group{}, items: map[packed]*item{}, long: map[packed]job.ID{}, runs: map[*item]*run{},
-		kinds: map[kindKey]*kind{}, known: newExperience(), said: map[job.ID][]promise{},
+		kinds: map[kindKey]*kind{}, money: newMoney(), known: newExperience(), said: map[job.ID][]promise{},
 	}
 }
 
@@ -109,6 +110,8 @@ func (m *Machine) Apply(e Event) {
 		m.setOrder(e.Order)
 	case Share:
 		m.share(e)
+	case Budget:
+		m.budget(e)
 	}
 }
 
@@ -140,6 +143,7 @@ func (m *Machine) resume(e Resumed) {
 	it := m.add(e.Job)
 	if r := m.runs[it]; r != nil {
 		m.unclaim(r)
+		m.pay(r, 0)
 	} else {
 		m.unfile(it)
 	}
@@ -180,6 +184,7 @@ func (m *Machine) release(e Released) {
 	}
 	if r := m.runs[it]; r != nil {
 		m.unclaim(r)
+		m.pay(r, r.on.price(e.Ran))
 		m.giveBack(r)
 	} else {
 		m.unfile(it)
@@ -197,6 +202,7 @@ func (m *Machine) end(e Ended) {
 	}
 	if r := m.runs[it]; r != nil {
 		m.unclaim(r)
+		m.pay(r, r.on.price(e.Ran))
 		m.learn(r, e.Ran)
 		m.settle(r, e.Ran)
 	} else {

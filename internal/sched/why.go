@@ -19,6 +19,7 @@ type Reason struct {
 const (
 	WhyRunning       = "running"        // it does not wait
 	WhyStaged        = "staged"         // a back end has it next
+	WhyWaking        = "waking"         // the back end that is to run it wakes up
 	WhyHeld          = "held"           // its owner, or an operator, holds it
 	WhyPaused        = "paused"         // the operator, or a full disk, stopped the queue
 	WhyPausedGroup   = "paused_group"   // the jobs of the person's group wait
@@ -27,6 +28,7 @@ const (
 	WhyMissing       = "missing_node"   // no back end has all that it needs, such as a node or a model
 	WhyMemory        = "memory"         // no back end has the memory that it needs
 	WhyGroup         = "group"          // the back ends that could run it are for other groups
+	WhyBudget        = "budget"         // no more may be spent on the back ends that would run it
 	WhyRetry         = "retry"          // it is tried again a little later
 	WhyLimit         = "max_running"    // the person has as many running as allowed
 	WhyTurn          = "turn"           // others go first
@@ -62,6 +64,9 @@ func (m *Machine) whyWaiting(it *item, position int, now time.Time) Reason {
 	if r := it.lot.retry; r != nil && r.notBefore.After(now) {
 		return because(WhyRetry, r.why, "It is tried again in a moment.")
 	}
+	if spent, ok := m.poor(it); ok {
+		return because(WhyBudget, spent, "It waits for the studio's own GPUs.")
+	}
 	if m.limited(it) {
 		return Reason{WhyLimit, fmt.Sprintf("You have %d running at once, and that is the limit for one person.",
 			m.opts.MaxRunningPerUser)}
@@ -83,6 +88,8 @@ func (m *Machine) whyClaimed(r *run) Reason {
 	switch {
 	case r.posted:
 		return Reason{WhyRunning, fmt.Sprintf("It runs on %s.", r.on.Name)}
+	case slices.Index(r.on.runs, r) < r.on.Parallel && r.on.Cold != "":
+		return because(WhyWaking, r.on.Cold, r.on.usually())
 	case slices.Index(r.on.runs, r) < r.on.Parallel:
 		return Reason{WhyStaged, fmt.Sprintf("%s is getting ready for it.", r.on.Name)}
 	}
@@ -94,6 +101,7 @@ func (m *Machine) stuck(it *item) (Reason, bool) {
 	k := it.lot.kind
 	ready, small, others, paused := 0, 0, 0, ""
 	held := false // by a pause
+	poor, spent := false, ""
 	var down, fewest []string
 	for _, b := range m.backends {
 		switch {
@@ -106,7 +114,11 @@ func (m *Machine) stuck(it *item) (Reason, bool) {
 			others++
 			continue
 		case b.can(k) && !b.paused:
-			return Reason{}, false
+			of, ok := m.affords(b, it)
+			if ok {
+				return Reason{}, false
+			}
+			poor, spent = true, of
 		case b.can(k):
 			held, paused = true, b.why
 		case b.small(k):
@@ -121,6 +133,8 @@ func (m *Machine) stuck(it *item) (Reason, bool) {
 	switch {
 	case held:
 		return because(WhyPausedBackEnd, "The GPUs that could run it are paused.", paused), true
+	case poor:
+		return because(WhyBudget, spent, "No GPU of the studio's own can run it now."), true
 	case others > 0:
 		return Reason{WhyGroup, "The GPUs that are ready and could run it are for other groups."}, true
 	case ready == 0 && len(m.backends) == 0:
@@ -131,6 +145,37 @@ func (m *Machine) stuck(it *item) (Reason, bool) {
 		return Reason{WhyMemory, "No GPU has enough memory for it."}, true
 	}
 	return Reason{WhyMissing, "No GPU has all that the graph needs: " + few(fewest) + "."}, true
+}
+
+// poor reports what is spent, where only money keeps an item from a paid back end that would be worth it.
+func (m *Machine) poor(it *item) (spent string, ok bool) {
+	for _, b := range m.backends {
+		if b.Price <= 0 || !b.open() || !m.runsOn(b, it.lot) {
+			continue
+		}
+		of, affordable := m.affords(b, it)
+		if affordable {
+			return "", false
+		}
+		spent, ok = of, true
+	}
+	return spent, ok && m.worth(it)
+}
+
+// usually says how long waking usually takes.
+func (b *backEnd) usually() string {
+	if b.Wake <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("That usually takes %s.", roughly(b.Wake))
+}
+
+// roughly says a time the way people do.
+func roughly(d time.Duration) string {
+	if d < 2*time.Minute {
+		return fmt.Sprintf("%d seconds", max(1, int(d.Round(time.Second).Seconds())))
+	}
+	return fmt.Sprintf("%d minutes", int(d.Round(time.Minute).Minutes()))
 }
 
 // few lists the first of names.
