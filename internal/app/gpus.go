@@ -194,7 +194,8 @@ func (s *Studio) connect(b gpu) error {
 
 func (s *Studio) member(b gpu) fleet.Member {
 	return fleet.Member{
-		Name: b.Name, Driver: b.driver, Parallel: b.MaxParallel, Groups: b.Groups, Price: b.PricePerHour, Prefer: b.Prefer, Drained: b.drained,
+		Name: b.Name, Driver: b.driver, Parallel: b.MaxParallel, Groups: b.Groups, Price: b.PricePerHour, Prefer: b.Prefer,
+		MaxRun: time.Duration(b.MaxRun), Drained: b.drained,
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -149,13 +150,14 @@ type Router interface {
 	Route(ctx context.Context, path, query string) (body io.ReadCloser, contentType string, err error)
 }
 
-// Error classes of a driver. A driver wraps its cause in exactly one of them.
+// Error classes of a driver. A driver wraps its cause in exactly one of them. ErrCrashed is an ErrLost, too.
 var (
 	ErrUnreachable = errors.New("back end does not answer")                   // try elsewhere or later
 	ErrNotComfyUI  = errors.New("address is not a ComfyUI server")            // configuration
 	ErrTooOld      = errors.New("ComfyUI is older than the oldest supported") // configuration
 	ErrUnknownRun  = errors.New("back end knows nothing of this run")         // new attempt
 	ErrLost        = errors.New("run was lost on the back end")               // restarted, crashed, frozen: new attempt
+	ErrCrashed     = fmt.Errorf("%w: it died while it worked at it", ErrLost) // it may be the job: a new attempt elsewhere
 	ErrFrozen      = errors.New("back end stopped answering in mid-run")      // new attempt elsewhere
 	ErrForeign     = errors.New("back end is busy with somebody else's runs")
 	ErrMemory      = errors.New("back end ran out of GPU memory") // a back end with more of it may do
@@ -175,10 +177,12 @@ type Status struct {
 	Ready  bool
 	Reason string // why it is not ready, in a sentence for people
 
-	Parallel int      // runs at the same time; 0: 1
-	Groups   []string // whose jobs it runs; empty: everybody's
-	Price    float64  // of an hour in which it works; 0: it is ours
-	Prefer   int      // the higher one gets a job first; among equals, the cheaper one
-	Memory   int64    // bytes of its largest device; 0: not known
-	Cold     string   // a sentence when it sleeps and the next run has to wake it; empty: it is awake
+	Parallel int           // runs at the same time; 0: 1
+	Groups   []string      // whose jobs it runs; empty: everybody's
+	Price    float64       // of an hour in which it works; 0: it is ours
+	Prefer   int           // the higher one gets a job first; among equals, the cheaper one
+	Memory   int64         // bytes of its largest device; 0: not known
+	MaxRun   time.Duration // a run that takes longer is stopped; 0: never
+	Wake     time.Duration // how long waking usually takes; 0: not known
+	Cold     string        // a sentence when it sleeps and the next run has to wake it; empty: it is awake
 }

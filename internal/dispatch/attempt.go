@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ var (
 	errRecalled  = errors.New("another back end is free for it")
 	errTakenBack = errors.New("the run before it takes longer than expected")
 	errLeaseLost = errors.New("the lease of the attempt was lost")
+	errTooLong   = errors.New("the run takes longer than its back end allows")
 	errDone      = errors.New("the attempt is over")
 )
 
@@ -47,6 +49,9 @@ type attempt struct {
 	user    string
 	backEnd string
 	driver  backend.Driver
+	on      *backend.Status // its back end, as it was known when the attempt was made; nobody changes it
+	past    past            // what came of earlier attempts
+	made    time.Time
 	turn    chan struct{}   // closed when the back end is free for it
 	final   context.Context // ends with the server
 	ctx     context.Context // ends when the attempt is to end; its cause says why
@@ -58,6 +63,7 @@ type attempt struct {
 	held      atomic.Bool  // its lease is to be renewed
 	stopped   atomic.Bool  // its owner wants it interrupted
 	begun     atomic.Bool  // its back end works at it
+	tooLong   atomic.Bool  // it is interrupted for that
 	interrupt sync.Once
 	run       backend.Run // set before the phase becomes starting
 
@@ -65,17 +71,21 @@ type attempt struct {
 	job     job.Job
 	resumed *job.Job // the job as it was found at our start
 	tells   bool     // set before its turn: others wait for it to be posted
-	losses  int      // runs of it that were lost before
 
 	// Of work alone.
-	entry  job.Entry
-	tr     Translation
-	posted bool
-	frames frames
-	names  names
+	entry   job.Entry
+	tr      Translation
+	posted  bool
+	limit   *time.Timer // of how long it may take; nil: there is none
+	starved bool        // it ran out of memory, and there is no more anywhere
+	frames  frames
+	names   names
 
 	// Of the loop alone.
 	called     time.Time // when it got its turn
+	cold       bool      // its back end slept then
+	taken      time.Time // when its back end had it
+	paid       bool      // what it cost is in the books
 	ran        time.Duration
 	there      bool // the back end has it
 	freed      bool // the schedule takes it for over
@@ -85,8 +95,11 @@ type attempt struct {
 // attempt makes an attempt; begin lets it work.
 func (l *loop) attempt(id job.ID, user, backEnd string) *attempt {
 	a := &attempt{
-		Dispatcher: l.Dispatcher, id: id, user: user, backEnd: backEnd, driver: l.drivers[backEnd],
-		final: l.ctx, turn: make(chan struct{}), done: make(chan struct{}), losses: l.losses[id],
+		Dispatcher: l.Dispatcher, id: id, user: user, backEnd: backEnd, driver: l.drivers[backEnd], on: l.line(backEnd).status,
+		made: time.Now(), final: l.ctx, turn: make(chan struct{}), done: make(chan struct{}),
+	}
+	if p := l.pasts[id]; p != nil {
+		a.past = *p
 	}
 	a.ctx, a.cancel = context.WithCancelCause(l.ctx)
 	a.frames.attempt, a.names.attempt = a, a
@@ -141,6 +154,9 @@ func (a *attempt) work() {
 	defer close(a.done)
 	defer a.cancel(errDone)
 	out, err := a.try()
+	if a.limit != nil {
+		a.limit.Stop()
+	}
 	a.settle(out, err)
 }
 
@@ -164,6 +180,18 @@ func (a *attempt) try() (job.Outcome, error) {
 		return job.Outcome{}, err
 	}
 	a.free()
+	switch {
+	case result.State == job.Cancelled && a.tooLong.Load() && !a.stopped.Load():
+		return job.Outcome{}, errTooLong
+	case outOfMemory(result):
+		a.hunger.ranOut(a.job, a.on.Memory)
+		if a.bigger() {
+			return job.Outcome{}, backend.ErrMemory
+		}
+		a.starved = true
+	case result.State == job.Completed && a.on.Memory > 0:
+		a.hunger.fitted(a.job, a.on.Memory)
+	}
 	return a.bringHome(result)
 }
 
@@ -270,6 +298,7 @@ func (a *attempt) takeUp() (err error) {
 	a.posted = true
 	a.held.Store(true)
 	a.phase.Store(starting)
+	a.bound(cmp.Or(a.job.Started, time.Now()))
 	return nil
 }
 
@@ -282,10 +311,12 @@ func (a *attempt) hasPosted() {
 		return
 	}
 	a.line("Run %s is on %s.", a.job.PromptID, a.backEnd)
+	now := time.Now()
+	a.bound(now)
 	if a.tells {
-		a.inbox.send(posted{a})
+		a.inbox.send(posted{a, now})
 	} else {
-		a.inbox.leave(posted{a})
+		a.inbox.leave(posted{a, now})
 	}
 }
 
@@ -304,14 +335,20 @@ func (a *attempt) settle(out job.Outcome, err error) {
 	}
 	switch {
 	case cause == nil:
-		a.finish(out)
+		how := causeOfEnd(out.State)
+		if a.starved {
+			how = job.CauseMemory
+		}
+		a.finish(out, how)
+	case errors.Is(cause, errTooLong):
+		a.finish(a.overtime(), job.CauseTooLong)
 	case errors.Is(cause, errShutdown):
 		return // the run goes on and is taken up again
 	case errors.Is(cause, errGone), errors.Is(cause, errRemoved), errors.Is(cause, errLeaseLost):
 		a.close()
 		a.inbox.send(over{a})
 	case errors.Is(cause, errStopped), a.stopped.Load() && !a.personal(cause):
-		a.finish(a.interrupted())
+		a.finish(a.interrupted(), job.CauseStopped)
 	case a.fence.Load() == 0 && errors.Is(cause, errRecalled): // before it was claimed
 		a.inbox.send(released{a: a})
 	case a.fence.Load() == 0: // the claim failed
@@ -321,74 +358,19 @@ func (a *attempt) settle(out job.Outcome, err error) {
 		}
 		a.inbox.send(released{a: a, notBefore: time.Now().Add(a.options.RetryDelay)})
 	case a.personal(cause):
-		a.finish(a.failure(cause))
+		a.finish(a.failure(cause), job.CauseGraph)
 	default:
 		a.giveBack(cause)
 	}
 }
 
-// personal reports whether an error is the graph's own, and so its owner's to know.
-func (a *attempt) personal(err error) bool {
-	_, refused := errors.AsType[*backend.Refused](err)
-	_, wrong := errors.AsType[graphError](err)
-	return refused || wrong
-}
-
-// ofBackEnd reports whether an error is the back end's, and not our own.
-func ofBackEnd(err error) bool {
-	for _, class := range []error{
-		backend.ErrUnreachable, backend.ErrNotComfyUI, backend.ErrTooOld, backend.ErrUnknownRun, backend.ErrLost,
-		backend.ErrFrozen, backend.ErrForeign,
-	} {
-		if errors.Is(err, class) {
-			return true
-		}
+// finish makes the job final. Whatever hinders it, it is tried until it holds or somebody else ended the job. What came
+// of the attempt is kept where the job itself does not tell it.
+func (a *attempt) finish(out job.Outcome, how job.Cause) {
+	if a.past.failed > 0 || a.job.Attempt.N > 1 || how != causeOfEnd(out.State) {
+		t := a.record(how, out.Error)
+		out.Try = &t
 	}
-	return false
-}
-
-// giveBack lets the job wait again, for another try, unless it was tried often enough.
-func (a *attempt) giveBack(cause error) {
-	lost, misfit, recalled := false, errors.Is(cause, errMisfit), errors.Is(cause, errRecalled) || errors.Is(cause, errTakenBack)
-	unknown := a.resumed != nil && errors.Is(cause, backend.ErrUnknownRun) // most likely it was never posted
-	noRoom, full := errors.AsType[hindrance](cause)
-	if !misfit && !recalled && !unknown && !full {
-		if lost = a.posted; ofBackEnd(cause) {
-			a.deps.Fleet.Report(a.backEnd, cause)
-		} else {
-			lost = true // ours: the next try may do better, but not for ever
-		}
-		a.note().Warn("the attempt failed", "posted", a.posted, "err", cause)
-	}
-	if lost && a.losses+1 >= a.options.MaxAttempts {
-		a.finish(a.lostTooOften(cause))
-		return
-	}
-	a.close()
-	reason := a.sentence(cause)
-	if a.posted {
-		a.line("Run %s waits again: %s", a.job.PromptID, reason)
-	}
-	if !a.keepTrying(func() error { return a.deps.Queue.Release(a.final, a.id, a.fence.Load(), reason) }) {
-		a.inbox.send(over{a})
-		return
-	}
-	switch {
-	case full:
-		a.inbox.send(hindered{noRoom.error})
-		a.inbox.send(released{a: a})
-	case misfit:
-		a.inbox.send(needs{a, a.tr.Needs()})
-	case recalled, unknown:
-		a.inbox.send(released{a: a})
-	default:
-		pause := a.options.RetryDelay << min(a.losses, 6)
-		a.inbox.send(released{a: a, lost: lost, avoid: []string{a.backEnd}, notBefore: time.Now().Add(pause), reason: reason})
-	}
-}
-
-// finish makes the job final. Whatever hinders it, it is tried until it holds or somebody else ended the job.
-func (a *attempt) finish(out job.Outcome) {
 	switch out.State {
 	case job.Completed:
 		a.line("Run %s is completed after %.2f s.", a.job.PromptID, out.ExecSeconds)

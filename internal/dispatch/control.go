@@ -74,11 +74,33 @@ func (l *loop) known(j job.Job) sched.Job {
 		l.weighed[who] = true
 		l.weigh(who)
 	}
-	known := sched.Of(j, nil)
+	var needs []string
+	if p := l.pasts[j.ID]; p != nil {
+		needs = p.needs
+	}
+	known := sched.Of(j, needs)
+	known.Memory = l.need(j)
 	if l.deps.Estimate != nil {
 		known.Cost = l.deps.Estimate(j)
 	}
 	return known
+}
+
+// need is how much memory a job is known to need, where a configured back end has as much.
+func (l *loop) need(j job.Job) int64 {
+	need := l.hunger.of(j)
+	if p := l.pasts[j.ID]; p != nil {
+		need = max(need, p.memory)
+	}
+	if need == 0 {
+		return 0
+	}
+	for name, ln := range l.lines {
+		if l.drivers[name] != nil && ln.status.Memory >= need {
+			return need
+		}
+	}
+	return 0
 }
 
 func (l *loop) weigh(who member) {

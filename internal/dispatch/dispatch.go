@@ -34,7 +34,11 @@ type Queue interface {
 	Renew(ctx context.Context, fences []job.Fence, until time.Time) (lost []job.Fence, err error)
 	Finish(ctx context.Context, id job.ID, fence int64, out job.Outcome) error
 	Fail(ctx context.Context, id job.ID, out job.Outcome) error
+	// Release makes a job wait again that was only taken back; GiveUp one whose attempt was lost, which is kept.
 	Release(ctx context.Context, id job.ID, fence int64, reason string) error
+	GiveUp(ctx context.Context, id job.ID, fence int64, t job.Try) error
+	// Tries returns what was kept of a job's attempts.
+	Tries(ctx context.Context, id job.ID) ([]job.Try, error)
 	// ListAll lists everybody's jobs, the newest first.
 	ListAll(ctx context.Context, q job.ListQuery, user string) ([]job.Job, int, error)
 	// Expired returns the running jobs whose lease is over.
@@ -47,6 +51,10 @@ type Fleet interface {
 	Status() []backend.Status
 	// Report tells what an attempt met, an error of the classes of package backend. It does not block.
 	Report(name string, err error)
+	// Forgive takes back that runs were lost there: it was the job's doing. It does not block.
+	Forgive(name string)
+	// Woke learns how long a back end that slept took to begin a run. It does not block.
+	Woke(name string, took time.Duration)
 }
 
 // Deliverer brings files of a back end into their owner's.
@@ -141,6 +149,10 @@ type Deps struct {
 	Ran func(j job.Job, backEnd string, ran time.Duration, ok bool)
 	// Share returns what a person and a group weigh in the fair order; 0 is 1. Nil: everybody the same.
 	Share func(user, group string) (userWeight, groupWeight float64)
+	// Spent learns what a run on a paid back end cost, in the unit of prices; Budget returns what may be spent, and when that
+	// is to be asked for again. Nil: nobody keeps books, and there is no bound.
+	Spent  func(user, group, backEnd string, cost float64)
+	Budget func(now time.Time) (sched.Budget, time.Time)
 	// Room returns a fault while the disk is too full for another run. Nil: there is always room.
 	Room func() error
 	Log  *slog.Logger
@@ -190,6 +202,7 @@ type Dispatcher struct {
 	log     *slog.Logger
 	inbox   inbox
 	offers  offers
+	hunger  appetites
 	wg      sync.WaitGroup // attempts and what they leave to others
 	newID   func() string
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/sched"
 )
 
@@ -13,9 +14,10 @@ import (
 type line struct {
 	queue      []*attempt
 	delivering int
-	backEnd    sched.BackEnd // as the schedule knows it
-	quick      int           // runs since the last one that was not quick
-	ended      time.Time     // when the last one ended
+	backEnd    sched.BackEnd   // as the schedule knows it
+	status     *backend.Status // as the fleet knows it
+	quick      int             // runs since the last one that was not quick
+	ended      time.Time       // when the last one ended
 }
 
 const (
@@ -31,7 +33,7 @@ const (
 func (l *loop) line(backEnd string) *line {
 	ln := l.lines[backEnd]
 	if ln == nil {
-		ln = &line{}
+		ln = &line{status: &backend.Status{Name: backEnd}}
 		l.lines[backEnd] = ln
 	}
 	return ln
@@ -70,6 +72,10 @@ func (l *loop) free(a *attempt) {
 	ln := l.lines[a.backEnd]
 	now := time.Now()
 	a.ran = max(now.Sub(ln.began(a)), 1) // it did run
+	if a.cold && a.there {
+		a.ran = max(now.Sub(a.taken), 1) // waking is no work
+	}
+	l.pay(a, now)
 	if ln.quick++; a.ran > quickRun {
 		ln.quick = 0
 	}
@@ -88,6 +94,7 @@ func (l *loop) free(a *attempt) {
 func (l *loop) leave(a *attempt) {
 	ln := l.lines[a.backEnd]
 	ln.remove(a)
+	l.pay(a, time.Now())
 	if a.delivering {
 		ln.delivering--
 		a.delivering = false
@@ -162,7 +169,7 @@ func (ln *line) call(now time.Time) {
 			continue
 		}
 		if a.called.IsZero() {
-			a.called, a.tells = now, ahead > 0
+			a.called, a.tells, a.cold = now, ahead > 0, ln.status.Cold != ""
 			close(a.turn)
 		}
 	}

@@ -2,13 +2,11 @@ package dispatch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/event"
-	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/sched"
 )
@@ -32,18 +30,23 @@ type (
 		place  event.Place
 		reason sched.Reason
 	}
-	posted   struct{ a *attempt } // its back end has it
+	posted struct { // its back end has it
+		a  *attempt
+		at time.Time
+	}
 	ended    struct{ a *attempt } // its back end is free for the next one
 	released struct {             // it waits again
 		a         *attempt
+		failed    bool // it came to nothing, and was not just taken back
 		lost      bool // a run was lost, not just a place
-		avoid     []string
+		cause     job.Cause
 		notBefore time.Time
 		reason    string
 	}
-	needs struct { // it waits again, and needs these classes
+	needs struct { // it waits again, and needs these classes, or so much memory
 		a       *attempt
 		classes []string
+		memory  int64
 	}
 	hindered struct{ err error }  // no run can start for now
 	over     struct{ a *attempt } // the job is final, or not ours any more
@@ -59,7 +62,8 @@ type loop struct {
 	lines    map[string]*line // by back end
 	drivers  map[string]backend.Driver
 	hands    chan *attempt      // to goroutines whose attempt is over
-	losses   map[job.ID]int     // runs lost after they were posted
+	pasts    map[job.ID]*past   // of jobs whose attempts came to nothing
+	bill     time.Time          // when to ask for the budget again; zero: there are no paid back ends
 	again    map[job.ID]job.Job // released, and its attempt has not said so yet
 	waiting  map[string]bool    // people who may have waiting jobs
 	weighed  map[member]bool    // people of whom the schedule knows what they weigh
@@ -86,7 +90,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 			Order: d.options.Order, MaxRunningPerUser: d.options.MaxRunningPerUser,
 			AgeAfter: d.options.AgeAfter, HalfLife: d.options.HalfLife, Affinity: d.options.Affinity,
 		}),
-		attempts: make(map[job.ID]*attempt), lines: make(map[string]*line), drivers: make(map[string]backend.Driver), losses: make(map[job.ID]int), again: make(map[job.ID]job.Job),
+		attempts: make(map[job.ID]*attempt), lines: make(map[string]*line), drivers: make(map[string]backend.Driver), pasts: make(map[job.ID]*past), again: make(map[job.ID]job.Job),
 		waiting: make(map[string]bool), weighed: make(map[member]bool), places: newPlaces(),
 	}
 	defer func() { l.answer(time.Now()) }()
@@ -134,8 +138,27 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 }
 
+// past returns what came of a job's attempts, made when nothing did yet.
+func (l *loop) past(id job.ID) *past {
+	p := l.pasts[id]
+	if p == nil {
+		p = &past{}
+		l.pasts[id] = p
+	}
+	return p
+}
+
 // found takes in a job that was open when the loop began.
 func (l *loop) found(j job.Job) error {
+	if j.Attempt.N > 1 || j.Attempt.N > 0 && j.State == job.Pending {
+		tries, err := l.deps.Queue.Tries(l.ctx, j.ID)
+		if err != nil {
+			return err
+		}
+		if p := recallPast(tries); p.failed > 0 {
+			l.pasts[j.ID] = &p
+		}
+	}
 	if j.State == job.Pending {
 		l.add(j)
 		return nil
@@ -211,7 +234,10 @@ func (l *loop) handle(m any) {
 		l.answer(time.Now())
 	case posted:
 		l.machine.Apply(sched.Posted{Job: m.a.id, At: time.Now()})
-		m.a.there = true
+		m.a.there, m.a.taken = true, m.at
+		if m.a.cold && !m.a.called.IsZero() {
+			l.deps.Fleet.Woke(m.a.backEnd, m.at.Sub(m.a.called))
+		}
 		l.lines[m.a.backEnd].call(time.Now())
 		l.stale = true
 	case ended:
@@ -219,16 +245,26 @@ func (l *loop) handle(m any) {
 	case released:
 		l.leave(m.a)
 		if m.lost {
-			l.losses[m.a.id]++
 			ln := l.lines[m.a.backEnd]
 			ln.quick = 0
 			l.pace(ln)
 		}
-		l.back(m.a, m.avoid, m.notBefore, m.reason)
+		var avoid []string
+		if m.failed {
+			p := l.past(m.a.id)
+			p.take(m.a.backEnd, m.lost, m.cause)
+			avoid = p.avoid
+		}
+		l.back(m.a, avoid, m.notBefore, m.reason)
 	case needs:
 		l.leave(m.a)
 		l.back(m.a, nil, time.Time{}, "")
-		l.machine.Apply(sched.Needed{Job: m.a.id, Needs: m.classes})
+		p := l.past(m.a.id)
+		if m.classes != nil {
+			p.needs = m.classes
+		}
+		p.memory = max(p.memory, m.memory)
+		l.machine.Apply(sched.Needed{Job: m.a.id, Needs: p.needs, Memory: p.memory})
 	case hindered:
 		l.hinder(m.err, time.Now())
 	case over:
@@ -238,7 +274,7 @@ func (l *loop) handle(m any) {
 			m.a.ran = now.Sub(l.lines[m.a.backEnd].began(m.a))
 		}
 		l.machine.Apply(sched.Ended{Job: m.a.id, Ran: m.a.ran, At: now})
-		delete(l.losses, m.a.id)
+		delete(l.pasts, m.a.id)
 		l.stale = true
 		if j, ok := l.again[m.a.id]; ok {
 			delete(l.again, m.a.id)
@@ -280,6 +316,7 @@ func (l *loop) jobChanged(c changed) {
 			a.cancel(errRemoved)
 			return
 		}
+		delete(l.pasts, c.job.ID)
 		l.machine.Apply(sched.Ended{Job: c.job.ID})
 		l.stale = true
 	case job.StopRequested:
@@ -302,7 +339,7 @@ func (l *loop) back(a *attempt, avoid []string, notBefore time.Time, reason stri
 	if a.freed { // the schedule took it for over
 		l.machine.Apply(sched.Added{Job: l.known(a.job)})
 	}
-	l.machine.Apply(sched.Released{Job: a.id, Avoid: avoid, NotBefore: notBefore, Reason: reason})
+	l.machine.Apply(sched.Released{Job: a.id, Avoid: avoid, NotBefore: notBefore, Reason: reason, Ran: a.ran})
 	l.waiting[a.user] = true
 	l.stale = true
 }
@@ -315,13 +352,18 @@ func (l *loop) fleetChanged() {
 		l.drivers[s.Name] = s.Driver
 		b := sched.BackEnd{
 			Name: s.Name, Ready: s.Ready, Reason: s.Reason, Parallel: s.Parallel, Groups: s.Groups, Memory: s.Memory,
+			Price: s.Price, Prefer: s.Prefer, Cold: s.Cold, Wake: s.Wake,
 		}
 		if l.deps.Missing != nil {
 			b.Missing = func(classes []string) []string { return l.deps.Missing(s.Name, classes) }
 		}
 		ln := l.line(s.Name)
+		ln.status = &s
 		b.Slots = ln.backEnd.Slots
 		ln.backEnd = b
+		if b.Price > 0 && l.bill.IsZero() {
+			l.bill = time.Now()
+		}
 		l.machine.Apply(b)
 		ln.call(time.Now()) // it may run more at the same time than before
 	}
@@ -341,6 +383,7 @@ func (l *loop) schedule(now time.Time) time.Time {
 		return time.Time{}
 	}
 	l.look(now)
+	l.askBudget(now)
 	back := l.takeBack(now)
 	l.recall(now)
 	for {
@@ -417,44 +460,4 @@ func (l *loop) hinder(err error, now time.Time) {
 	}
 	l.full, l.looked = err, now
 	l.pause()
-}
-
-// renew extends the leases of all attempts, beside the loop.
-func (l *loop) renew() {
-	if l.renewing {
-		return
-	}
-	var fences []job.Fence
-	for id, a := range l.attempts {
-		if n := a.fence.Load(); n != 0 && a.held.Load() {
-			fences = append(fences, job.Fence{Job: id, N: n})
-		}
-	}
-	if len(fences) == 0 {
-		return
-	}
-	l.renewing = true
-	l.wg.Go(func() {
-		lost, err := l.deps.Queue.Renew(l.ctx, fences, time.Now().Add(l.options.Lease))
-		if err != nil && !errors.Is(err, context.Canceled) {
-			l.log.Error("leases could not be renewed", "err", err)
-		}
-		l.inbox.send(renewed{lost})
-	})
-}
-
-// releaseOrphans lets jobs wait again whose lease is over and that no attempt holds: its right to report was lost to a
-// withdrawal, say, which then could not be written down.
-func (l *loop) releaseOrphans(now time.Time) {
-	for _, j := range l.deps.Queue.Expired(now) {
-		if l.attempts[j.ID] != nil {
-			continue
-		}
-		l.wg.Go(func() {
-			err := l.deps.Queue.Release(l.ctx, j.ID, j.Attempt.Fence, "nobody holds its attempt any more")
-			if err != nil && !fault.Is(err, fault.Conflict) && l.ctx.Err() == nil {
-				l.log.Error("a job without an attempt could not be released; it is tried again", "job", string(j.ID), "err", err)
-			}
-		})
-	}
 }

@@ -22,6 +22,8 @@ const (
 	typeBackEndLost = "ComfyuME.BackEndLost"
 	typeRefused     = "ComfyuME.Refused"
 	typeInternal    = "ComfyuME.InternalError"
+	typeTooLong     = "ComfyuME.TooLong"
+	typeDeadly      = "ComfyuME.KillsBackEnds"
 	typeTooMuch     = "ComfyuME.TooMuch"
 )
 
@@ -91,7 +93,7 @@ func (a *attempt) lostTooOften(cause error) job.Outcome {
 	if !ofBackEnd(cause) {
 		typ = typeInternal
 	}
-	return a.failed("", "", typ, fmt.Sprintf("The job was tried %d times and never came to its end. %s", a.losses+1, a.sentence(cause)))
+	return a.failed("", "", typ, fmt.Sprintf("The job was tried %d times and never came to its end. %s", a.past.lost+1, a.sentence(cause)))
 }
 
 // sentence says for its owner why an attempt ended.
@@ -105,6 +107,10 @@ func (a *attempt) sentence(cause error) string {
 		return "Another GPU is free for it."
 	case errors.Is(cause, backend.ErrForeign):
 		return fmt.Sprintf("%s is busy with other work.", a.backEnd)
+	case errors.Is(cause, backend.ErrMemory):
+		return fmt.Sprintf("%s ran out of GPU memory.", a.backEnd)
+	case errors.Is(cause, backend.ErrCrashed):
+		return fmt.Sprintf("%s died while working at it.", a.backEnd)
 	case errors.Is(cause, backend.ErrFrozen):
 		return fmt.Sprintf("%s stopped answering.", a.backEnd)
 	case errors.Is(cause, backend.ErrLost), errors.Is(cause, backend.ErrUnknownRun):

@@ -27,6 +27,9 @@ type offer struct {
 	driver  backend.Driver
 	user    string // for whom it worked last
 	models  string // what it has loaded
+	groups  []string
+	prefer  int
+	memory  int64
 }
 
 // takenFor is how long the loop waits for a job that took an offer: it may not have been accepted after all.
@@ -34,14 +37,20 @@ const takenFor = time.Second
 
 // take gives a job an offer: of a back end that has its models loaded, then of one that worked for the person last,
 // else the first.
-func (o *offers) take(j job.Job) (offer, bool) {
+func (o *offers) take(j job.Job, need int64) (offer, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.list) == 0 || j.Held || slices.Contains(o.shut, j.Group) {
 		return offer{}, false
 	}
 	i, best := 0, -1
-	for k, of := range o.list {
+	for k, of := range o.list { // the preferred ones come first
+		if len(of.groups) > 0 && !slices.Contains(of.groups, j.Group) || of.memory > 0 && need > of.memory {
+			continue
+		}
+		if best >= 0 && of.prefer < o.list[i].prefer {
+			break
+		}
 		fits := 0
 		if of.user == j.User {
 			fits = 1
@@ -52,6 +61,9 @@ func (o *offers) take(j job.Job) (offer, bool) {
 		if fits > best {
 			i, best = k, fits
 		}
+	}
+	if best < 0 {
+		return offer{}, false
 	}
 	taken := o.list[i]
 	o.list = slices.Delete(o.list, i, i+1)
@@ -104,7 +116,7 @@ func (l *loop) offer() {
 	if most := l.options.MaxRunningPerUser; l.full == nil && (most <= 0 || len(l.attempts) < most) {
 		for _, b := range l.machine.Idle() {
 			if driver := l.drivers[b.BackEnd]; driver != nil {
-				list = append(list, offer{b.BackEnd, driver, b.User, b.Models})
+				list = append(list, offer{b.BackEnd, driver, b.User, b.Models, b.Groups, b.Prefer, b.Memory})
 			}
 		}
 	}
@@ -113,7 +125,7 @@ func (l *loop) offer() {
 
 // Place chooses, for a job that is about to be accepted, a back end that would run it at once. It does not block.
 func (d *Dispatcher) Place(j job.Job) (p job.ClaimParams, ok bool) {
-	o, ok := d.offers.take(j)
+	o, ok := d.offers.take(j, d.hunger.of(j))
 	if !ok {
 		return job.ClaimParams{}, false
 	}

@@ -46,7 +46,9 @@ func TestJobThatIsLostAgainAndAgainFails(t *testing.T) {
 		j := s.submit("ann", "Wait")
 		for range 3 {
 			s.want(j, job.Running)
-			s.gpus[0].Restart()
+			s.gpus[0].net.SetDown(true)
+			time.Sleep(time.Minute)
+			s.gpus[0].net.SetDown(false)
 			time.Sleep(time.Minute)
 		}
 		e := s.want(j, job.Failed)

@@ -37,10 +37,11 @@ type Member struct {
 	Name   string
 	Driver backend.Driver
 
-	Parallel int      // runs at the same time; 0: 1
-	Groups   []string // whose jobs it runs; empty: everybody's
-	Price    float64  // of an hour in which it works; 0: it is ours
-	Prefer   int      // the higher one gets a job first; among equals, the cheaper one
+	Parallel int           // runs at the same time; 0: 1
+	Groups   []string      // whose jobs it runs; empty: everybody's
+	Price    float64       // of an hour in which it works; 0: it is ours
+	Prefer   int           // the higher one gets a job first; among equals, the cheaper one
+	MaxRun   time.Duration // a run that takes longer is stopped; 0: never
 
 	Drained bool // taken out by the operator before
 }
@@ -123,7 +124,9 @@ type BackEnd struct {
 	Groups   []string // whose jobs it runs; empty: everybody's
 	Price    float64  // of an hour in which it works; 0: it is ours
 	Prefer   int
-	Cold     string // a sentence when it sleeps and the next run has to wake it; empty: it is awake
+	MaxRun   time.Duration // a run that takes longer is stopped; 0: never
+	Wake     time.Duration // how long waking took lately; 0: not known
+	Cold     string        // a sentence when it sleeps and the next run has to wake it; empty: it is awake
 }
 
 // Memory returns the bytes of the largest device; 0: not known.
@@ -232,7 +235,7 @@ func newMember(m Member) *member {
 		Member: m, wakeup: make(chan struct{}, 1), nudge: make(chan struct{}, 1), gone: make(chan struct{}), left: make(chan struct{}),
 		now: BackEnd{
 			Name: m.Name, State: state, Reason: reason, Since: time.Now(),
-			Parallel: max(m.Parallel, 1), Groups: m.Groups, Price: m.Price, Prefer: m.Prefer,
+			Parallel: max(m.Parallel, 1), Groups: m.Groups, Price: m.Price, Prefer: m.Prefer, MaxRun: m.MaxRun,
 		},
 		drained: m.Drained,
 	}
@@ -264,6 +267,7 @@ func (f *Fleet) Status() []backend.Status {
 		out[i] = backend.Status{
 			Name: m.Name, Driver: m.Driver, Ready: b.State == Ready, Reason: b.Reason,
 			Parallel: b.Parallel, Groups: b.Groups, Price: b.Price, Prefer: b.Prefer, Memory: b.Memory(), Cold: b.Cold,
+			MaxRun: b.MaxRun, Wake: b.Wake,
 		}
 		m.mu.Unlock()
 	}
@@ -346,6 +350,34 @@ func (f *Fleet) Report(name string, err error) {
 		f.options.Changed()
 	}
 	m.wake()
+}
+
+// Forgive takes back that runs were lost on a back end: it was a job's doing.
+func (f *Fleet) Forgive(name string) {
+	if m := f.member(name); m != nil {
+		m.mu.Lock()
+		m.losses = 0
+		m.mu.Unlock()
+	}
+}
+
+// Woke learns how long a back end that slept took to begin a run.
+func (f *Fleet) Woke(name string, took time.Duration) {
+	m := f.member(name)
+	if m == nil || took <= 0 {
+		return
+	}
+	m.mu.Lock()
+	m.now.Wake = learnt(m.now.Wake, took)
+	m.mu.Unlock()
+}
+
+// learnt takes one more value into a mean of the last few.
+func learnt(mean, value time.Duration) time.Duration {
+	if mean == 0 {
+		return value
+	}
+	return mean + (value-mean)/4
 }
 
 func (f *Fleet) member(name string) *member {

@@ -443,8 +443,17 @@ func (f *follower) search(ctx context.Context) (*backend.Result, error) {
 	case f.postErr != nil && !f.accepted:
 		return f.repost(ctx)
 	default:
-		return nil, fmt.Errorf("%w: %w", backend.ErrLost, errUnknown)
+		return nil, fmt.Errorf("%w: %w", f.lostHow(ctx), errUnknown)
 	}
+}
+
+// lostHow says what became of a run of which the server knows nothing: it died while it worked at it, as far as one can
+// see, or it lost it otherwise.
+func (f *follower) lostHow(ctx context.Context) error {
+	if word, err := f.d.epoch(ctx, true); err == nil && word != f.epoch && f.began {
+		return backend.ErrCrashed
+	}
+	return backend.ErrLost
 }
 
 // repost hands the prompt over once more after the connection broke and the server turned out not to have it: it

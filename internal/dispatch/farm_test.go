@@ -1,0 +1,226 @@
+package dispatch_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/dispatch"
+	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/sched"
+)
+
+func gpuStub(name string, change ...func(*stub)) *stub {
+	s := &stub{Status: backend.Status{Name: name, Ready: true}, lasts: time.Second}
+	for _, fn := range change {
+		fn(s)
+	}
+	return s
+}
+
+func TestRunsOfOneBackEndAtTheSameTime(t *testing.T) {
+	gpu := gpuStub("cloud", func(s *stub) { s.Parallel = 5 })
+	onFarm(t, dispatch.Deps{}, []*stub{gpu}, func(s *farm) {
+		began := time.Now()
+		var ids []job.ID
+		for range 12 {
+			ids = append(ids, s.add())
+		}
+		time.Sleep(2500 * time.Millisecond)
+		synctest.Wait()
+		for i, id := range ids {
+			if over := s.ended(id).State == job.Completed; over != (i < 10) {
+				s.Errorf("job %d is over: %v", i, over)
+			}
+		}
+		time.Sleep(time.Second)
+		for _, id := range ids {
+			if s.ended(id).State != job.Completed {
+				s.Errorf("%s did not end in %v", id, time.Since(began))
+			}
+		}
+		if gpu.max != 5 {
+			s.Errorf("%d runs at the same time", gpu.max)
+		}
+	})
+}
+
+func TestJobsOfOtherGroupsSayWhyTheyWait(t *testing.T) {
+	onFarm(t, dispatch.Deps{}, []*stub{gpuStub("red", func(s *stub) { s.Groups = []string{"red"} })}, func(s *farm) {
+		blue := s.add(func(j *job.Submission) { j.Group = "blue" })
+		red := s.add(func(j *job.Submission) { j.Group = "red" })
+		time.Sleep(2 * time.Second)
+		if s.ended(red).State != job.Completed || s.ended(blue).State != "" {
+			s.Errorf("red ended as %q, blue as %q", s.ended(red).State, s.ended(blue).State)
+		}
+		if why := s.why(blue); why.Code != sched.WhyGroup {
+			s.Errorf("blue waits since %+v", why)
+		}
+		s.set(func() { s.stubs[0].Groups = nil })
+		time.Sleep(2 * time.Second)
+		if s.ended(blue).State != job.Completed {
+			s.Errorf("blue ended as %q", s.ended(blue).State)
+		}
+	})
+}
+
+// starved ends runs the way ComfyUI does when torch finds no memory.
+func starved(exception, message string) func(backend.Task) (backend.Result, error) {
+	return func(backend.Task) (backend.Result, error) {
+		messages := fmt.Sprintf(`[["execution_start",{}],["execution_error",{"node_id":"1","node_type":"KSampler","exception_type":%q,"exception_message":%q,"traceback":[]}]]`, exception, message)
+		return backend.Result{State: job.Failed, Outputs: json.RawMessage(`{}`), Messages: json.RawMessage(messages), Meta: json.RawMessage(`{}`)}, nil
+	}
+}
+
+func TestOutOfMemoryGoesToABiggerGPU(t *testing.T) {
+	small := gpuStub("a-small", func(s *stub) {
+		s.Memory, s.ends = 8, starved("torch.OutOfMemoryError", "Allocation on device 0")
+	})
+	big := gpuStub("b-big", func(s *stub) { s.Memory = 24 })
+	onFarm(t, dispatch.Deps{}, []*stub{small, big}, func(s *farm) {
+		like := func(work float64) func(j *job.Submission) {
+			return func(j *job.Submission) { j.Profile = job.Profile{Like: "wan", Work: work, Models: "m"} }
+		}
+		first := s.add(like(10))
+		time.Sleep(5 * time.Second)
+		if out := s.ended(first); out.State != job.Completed {
+			s.Errorf("ended as %q: %s", out.State, out.Error)
+		}
+		s.wantCauses(first, "a-small memory", "b-big done")
+		if n := s.reports["a-small"]; n > 0 {
+			s.Errorf("%d reports against the small one", n)
+		}
+		// What is known is not tried again, and what is smaller is.
+		next, less := s.add(like(10)), s.add(like(5))
+		time.Sleep(5 * time.Second)
+		s.wantCauses(next)
+		s.wantCauses(less, "a-small memory", "b-big done")
+		// Without the bigger one the answer is its owner's.
+		s.set(func() { s.stubs = s.stubs[:1] })
+		last := s.add(like(20))
+		time.Sleep(5 * time.Second)
+		if out := s.ended(last); out.State != job.Failed || !strings.Contains(string(out.Messages), "OutOfMemoryError") {
+			s.Errorf("ended as %q: %s", out.State, out.Messages)
+		}
+		s.wantCauses(last, "a-small memory")
+	})
+}
+
+func TestGraphsOwnErrorIsTheAnswer(t *testing.T) {
+	bad := gpuStub("a", func(s *stub) {
+		s.Memory, s.ends = 8, starved("builtins.ValueError", "out of memory is only a word here")
+	})
+	onFarm(t, dispatch.Deps{}, []*stub{bad, gpuStub("b", func(s *stub) { s.Memory = 24 })}, func(s *farm) {
+		id := s.add()
+		time.Sleep(5 * time.Second)
+		if out := s.ended(id); out.State != job.Failed {
+			s.Errorf("ended as %q", out.State)
+		}
+		s.wantCauses(id)
+	})
+}
+
+func failing(err error) func(*stub) {
+	return func(s *stub) {
+		s.ends = func(backend.Task) (backend.Result, error) { return backend.Result{}, err }
+	}
+}
+
+func TestJobThatKillsBackEndsIsStopped(t *testing.T) {
+	onFarm(t, dispatch.Deps{}, []*stub{gpuStub("a", failing(backend.ErrCrashed)), gpuStub("b", failing(backend.ErrCrashed)), gpuStub("c", failing(backend.ErrCrashed))}, func(s *farm) {
+		id := s.add()
+		time.Sleep(time.Minute)
+		out := s.ended(id)
+		if out.State != job.Failed || !strings.Contains(out.Error, "a and b died while working at it") {
+			s.Errorf("ended as %q: %s", out.State, out.Error)
+		}
+		s.wantCauses(id, "a crashed", "b crashed")
+		if len(s.forgave) != 2 {
+			s.Errorf("forgiven: %v", s.forgave)
+		}
+	})
+}
+
+func TestLostRunsGoElsewhereAndOnlySoOften(t *testing.T) {
+	onFarm(t, dispatch.Deps{}, []*stub{gpuStub("a", failing(backend.ErrLost)), gpuStub("b", failing(backend.ErrFrozen)), gpuStub("c", failing(backend.ErrLost)), gpuStub("d")}, func(s *farm) {
+		id := s.add()
+		time.Sleep(time.Minute)
+		if out := s.ended(id); out.State != job.Failed || !strings.Contains(out.Error, "tried 3 times") {
+			s.Errorf("ended as %q: %s", out.State, out.Error)
+		}
+		s.wantCauses(id, "a lost", "b frozen", "c lost")
+		if n := s.reports["a"] + s.reports["b"] + s.reports["c"]; n != 3 {
+			s.Errorf("reports: %v", s.reports)
+		}
+	})
+}
+
+func TestRunThatTakesTooLongIsStopped(t *testing.T) {
+	onFarm(t, dispatch.Deps{}, []*stub{gpuStub("a", func(s *stub) { s.MaxRun, s.lasts = time.Minute, time.Hour })}, func(s *farm) {
+		id := s.add()
+		time.Sleep(59 * time.Second)
+		if out := s.ended(id); out.State != "" {
+			s.Errorf("ended as %q before its time", out.State)
+		}
+		time.Sleep(2 * time.Second)
+		if out := s.ended(id); out.State != job.Failed || !strings.Contains(out.Error, "longer than 1m0s") {
+			s.Errorf("ended as %q: %s", out.State, out.Error)
+		}
+		s.wantCauses(id, "a too_long")
+	})
+}
+
+func TestPaidRunsAreCountedAndBounded(t *testing.T) {
+	left := 10.0
+	var s *farm
+	deps := dispatch.Deps{
+		Estimate: func(job.Job) time.Duration { return time.Minute },
+		Budget: func(now time.Time) (sched.Budget, time.Time) {
+			s.at.Lock()
+			defer s.at.Unlock()
+			return sched.Budget{Studio: sched.Purse{Left: left - s.cost["cloud"], Of: "The budget of today is spent."}}, now.Add(time.Hour)
+		},
+	}
+	own := gpuStub("own", func(s *stub) { s.lasts = time.Minute })
+	cloud := gpuStub("cloud", func(s *stub) { s.lasts, s.wakes, s.Parallel, s.Price = 30*time.Second, 30*time.Second, 8, 60*4 }) // 4 a minute
+	cloud.Cold = "cloud wakes up."
+	onFarm(t, deps, []*stub{own, cloud}, func(f *farm) {
+		s = f
+		var ids []job.ID
+		for range 6 {
+			ids = append(ids, s.add())
+		}
+		poor, waking := 0, 0
+		for _, id := range ids {
+			switch s.why(id).Code {
+			case sched.WhyBudget:
+				poor++
+			case sched.WhyWaking:
+				waking++
+			}
+		}
+		if waking != 2 || poor == 0 {
+			s.Errorf("%d wait for the cloud to wake, %d for money", waking, poor)
+		}
+		time.Sleep(10 * time.Minute)
+		for _, id := range ids {
+			if out := s.ended(id); out.State != job.Completed {
+				s.Errorf("%s ended as %q", id, out.State)
+			}
+		}
+		if cost := s.cost["cloud"]; math.Abs(cost-8) > 0.01 || cloud.max != 2 {
+			s.Errorf("%v was spent with %d at the same time, want two runs of 4", cost, cloud.max)
+		}
+		if s.woke["cloud"] != 30*time.Second {
+			s.Errorf("waking took %v", s.woke["cloud"])
+		}
+		if used := s.used(); len(used) != 1 {
+			s.Errorf("money went to %v", used)
+		}
+	})
+}
