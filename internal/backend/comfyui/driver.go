@@ -132,7 +132,7 @@ func New(address string, o Options) (*Driver, error) {
 	d.closed, d.end = context.WithCancel(context.Background())
 	d.wire = &wire{dial: o.Dial, tls: o.TLS}
 	d.upgrade = &http.Client{Transport: d.wire}
-	d.epochs.have = make(map[string]int64)
+	d.epochs.have, d.epochs.asking = make(map[string]int64), make(chan struct{}, 1)
 	d.tidy.known = make(map[string]struct{})
 	d.tidy.kick = make(chan struct{}, 1)
 	return d, nil

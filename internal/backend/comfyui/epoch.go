@@ -25,7 +25,7 @@ import (
 // A ComfyUI does not say when it was started. But it empties its temp folder at every start, so a small file there
 // with a random word in it is the name of the start: it is read again whenever a connection was cut.
 type epochs struct {
-	asking sync.Mutex // one at a time reads the word, and writes one where there is none
+	asking chan struct{} // who has its one place reads the word, and writes one where there is none
 
 	mu   sync.Mutex
 	word string
@@ -92,8 +92,12 @@ func (d *Driver) epoch(ctx context.Context, force bool) (string, error) {
 	if word, sure, _ := d.epochs.now(); sure && !force {
 		return word, nil
 	}
-	d.epochs.asking.Lock()
-	defer d.epochs.asking.Unlock()
+	select {
+	case d.epochs.asking <- struct{}{}:
+		defer func() { <-d.epochs.asking }()
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
 	word, sure, doubts := d.epochs.now()
 	if sure && !force { // somebody else has read it meanwhile
 		return word, nil
