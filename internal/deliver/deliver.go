@@ -148,6 +148,12 @@ var pngMagic = []byte("\x89PNG\r\n\x1a\n")
 
 // filterPNG sends what r gives through filter when it begins like a PNG, whatever its name says.
 func filterPNG(r io.Reader, filter func(io.Reader) io.Reader) io.Reader {
+	if p, ok := r.(interface{ Peek(n int) ([]byte, error) }); ok {
+		head, err := p.Peek(len(pngMagic))
+		if err == nil && !bytes.Equal(head, pngMagic) {
+			return r // as it is: the store may know a quicker way for it
+		}
+	}
 	b := bufio.NewReaderSize(r, 32<<10)
 	head, err := b.Peek(len(pngMagic))
 	if err == nil && bytes.Equal(head, pngMagic) {

@@ -527,6 +527,60 @@ func TestPNGFilter(t *testing.T) {
 	}
 }
 
+// peeker is a reader that can be looked into, as an output in a shared folder can.
+type peeker struct {
+	*strings.Reader
+}
+
+func (p peeker) Peek(n int) ([]byte, error) {
+	b := make([]byte, n)
+	n, err := p.ReadAt(b, 0)
+	if err == io.EOF {
+		err = nil
+	}
+	return b[:n], err
+}
+
+func (peeker) Close() error { return nil }
+
+// asItIs is a store that notes what reader it was given.
+type asItIs struct {
+	blob.Store
+	last io.Reader
+}
+
+func (s *asItIs) Put(ctx context.Context, key string, r io.Reader) (blob.Sum, error) {
+	s.last = r
+	return s.Store.Put(ctx, key, r)
+}
+
+// TestOutputsThatAreNoPNGStayWhatTheyAre: the store may know a quicker way for them.
+func TestOutputsThatAreNoPNGStayWhatTheyAre(t *testing.T) {
+	t.Parallel()
+	s := newStudio(t)
+	f := s.submit(t, "ann")
+	store := &asItIs{Store: s.blobs}
+	d := deliver.New(s.names, store, nil)
+	for i, c := range []struct {
+		body, want string
+		direct     bool
+	}{{"a film", "a film", true}, {"", "", true}, {"\x89PNG\r\n\x1a\nsalt", "filtered", false}} {
+		o := output("ann", f, i, out(fmt.Sprint(i, ".bin")), "")
+		o.PNG = func(io.Reader) io.Reader { return strings.NewReader("filtered") }
+		o.Open = func(context.Context) (io.ReadCloser, error) { return peeker{Reader: strings.NewReader(c.body)}, nil }
+		info, err := d.Deliver(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := s.holds(t, "ann")["output/"+info.Name]; got != c.want {
+			t.Errorf("%q became %q", c.body, got)
+		}
+		if _, direct := store.last.(peeker); direct != c.direct {
+			t.Errorf("%q reached the store as a %T", c.body, store.last)
+		}
+	}
+}
+
 func TestConcurrentDeliveries(t *testing.T) {
 	t.Parallel()
 	s := newStudio(t)

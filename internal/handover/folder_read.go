@@ -168,12 +168,11 @@ func (f *folder) Open(ctx context.Context, run string, e Entry) (io.ReadCloser, 
 	switch {
 	case err == nil:
 	case !errors.Is(err, errWaited):
-		return nil, err
+		return nil, asTrouble(err)
 	case ctx.Err() != nil && errors.Is(last, fs.ErrNotExist):
 		return nil, errors.Join(context.Cause(ctx), last)
 	case errors.Is(last, fs.ErrNotExist):
-		return nil, fault.Wrap(fault.Missing, last, "The output %.80q is not in the shared folder %s.", e.Name, f.dir).WithCode("handover_nothing").
-			WithRemedy("Somebody deleted it, or another share is mounted there now: %s.", MountHint)
+		return nil, asTrouble(f.absent(run, e, last))
 	default:
 		return nil, f.trouble("open an output", last)
 	}
@@ -187,7 +186,17 @@ func (f *folder) Open(ctx context.Context, run string, e Entry) (io.ReadCloser, 
 		}
 		return file, nil
 	}
-	return newChecked(e, file, reopen, isStale), nil
+	return &checkedFile{newChecked(e, file, reopen, isStale)}, nil
+}
+
+// absent says why an output that was put is not there: its run as a whole is not, or it alone.
+func (f *folder) absent(run string, e Entry, cause error) error {
+	err := f.diagnose(run, cause)
+	if d, ok := errors.AsType[*fault.Error](err); !ok || d.Code != "handover_unfinished" {
+		return err
+	}
+	return fault.Wrap(fault.Missing, cause, "The output %.80q is not in the shared folder %s, though others of its run are.", e.Name, f.dir).
+		WithCode("handover_nothing").WithRemedy("Somebody deleted it; look who else writes there.")
 }
 
 // openFresh opens a plain file. Its folder is listed first: that makes an NFS client ask the server for the folder's

@@ -2,6 +2,8 @@ package handover
 
 import (
 	"bytes"
+	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -11,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/fault"
@@ -218,4 +221,71 @@ func TestTroubleOfTheFileSystem(t *testing.T) {
 	if err := f.trouble("write a file", errors.New("odd")); !fault.Is(err, fault.Unavailable) || code(err) != "handover_trouble" {
 		t.Errorf("anything else gave %v", err)
 	}
+}
+
+// TestCopies: the file system copies an output, and what arrived is checked.
+func TestCopies(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	p := folderAt(t, dir)
+	data := noise(3 << 20)
+	e := put(t, p, "run", "a", data)
+	type copier interface {
+		Peek(n int) ([]byte, error)
+		CopyTo(ctx context.Context, f *os.File) (int64, [32]byte, error)
+	}
+	copied := func(t *testing.T) ([]byte, error) {
+		t.Helper()
+		r, err := p.Open(t.Context(), "run", e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		f, err := os.CreateTemp(dir, "copy")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		head, err := r.(copier).Peek(8)
+		if err != nil || !bytes.Equal(head, data[:8]) {
+			t.Errorf("Peek gave %x, %v", head, err)
+		}
+		size, sum, err := r.(copier).CopyTo(t.Context(), f)
+		if err == nil && (size != e.Size || hex.EncodeToString(sum[:]) != e.SHA256) {
+			t.Errorf("copied %d bytes, %x", size, sum)
+		}
+		text, readErr := os.ReadFile(f.Name())
+		return text, errors.Join(err, readErr)
+	}
+	if text, err := copied(t); err != nil || !bytes.Equal(text, data) {
+		t.Errorf("the copy has %d bytes, %v", len(text), err)
+	}
+	changed := bytes.Clone(data)
+	changed[2<<20] ^= 1
+	if err := os.WriteFile(inRun(dir, "run", "a"), changed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := copied(t); code(err) != "handover_damaged" {
+		t.Errorf("an output that was changed gave %v", err)
+	}
+}
+
+func TestOutputsThatAreGone(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		p := folderAt(t, dir)
+		e := put(t, p, "run", "a", []byte("x"))
+		put(t, p, "run", "b", []byte("x"))
+		if err := os.Remove(inRun(dir, "run", "a")); err != nil {
+			t.Fatal(err)
+		}
+		for run, want := range map[string]string{"run": "though others of its run are", "none": "another disk than theirs"} {
+			began := time.Now()
+			_, err := p.Open(t.Context(), run, e)
+			if !fault.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), want) || time.Since(began) != settle {
+				t.Errorf("%s gave %v after %v", run, err, time.Since(began))
+			}
+		}
+	})
 }

@@ -25,7 +25,7 @@ import (
 // several machines. All places here are Probers and Sweepers too; one that is an io.Closer holds idle connections.
 //
 // Errors are faults: Invalid (a run or an entry that is not well formed, codes handover_run and handover_entry),
-// Missing (see Manifest and Open), Unavailable for trouble of the storage, each with its remedy: disk_full,
+// Missing (see Manifest), Unavailable for trouble of the storage, each with its remedy: disk_full,
 // handover_readonly, handover_damaged (the bytes are not those of the manifest), and those of package bucket.
 type Place interface {
 	// Put stores what r gives as the output called name of a run. When it returns the bytes are durable. The name may
@@ -41,7 +41,8 @@ type Place interface {
 	Manifest(ctx context.Context, run string) ([]Entry, error)
 	// Open opens an output of a sealed run. Its size and hash are checked while it is read: io.EOF comes only when both
 	// are right, an error of code handover_damaged otherwise. Where a network file system still shows an old state, Open
-	// waits, until ctx ends and a minute at the most. Missing: it is not there.
+	// waits, until ctx ends and a minute at the most. One that is not there is trouble of the storage, Unavailable with
+	// the codes of Manifest: it was, when e was made.
 	Open(ctx context.Context, run string, e Entry) (io.ReadCloser, error)
 	// Delete forgets a run and all of its outputs. One that is not there is no error.
 	Delete(ctx context.Context, run string) error
@@ -155,6 +156,17 @@ func (e Entry) check() error {
 func wrongMount(cause error, format string, args ...any) error {
 	return fault.Wrap(fault.Missing, cause, format, args...).WithCode("handover_wrong_mount").
 		WithRemedy("Mount the same share on both sides, the studio's and the back end's, and compare: %s.", MountHint)
+}
+
+// asTrouble makes of what is not there, though somebody put it, trouble of the storage.
+func asTrouble(err error) error {
+	e, ok := errors.AsType[*fault.Error](err)
+	if !ok || e.Kind != fault.Missing {
+		return err
+	}
+	trouble := *e
+	trouble.Kind = fault.Unavailable
+	return &trouble
 }
 
 // MountHint is what to compare on two machines whose shared folder is not the same.

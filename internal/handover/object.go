@@ -168,7 +168,7 @@ func (o *objects) Open(ctx context.Context, run string, e Entry) (io.ReadCloser,
 	}
 	r, err := o.b.Open(ctx, runFolder(run)+"/"+fileName(e.Name))
 	if errors.Is(err, bucket.ErrMissing) {
-		return nil, o.gone(e, err)
+		return nil, asTrouble(o.gone(e, err))
 	}
 	if err != nil {
 		return nil, err

@@ -81,7 +81,7 @@ func TestDamagedObject(t *testing.T) {
 	}
 	gone := e
 	gone.Name = "b"
-	if _, err := p.Open(t.Context(), "run", gone); !fault.Is(err, fault.Missing) {
+	if _, err := p.Open(t.Context(), "run", gone); !fault.Is(err, fault.Unavailable) || code(err) != "handover_nothing" {
 		t.Errorf("an object that is not there gave %v", err)
 	}
 }

@@ -1,7 +1,10 @@
 package disk_test
 
 import (
+	"context"
+	"crypto/sha256"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -148,5 +151,38 @@ func TestUnusableFolder(t *testing.T) {
 	}
 	if _, err := disk.Open(name); err == nil {
 		t.Error("a file was taken for a folder")
+	}
+}
+
+// byItself is a reader that puts its bytes into a file by itself.
+type byItself struct {
+	io.Reader
+	text string
+	err  error
+}
+
+func (c byItself) CopyTo(_ context.Context, f *os.File) (int64, [32]byte, error) {
+	n, err := f.WriteString(c.text)
+	return int64(n), sha256.Sum256([]byte(c.text)), errors.Join(c.err, err)
+}
+
+func TestReadersThatCopyThemselves(t *testing.T) {
+	t.Parallel()
+	d := open(t, t.TempDir())
+	sum, err := d.Put(t.Context(), "ann/a", byItself{text: "copied"})
+	if err != nil || sum.Size != 6 || sum.SHA256 != sha256.Sum256([]byte("copied")) {
+		t.Errorf("Put gave %+v, %v", sum, err)
+	}
+	boom := errors.New("boom")
+	if _, err := d.Put(t.Context(), "ann/a", byItself{text: "half", err: boom}); !errors.Is(err, boom) {
+		t.Errorf("a copy that failed gave %v", err)
+	}
+	f, err := d.Open(t.Context(), "ann/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if text, err := io.ReadAll(f); string(text) != "copied" || err != nil {
+		t.Errorf("the key holds %q, %v", text, err)
 	}
 }
