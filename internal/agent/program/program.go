@@ -17,6 +17,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/agent"
 	"github.com/ahelme/comfyume/internal/agent/flags"
@@ -75,9 +76,22 @@ func Run(ctx context.Context, o Options) error {
 	defer running.Wait()
 	defer end()
 	running.Go(func() { c.run(living) })
+	running.Go(func() { slimNowAndThen(living) })
 	notify(o.Environ, "READY=1")
 	defer context.AfterFunc(ctx, func() { notify(o.Environ, "STOPPING=1") })()
 	return way(ctx)
+}
+
+// slimNowAndThen keeps the agent small: it stands beside a ComfyUI that has better use for the memory.
+func slimNowAndThen(ctx context.Context) {
+	for pause := 10 * time.Second; ; pause = 10 * time.Minute {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+			slim()
+		}
+	}
 }
 
 // complete checks what goes with what, and fills in what was left out.
