@@ -84,22 +84,25 @@ func (a *Agent) Drain(ctx context.Context) {
 	a.stop()
 	ctx, cancel := context.WithTimeout(ctx, a.o.StopAfter)
 	defer cancel()
-	tick := time.NewTicker(time.Second)
+	c := client(func(ctx context.Context, _, _ string) (net.Conn, error) { return a.comfy.Dial(ctx) })
+	defer c.CloseIdleConnections()
+	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	began := time.Now()
-	for quiet := 0; ; {
-		st := a.comfy.Status().ComfyUI
-		if st.State != Ready && st.State != Frozen {
+	// A run may be between two requests of the studio, so the queue has to be found empty more than once.
+	for quiet, told := 0, false; quiet < 3; {
+		state := a.comfy.Status().ComfyUI.State
+		if state != Ready && state != Frozen {
 			return // there is no run that could go on
 		}
-		// What is known of the queue is up to askAlways old, so it has to be empty for longer than that.
-		if st.Waiting > 0 {
+		switch q := question(ctx, c, a.comfy.Address(), &pulse{}, false); {
+		case q.err == nil && q.waiting == 0:
+			quiet++
+		default:
 			quiet = 0
-		} else if quiet++; time.Duration(quiet)*time.Second > askAlways+time.Second {
-			return
-		}
-		if quiet == 0 && time.Since(began) < time.Second {
-			a.o.Log.Info("waiting for the run to end", "at_most", a.o.StopAfter)
+			if !told {
+				told = true
+				a.o.Log.Info("the agent ends when its ComfyUI is idle", "runs", q.waiting, "at_most", a.o.StopAfter)
+			}
 		}
 		select {
 		case <-ctx.Done():
