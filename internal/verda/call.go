@@ -34,6 +34,7 @@ type request struct {
 	open       bool     // it needs no token
 	repeatable bool     // a POST that does no harm twice
 	hidden     []string // secrets in it
+	carries    bool     // its purpose is to bring a secret: nothing of what the provider says to it is shown
 }
 
 // outcome is what came of one attempt.

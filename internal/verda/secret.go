@@ -143,7 +143,7 @@ func (c *Client) create(ctx context.Context, kind resource, name string, hidden 
 	if _, err := segment(kind.what, name); err != nil {
 		return err
 	}
-	return c.call(ctx, request{method: http.MethodPost, path: kind.path, kind: kind, name: name, in: body, hidden: hidden})
+	return c.call(ctx, request{method: http.MethodPost, path: kind.path, kind: kind, name: name, in: body, hidden: hidden, carries: true})
 }
 
 func (c *Client) forget(ctx context.Context, kind resource, name string, force bool) error {

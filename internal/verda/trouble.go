@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -49,6 +50,9 @@ func (t *text) UnmarshalJSON(b []byte) error {
 // limit finds the words for what the account may not have more of.
 var limit = regexp.MustCompile(`quota|insufficient[ _](funds|balance|credit)|out of credit`)
 
+// fieldName is what a field may be called.
+var fieldName = regexp.MustCompile(`^[A-Za-z0-9_.\[\]-]{1,80}$`)
+
 // says returns what the provider says, and the field that it complains about.
 func (f refusal) says() (message, field string) {
 	message, field = string(f.Message), string(f.Field)
@@ -77,12 +81,18 @@ func (c *Client) trouble(ctx context.Context, r request, o outcome) error {
 	var f refusal
 	plain := json.Unmarshal(o.res.body, &f) != nil // a proxy's page, say
 	message, field := f.says()
-	if plain {
+	if !fieldName.MatchString(field) { // it is a name, or something else that nobody needs to see
+		field = ""
+	}
+	code := strings.ToLower(string(f.Code) + " " + message)
+	switch {
+	case plain:
 		message = ""
+	case r.carries:
+		message = "its answer is not shown, because it may repeat the secret"
 	}
 	cause := errors.New(c.line(r, http.StatusText(o.res.status), message))
 	field = c.line(r, field)
-	code := strings.ToLower(string(f.Code) + " " + message)
 	switch s := o.res.status; {
 	case s == http.StatusPaymentRequired || limit.MatchString(code):
 		return fault.Wrap(fault.Busy, cause, "The account at Verda may not have more: %s.", c.line(r, message)).WithCode("verda_quota").
@@ -279,7 +289,7 @@ func (c *Client) scrub(r request, s string) string {
 			quoted = nil
 		}
 		for _, form := range []string{
-			word, strings.Trim(string(quoted), `"`), url.QueryEscape(word), url.PathEscape(word),
+			word, strings.Trim(string(quoted), `"`), strings.Trim(strconv.Quote(word), `"`), url.QueryEscape(word), url.PathEscape(word),
 			base64.StdEncoding.EncodeToString([]byte(word)),
 		} {
 			if form != "" {

@@ -5,11 +5,15 @@ package verdatest
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -163,6 +167,9 @@ func (f *Fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if fault.Echo {
+		fault.Body = echo(r)
+	}
 	switch {
 	case fault.Cut && !fault.Late:
 		rec.cut()
@@ -220,6 +227,7 @@ type Fault struct {
 	Body       string // of the answer; empty: a JSON error
 	Cut        bool   // the connection ends without answer
 	Late       bool   // what was asked for is done before
+	Echo       bool   // the answer repeats the request's body and its token, in clear, in quotes and in base64
 }
 
 // Fail has requests go wrong. The first fault that fits a request hits it.
@@ -259,6 +267,44 @@ func (f Fault) write(w http.ResponseWriter) {
 	}
 	w.WriteHeader(f.Status)
 	w.Write([]byte(f.Body)) //nolint:errcheck // who asked may be gone
+}
+
+// echo is the answer of a careless provider.
+func echo(r *http.Request) string {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err.Error()
+	}
+	text, token := string(body), r.Header.Get("Authorization")
+	var value any
+	if json.Unmarshal(body, &value) == nil {
+		text = forms(value) + text
+	}
+	out, err := json.Marshal(map[string]any{"code": "bad", "message": token + " " + text, "errors": []any{map[string]any{"field": text, "message": token}}})
+	if err != nil {
+		return err.Error()
+	}
+	return string(out)
+}
+
+// forms is every text in a JSON value, in all forms that it may come back in.
+func forms(value any) (out string) {
+	switch v := value.(type) {
+	case string:
+		if len(v) < 6 { // so that what matters is not cut off
+			return ""
+		}
+		return fmt.Sprintf("%s %q %s %s ", v, v, url.QueryEscape(v), base64.StdEncoding.EncodeToString([]byte(v)))
+	case []any:
+		for _, item := range v {
+			out += forms(item)
+		}
+	case map[string]any:
+		for _, item := range v {
+			out += forms(item)
+		}
+	}
+	return out
 }
 
 // recorder notes the status.

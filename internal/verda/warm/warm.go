@@ -68,7 +68,8 @@ type Keeper struct {
 	log      *slog.Logger
 
 	mu     sync.Mutex
-	raised map[string]Raised
+	runs   bool              // this program carries the plans out; else another may, and the book says what it did
+	raised map[string]Raised // while it runs
 	failed map[string]error // why a minimum could not be changed, by deployment
 	beyond map[string]int   // minimums that are above what the plans want, by deployment
 }
@@ -85,8 +86,7 @@ const (
 // has to be lowered again.
 func New(file string, provider Provider, plans []Deployment, log *slog.Logger) (*Keeper, error) {
 	k := &Keeper{book: &book{file}, provider: provider, plans: plans, log: log, failed: map[string]error{}, beyond: map[string]int{}}
-	var err error
-	k.raised, err = k.book.read()
+	_, err := k.book.read()
 	return k, err
 }
 
@@ -98,8 +98,15 @@ func (k *Keeper) Run(ctx context.Context) error {
 		return err
 	}
 	k.mu.Lock()
-	k.raised = raised
+	k.runs, k.raised = true, raised
 	k.mu.Unlock()
+	defer func() {
+		k.mu.Lock()
+		k.runs, k.raised = false, nil
+		clear(k.failed)
+		clear(k.beyond)
+		k.mu.Unlock()
+	}()
 	pause := firstPause
 	for first := true; ; first = false {
 		next, whole := k.round(ctx, first)
@@ -342,8 +349,15 @@ func (k *Keeper) price(name string) (price float64) {
 func (k *Keeper) Raised() []Raised {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	list := make([]Raised, 0, len(k.raised))
-	for _, r := range k.raised {
+	raised := k.raised
+	if !k.runs {
+		var err error
+		if raised, err = k.book.read(); err != nil { // whoever runs says so
+			k.log.Debug("what is kept awake", "err", err)
+		}
+	}
+	list := make([]Raised, 0, len(raised))
+	for _, r := range raised {
 		list = append(list, r)
 	}
 	slices.SortFunc(list, func(a, b Raised) int { return strings.Compare(a.Deployment, b.Deployment) })

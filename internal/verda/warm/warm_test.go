@@ -161,6 +161,10 @@ func TestPlan(t *testing.T) {
 		if notes := k.Notes(); len(notes) != 1 || notes[0] != "d keeps 2 containers awake by plan: 5.60 per hour, 5.60 so far." {
 			t.Errorf("%q", notes)
 		}
+		other, err := warm.New(file, p, nil, slog.New(slog.DiscardHandler)) // a server that does not lead
+		if err != nil || len(other.Raised()) != 1 || len(other.Notes()) != 1 {
+			t.Errorf("%v, %v", other.Notes(), err)
+		}
 		at(12, 3)
 		at(13, 2)
 		at(17, 0)
