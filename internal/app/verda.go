@@ -24,6 +24,7 @@ type verdaFace struct {
 	version string
 	log     *slog.Logger
 	keeper  *warm.Keeper // nil: nothing is kept awake
+	backs   func() []config.Back
 
 	mu     sync.Mutex
 	client *verda.Client
@@ -31,7 +32,7 @@ type verdaFace struct {
 
 // Verda returns the provider of the settings' serverless containers, for a command that works without a server.
 func Verda(o Options) (_ api.Verda, closeVerda func()) {
-	f := &verdaFace{cfg: o.Settings, version: o.Version, log: o.Log}
+	f := &verdaFace{cfg: o.Settings, version: o.Version, log: o.Log, backs: func() []config.Back { return o.Settings.Backends }}
 	return f, f.close
 }
 
@@ -68,9 +69,9 @@ func (f *verdaFace) ask() (*verda.Client, error) {
 	return f.client, err
 }
 
-// uses are the settings' back ends at the provider.
+// uses are the back ends at the provider.
 func (f *verdaFace) uses() (list []config.Back) {
-	for _, b := range f.cfg.Backends {
+	for _, b := range f.backs() {
 		if b.Provider.Name == "verda" {
 			list = append(list, b)
 		}
@@ -253,10 +254,18 @@ func (f *verdaFace) keep(ctx context.Context) error {
 // verdaFace returns the provider; a command that looks into the folder makes it when it is asked for.
 func (s *Studio) verdaFace() *verdaFace {
 	if s.verda == nil {
-		s.verda = &verdaFace{cfg: s.cfg, version: s.o.Version, log: s.log}
+		s.verda = &verdaFace{cfg: s.cfg, version: s.o.Version, log: s.log, backs: s.backs}
 		s.parts.add("provider", func(context.Context) error { s.verda.close(); return nil })
 	}
 	return s.verda
+}
+
+// backs returns the back ends of now; those of the settings where none are put together.
+func (s *Studio) backs() []config.Back {
+	if s.gpus == nil {
+		return s.cfg.Backends
+	}
+	return s.gpus.backs()
 }
 
 // keepWarm makes what keeps containers awake by plan, where a back end at the provider has one, and where something is

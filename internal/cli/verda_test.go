@@ -2,12 +2,15 @@ package cli_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/cli"
 	"github.com/ahelme/comfyume/internal/verda/verdatest"
@@ -17,6 +20,7 @@ import (
 const (
 	verdaID     = "cid-5e1a77"
 	verdaSecret = "csecret-9+/b44=="
+	verdaKey    = "infer-k3y-031"
 	inClear     = "hf-cl3ar-w0rd"
 )
 
@@ -40,10 +44,10 @@ type provided struct {
 func provide(t *testing.T) provided {
 	t.Helper()
 	p := provided{program: program{t, t.TempDir()}, said: &bytes.Buffer{}}
-	p.fake = verdatest.New(verdatest.Options{ID: verdaID, Secret: verdaSecret})
+	p.fake = verdatest.New(verdatest.Options{ID: verdaID, Secret: verdaSecret, InferenceKey: verdaKey})
 	url := p.fake.Serve(t)
 	p.fake.Keep("agent-key")
-	for name, word := range map[string]string{"id": verdaID, "secret": verdaSecret + "\n"} {
+	for name, word := range map[string]string{"id": verdaID, "secret": verdaSecret + "\n", "key": verdaKey} {
 		if err := os.WriteFile(filepath.Join(p.dir, name), []byte(word), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -52,7 +56,7 @@ func provide(t *testing.T) provided {
 	for _, name := range []string{"one", "two", "three"} {
 		p.fake.Deploy(t, agentAt("h200-"+name, "hub/comfy:2.1.0"))
 		settings += "  - {name: " + name + ", driver: serverless, url: 'http://127.0.0.1:1/h200-" + name +
-			"', max_parallel: 2, price_per_hour: 2.8, provider: {name: verda, deployment: h200-" + name + "}}\n"
+			"', key: file:key, max_parallel: 2, price_per_hour: 2.8, provider: {name: verda, deployment: h200-" + name + "}}\n"
 	}
 	p.file = filepath.Join(p.dir, "comfyume.yaml")
 	if err := os.WriteFile(p.file, []byte(settings), 0o600); err != nil {
@@ -75,7 +79,7 @@ func (p provided) verda(args ...string) (code int, stdout, stderr string) {
 func (p provided) clean() {
 	p.t.Helper()
 	for _, word := range append(p.fake.Words(), inClear, "s3cr3t") {
-		if word != "inference" && strings.Contains(p.said.String(), word) {
+		if strings.Contains(p.said.String(), word) {
 			p.t.Errorf("%q was printed in\n%s", word, p.said)
 		}
 	}
@@ -217,4 +221,91 @@ func TestVerdaTrouble(t *testing.T) {
 		t.Errorf("%d %s", code, errs)
 	}
 	p.clean()
+}
+
+// TestVerdaBesideAServer: the same commands ask the server that runs, which keeps containers awake by plan.
+func TestVerdaBesideAServer(t *testing.T) {
+	t.Parallel()
+	p := provide(t)
+	settings, err := os.ReadFile(p.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(settings), "provider: {name: verda, deployment: h200-one}", "provider: {name: verda, deployment: h200-one}, warm: [{from: '00:00', to: '24:00', min: 2}]", 1)
+	text = strings.ReplaceAll(text, "driver: serverless, ", "driver: serverless, mode: agent, ") + "data: " + filepath.Join(p.dir, "data") + "\n"
+	if err := os.WriteFile(p.file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	log := p.server()
+	before := len(p.fake.Calls("/v1/oauth2/token"))
+	waitFor(t, func() bool { ready, _ := p.fake.Replicas("h200-one"); return len(ready) == 2 })
+	code, out, errs := p.verda("scale", "one")
+	if code != 0 || !strings.Contains(out, "2 to 3 containers") || !strings.Contains(out, "plan      h200-one keeps 2 containers awake by plan: 5.60 per hour") {
+		t.Errorf("%d %s%s", code, out, errs)
+	}
+	if after := len(p.fake.Calls("/v1/oauth2/token")); before > 1 || after != 1 {
+		t.Errorf("%d tokens: the command did not ask the server", after)
+	}
+	if _, out, _ := p.verda("drift"); strings.Contains(out, "min_replica_count") {
+		t.Errorf("what is by plan is no difference: %s", out)
+	}
+	kept, err := os.ReadFile(filepath.Join(p.dir, "data", "kept-awake.json"))
+	if err != nil || !strings.Contains(string(kept), `"set"`) {
+		t.Errorf("%s, %v", kept, err)
+	}
+	p.said.WriteString(log.String() + string(kept))
+	p.clean()
+}
+
+// locked is a buffer for several writers.
+type locked struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *locked) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *locked) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// server runs a studio with the settings until the test ends, and returns what it logs.
+func (p provided) server() *locked {
+	p.t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	log, ended := &locked{}, make(chan int, 1)
+	go func() {
+		sys := cli.System{Stdin: strings.NewReader(""), Stdout: log, Stderr: log, Environ: []string{"HOME=" + p.dir}}
+		ended <- cli.Main(ctx, []string{"serve", "--listen", "127.0.0.1:0", "--metrics", "", "--queue-api", "", "--log-level", "debug", "--config", p.file}, sys)
+	}()
+	p.t.Cleanup(func() {
+		stop()
+		if code := <-ended; code != 0 {
+			p.t.Errorf("serve ended with %d: %s", code, log)
+		}
+	})
+	waitFor(p.t, func() bool {
+		return strings.Contains(log.String(), "msg=ready") || strings.Contains(log.String(), `"msg":"ready"`)
+	})
+	return log
+}
+
+// waitFor waits until something is so.
+func waitFor(t *testing.T, so func() bool) {
+	t.Helper()
+	tick, end := time.NewTicker(5*time.Millisecond), time.After(20*time.Second)
+	defer tick.Stop()
+	for !so() {
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatal("it did not come to that")
+		}
+	}
 }

@@ -70,8 +70,8 @@ type Keeper struct {
 	mu     sync.Mutex
 	runs   bool              // this program carries the plans out; else another may, and the book says what it did
 	raised map[string]Raised // while it runs
-	failed map[string]error // why a minimum could not be changed, by deployment
-	beyond map[string]int   // minimums that are above what the plans want, by deployment
+	failed map[string]error  // why a minimum could not be changed, by deployment
+	beyond map[string]int    // minimums that are above what the plans want, by deployment
 }
 
 // Pauses after a change that could not be made.
