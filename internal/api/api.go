@@ -48,6 +48,7 @@ func New(d Deps, log *slog.Logger) *Face {
 	f.queues()
 	f.studio()
 	f.verda()
+	f.budget()
 	f.agents()
 	f.backEnds()
 	return f

@@ -218,6 +218,14 @@ func (f *fake) Cancel(ctx context.Context, id job.ID) (job.Job, error) {
 
 func (*fake) BackEnds() []api.BackEnd { return []api.BackEnd{{Name: "gpu1", Devices: []api.Device{}}} }
 
+func (*fake) Budget(_ context.Context, group string, all bool) api.Budget {
+	return api.Budget{Groups: []api.Spending{{Group: group}}}
+}
+
+func (*fake) Tries(context.Context, job.ID) ([]job.Try, error) {
+	return []job.Try{{N: 1, BackEnd: "gpu0", Began: made, Ended: made, Cause: job.CauseLost, Reason: "gpu0 lost the run."}}, nil
+}
+
 func (*fake) Status(context.Context) api.Status {
 	return api.Status{Reasons: []string{}, BackEnds: []api.BackEnd{}}
 }
@@ -291,6 +299,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 		"PUT /queue/mode":                  {`{"mode":"fifo"}`, "/queue/mode", 401, 403, 403, 403, 200},
 		"PUT /queue/pauses/{scope}":        {`{"reason":"Lunch."}`, "/queue/pauses/group:class-a", 401, 403, 403, 403, 200},
 		"DELETE /queue/pauses/{scope}":     {"", "/queue/pauses/all", 401, 403, 403, 403, 200},
+		"GET /budget":                      {"", "/budget", 401, 403, 403, 200, 200},
 		"GET /status":                      {"", "/status", 401, 403, 403, 200, 200},
 		"GET /backends":                    {"", "/backends", 401, 403, 403, 200, 200},
 		"GET /agents":                      {"", "/agents", 401, 403, 403, 200, 200},

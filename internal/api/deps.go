@@ -61,6 +61,8 @@ type Queue interface {
 	Export(ctx context.Context, w io.Writer) error
 
 	ListAll(ctx context.Context, q job.ListQuery, user string) ([]job.Job, int, error)
+	// Tries returns what was kept of a job's attempts that are over.
+	Tries(ctx context.Context, id job.ID) ([]job.Try, error)
 	Get(ctx context.Context, id job.ID) (job.Job, error)
 	// Entry returns a person's job with what it asks for and how it ended; missing for one that is out of history.
 	Entry(ctx context.Context, user, promptID string) (job.Entry, error)
@@ -81,6 +83,7 @@ type Queue interface {
 // Studio is the program itself.
 type Studio interface {
 	Status(ctx context.Context) Status
+	Purse
 }
 
 // scope returns whose jobs a person may see: everybody's ("") for staff.

@@ -32,7 +32,7 @@ func (f *Face) jobs() {
 			if err != nil {
 				return nil, err
 			}
-			return answer(f.shape(ctx, j), nil)
+			return answer(f.whole(ctx, j))
 		})
 	on(f, route{http.MethodGet, "/jobs/{id}/record", "get-record", "One job with what it asks for and what it gave", anyone, 0},
 		func(ctx context.Context, who identity.Person, in *jobPath) (*body[Record], error) {
@@ -199,6 +199,38 @@ func (f *Face) listJobs(ctx context.Context, who identity.Person, user string, s
 		return Jobs{}, err
 	}
 	return Jobs{Jobs: f.shapes(ctx, list), Total: total}, nil
+}
+
+// whole returns a job with its attempts.
+func (f *Face) whole(ctx context.Context, j job.Job) (Job, error) {
+	out := f.shape(ctx, j)
+	tries, err := f.Queue.Tries(ctx, j.ID)
+	if err != nil {
+		return Job{}, err
+	}
+	last := 0
+	for _, t := range tries {
+		last = max(last, t.N)
+		out.Attempts = append(out.Attempts, Attempt{
+			N: t.N, BackEnd: t.BackEnd, Began: When(t.Began), Ended: When(t.Ended), Posted: t.Posted, Cause: t.Cause, Reason: t.Reason,
+		})
+	}
+	if a := j.Attempt; a.N > last && j.State != job.Pending { // the last one, of which the job itself tells
+		one := Attempt{N: a.N, BackEnd: a.BackEnd, Posted: a.Posted || !j.Started.IsZero(), Ended: When(j.Finished)}
+		if len(tries) == 0 {
+			one.Began = When(j.Started)
+		}
+		switch j.State {
+		case job.Completed:
+			one.Cause = job.CauseDone
+		case job.Failed:
+			one.Cause, one.Reason = job.CauseGraph, j.Error
+		case job.Cancelled:
+			one.Cause = job.CauseStopped
+		}
+		out.Attempts = append(out.Attempts, one)
+	}
+	return out, nil
 }
 
 // shape returns a job as the interface shows it.

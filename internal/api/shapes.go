@@ -103,11 +103,23 @@ type Job struct {
 	Stopping bool       `json:"stopping" doc:"somebody asked to interrupt it"`
 	Held     bool       `json:"held" doc:"its owner, or staff, keeps it from running"`
 	Error    string     `json:"error,omitempty"`
+	Attempts []Attempt  `json:"attempts,omitempty" doc:"only where one job is asked for: what came of its attempts, those apart that were taken back before they began"`
 
 	Position int    `json:"position,omitempty" doc:"of a waiting job; 1 is next"`
 	Code     string `json:"why_code,omitempty" doc:"why it waits, for programs"`
 	Why      string `json:"why,omitempty" doc:"why it waits, in a sentence"`
 	Wait     *Band  `json:"wait,omitempty" doc:"when it begins; missing where nobody can tell"`
+}
+
+// Attempt is one try of a job on a back end.
+type Attempt struct {
+	N       int        `json:"n"`
+	BackEnd string     `json:"backend"`
+	Began   *time.Time `json:"began,omitempty" doc:"when the back end was chosen for it"`
+	Ended   *time.Time `json:"ended,omitempty" doc:"missing: it goes on"`
+	Posted  bool       `json:"posted" doc:"the back end was given the prompt"`
+	Cause   job.Cause  `json:"cause,omitempty" doc:"why it is over: done, graph, stopped, unreachable, lost, crashed, frozen, memory, too_long, foreign, misfit, full, internal or abandoned"`
+	Reason  string     `json:"reason,omitempty"`
 }
 
 // Band is how long a wait may be.

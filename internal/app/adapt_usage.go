@@ -19,6 +19,7 @@ func (s *Studio) newUsage(ctx context.Context) (err error) {
 			Users: quotasOf(q.Quotas.Users), Groups: quotasOf(q.Quotas.Groups),
 		},
 		Weights: usage.Weights{Users: q.Weights.Users, Groups: q.Weights.Groups},
+		Budgets: budgetsOf(s.cfg.Budget),
 		Kept:    q.KeepPerUser, Log: s.log,
 	})
 	return err

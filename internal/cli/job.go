@@ -122,6 +122,27 @@ func writeJob(w io.Writer, j api.Job) {
 	optional("waits", p.Reason)
 	optional("error", j.Error)
 	table(w, []string{"job", string(j.ID)}, rows)
+	writeAttempts(w, j.Attempts)
+}
+
+// writeAttempts tells what came of a job's attempts, where that is more than one line about the job says.
+func writeAttempts(w io.Writer, attempts []api.Attempt) {
+	if len(attempts) < 2 && (len(attempts) == 0 || attempts[0].N < 2) {
+		return
+	}
+	var rows [][]string
+	for _, a := range attempts {
+		began, took := "-", "-"
+		if a.Began != nil {
+			began = a.Began.Local().Format(time.DateTime)
+			if a.Ended != nil {
+				took = a.Ended.Sub(*a.Began).Round(100 * time.Millisecond).String()
+			}
+		}
+		rows = append(rows, []string{fmt.Sprint(a.N), a.BackEnd, began, took, dash(string(a.Cause)), dash(a.Reason)})
+	}
+	fmt.Fprintln(w)
+	table(w, []string{"ATTEMPT", "BACK END", "BEGAN", "TOOK", "CAUSE", "REASON"}, rows)
 }
 
 func printJob(c *call, j api.Job) error {

@@ -46,6 +46,7 @@ func (l *loader) check() {
 		l.wrong("frontend", "%q is neither auto, nor a version such as 1.58.1, nor a folder", f)
 	}
 	l.queue(c.Queue)
+	l.budget(c.Budget)
 	for path, n := range map[string]int64{
 		"limits.upload": int64(c.Limits.Upload), "limits.disk_per_user": int64(c.Limits.DiskPerUser),
 		"limits.sockets_per_user": int64(c.Limits.SocketsPerUser), "queue.max_pending": int64(c.Queue.MaxPending),
@@ -194,6 +195,26 @@ func (l *loader) queue(q Queue) {
 		for who, quota := range quotas {
 			l.named(path, who)
 			l.quota(path+"."+who, quota)
+		}
+	}
+}
+
+// budget checks what may be spent.
+func (l *loader) budget(b Budget) {
+	if b.Wait == 0 {
+		l.wrong("budget.wait", "has to be longer than 0")
+	}
+	l.money("budget", Money{b.PerHour, b.PerDay})
+	for group, m := range b.Groups {
+		l.named("budget.groups", group)
+		l.money("budget.groups."+group, m)
+	}
+}
+
+func (l *loader) money(path string, m Money) {
+	for of, amount := range map[string]float64{"per_hour": m.PerHour, "per_day": m.PerDay} {
+		if amount < 0 || amount > 1e9 {
+			l.wrong(path+"."+of, "%v is not an amount between 0 and 1000000000", amount)
 		}
 	}
 }

@@ -27,6 +27,8 @@ type Config struct {
 	Packs          Packs    `yaml:"packs" doc:"custom nodes' files for the editor, which come from the back ends"`
 	Backends       []Back   `yaml:"backends" doc:"GPU sources, in order of preference when they disagree about nodes"`
 
+	Budget Budget `yaml:"budget" doc:"what may be spent on back ends that have a price, and when they are worth it"`
+
 	Providers Providers `yaml:"providers" doc:"control interfaces of whoever runs containers for us"`
 }
 
@@ -93,6 +95,21 @@ type Packs struct {
 	Routes map[string][]string `yaml:"routes" doc:"PACK: [/PATH/]; GET of these addresses of its own goes to a back end that has the pack"`
 }
 
+// Budget bounds what is spent on back ends with a price. What has begun is let finish. Hours and days are those of the
+// clock.
+type Budget struct {
+	Wait    Duration         `yaml:"wait" doc:"a back end with a price is used when people would wait longer for the others"`
+	PerHour float64          `yaml:"per_hour" doc:"most that is spent in an hour, in the unit of price_per_hour; 0: no bound"`
+	PerDay  float64          `yaml:"per_day" doc:"most that is spent in a day; 0: no bound"`
+	Groups  map[string]Money `yaml:"groups" doc:"NAME: what a group may spend of that"`
+}
+
+// Money is what may be spent.
+type Money struct {
+	PerHour float64 `yaml:"per_hour" doc:"in an hour; 0: no bound of its own"`
+	PerDay  float64 `yaml:"per_day" doc:"in a day; 0: no bound of its own"`
+}
+
 // User is an account made at start when missing.
 type User struct {
 	Name  string `yaml:"name" doc:"lower-case letters, digits, - and _"`
@@ -142,6 +159,7 @@ func Default() Config {
 		ComfyAccount: "deny",
 		Providers:    Providers{Verda: VerdaAccount{URL: "https://api.verda.com/v1"}},
 		Limits:       Limits{Upload: 512 * MB, DiskPerUser: 10 * GB, KeepFree: 5 * GB, SocketsPerUser: 32},
+		Budget:       Budget{Wait: Duration(2 * time.Minute)},
 		Queue: Queue{
 			Mode: "fair", MaxPending: 10000, MaxPendingPerUser: 100, MaxRunningPerUser: 2,
 			AgeAfter: Duration(10 * time.Minute), HalfLife: Duration(time.Hour), Affinity: Duration(2 * time.Minute),
