@@ -189,6 +189,9 @@ func TestWhatGroupsCanRun(t *testing.T) {
 			ok(t, err)
 			return res.StatusCode, string(text)
 		}
+		if code, text := ask("ben", "POST", "/prompt", `{"prompt": {"1": {"class_type": "PreviewAny", "inputs": {"source": "x"}}}}`); code != 400 || !strings.Contains(text, "No GPU runs jobs of your group") {
+			t.Errorf("of a group that no back end serves: %d %s", code, text)
+		}
 		if _, info := ask("ann", "GET", "/object_info", ""); !strings.Contains(info, "KSampler") {
 			t.Errorf("ann sees %.100s", info)
 		}

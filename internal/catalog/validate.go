@@ -24,6 +24,9 @@ type Verdict struct {
 // Source: ComfyUI 0.3.64, execution.py (validate_prompt, validate_inputs).
 func (v *View) Validate(g *comfy.Graph, targets []string, has func(file.Ref) bool) Verdict {
 	m := v.merged
+	if v.none {
+		return Verdict{Refusal: refuse(noBackEnd, "No GPU runs jobs of your group", "Every GPU of this studio is for other groups. Ask its operator.", nil)}
+	}
 	if len(m.classes) == 0 {
 		return Verdict{Outputs: []string{}, NodeErrors: empty} // nothing is known, so nothing is certain
 	}

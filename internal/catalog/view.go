@@ -16,6 +16,7 @@ type View struct {
 	merged *merged
 	asked  []string // back ends of which something is known, in their order
 	dark   []string // those that were never asked
+	none   bool     // there are back ends, and all of them are for other groups
 	lists  listCache
 }
 
@@ -91,6 +92,7 @@ func (c *Catalog) view(names []string) *View {
 			v.dark = append(v.dark, name)
 		}
 	}
+	v.none = len(names) == 0 && len(c.members) > 0
 	v.merged.seal()
 	v.lists.clear()
 	return v

@@ -97,6 +97,14 @@ func TestGroupsSeeTheirOwnBackEnds(t *testing.T) {
 			}
 		}
 	}
+	c.Arrange([]catalog.Member{{Name: "red1", Groups: []string{"red"}}})
+	if v := c.For("green").Validate(loads(t, "a.safetensors"), nil, nil); !strings.Contains(string(v.Refusal), "No GPU runs jobs of your group") {
+		t.Errorf("of a group that no back end serves: %s", v.Refusal)
+	}
+	c.Arrange(nil)
+	if v := c.For("green").Validate(loads(t, "a.safetensors"), nil, nil); v.Refusal != nil {
+		t.Errorf("of a studio without back ends: %s", v.Refusal)
+	}
 	if c.For("") != c.For("green") {
 		t.Error("groups with the same back ends have descriptions of their own")
 	}
