@@ -56,7 +56,7 @@ var layers = map[string]struct {
 	"backend/comfyui":     {[]string{"backend", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a driver knows its contract and words only"},
 	"backend/serverless":  {[]string{"backend", "oneshot", "handover", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a driver knows its contract, the language of its containers and words only"},
 	"oneshot":             {[]string{"backend", "handover", "comfy", "comfy/pyjson", "job", "fault", "file"}, "how a job travels; who runs it comes as a driver"},
-	"backend/balanced":    {[]string{"backend", "backend/comfyui", "comfy", "comfy/pyjson", "job", "fault", "file"}, "it is many of the plain driver's servers at one address"},
+	"backend/balanced":    {[]string{"backend", "backend/comfyui", "handover", "comfy", "comfy/pyjson", "job", "fault", "file"}, "it is many of the plain driver's servers at one address"},
 	"backend/backendtest": {[]string{"backend", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a suite knows its contract only"},
 	"backend/dialhome":    {[]string{"backend", "backend/comfyui", "tunnel", "comfy", "job", "fault"}, "a ComfyUI behind an agent is driven as any other, over the agent's line"},
 	"tunnel":              {[]string{"fault"}, "a line carries bytes and knows nothing of runs"},

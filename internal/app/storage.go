@@ -29,9 +29,13 @@ func (s *Studio) storages() []string {
 	var all []string
 	seen := map[string]bool{}
 	for _, b := range s.gpus.backs() {
-		if b.Storage != "" && !seen[b.Storage] {
-			seen[b.Storage] = true
-			all = append(all, b.Storage)
+		address := b.Storage
+		if b.Mode == "plain" { // its driver looks after what ComfyUI itself writes there
+			address, _, _ = strings.Cut(address, "?")
+		}
+		if address != "" && !seen[address] {
+			seen[address] = true
+			all = append(all, address)
 		}
 	}
 	return all

@@ -146,6 +146,18 @@ func folderAddress(address string) bool {
 	return err == nil && u.Scheme == "file" && u.Host == "" && u.RawQuery == "" && u.Fragment == "" && filepath.IsAbs(u.Path)
 }
 
+// withoutInputs is the address of a folder of outputs without what may name a shared folder of inputs behind it.
+func withoutInputs(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return address
+	}
+	if q := u.Query(); len(q) == 1 && filepath.IsAbs(q.Get("inputs")) {
+		u.RawQuery = ""
+	}
+	return u.String()
+}
+
 // bucket checks the address of a bucket. Its text is not shown: it may have a key in it.
 func (l *loader) bucket(path, address string) {
 	u, err := url.Parse(address)
@@ -330,7 +342,7 @@ func (l *loader) driver(at string, b *Back) {
 		l.wrong(at+".price_per_hour", "is below 0")
 	}
 	switch {
-	case b.Storage == "", folderAddress(b.Storage):
+	case b.Storage == "", folderAddress(b.Storage), b.Mode == "plain" && folderAddress(withoutInputs(b.Storage)):
 	case strings.HasPrefix(b.Storage, "s3:") && b.Mode == "plain":
 		l.wrong(at+".storage", "ComfyUI itself writes to folders only: mode plain needs file:///FOLDER")
 	case strings.HasPrefix(b.Storage, "s3:"):

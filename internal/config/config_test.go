@@ -137,6 +137,11 @@ func TestPlacesOfBytes(t *testing.T) {
 			}
 		}
 	}
+	for storage, fine := range map[string]bool{"file:///o?inputs=/i": true, "file:///o?inputs=i": false, "file:///o?other=/i": false} {
+		if _, err := load(t, "backends: [{name: a, driver: serverless, url: http://x, mode: plain, storage: \""+storage+"\"}]\n", nil, nil); (err == nil) != fine {
+			t.Errorf("storage: %s gave %v", storage, err)
+		}
+	}
 	_, err := load(t, "backends: [{name: a, driver: serverless, url: http://x, mode: plain, storage: \"s3://bucket/x\"}]\n", nil, nil)
 	if err == nil || !strings.Contains(err.Error(), "ComfyUI itself writes to folders only") {
 		t.Errorf("a bucket for mode plain gave %v", err)

@@ -50,7 +50,7 @@ func (l *Loose) Open(ctx context.Context, subfolder, name string) (io.ReadCloser
 	var seen fs.FileInfo
 	var since time.Time
 	err = poll(ctx, func() (bool, error) {
-		now, err := ask(ctx, l.f, func(root *os.Root) (*os.File, error) { return openFresh(root, at) })
+		now, err := ask(ctx, l.f, func(root *os.Root) (*os.File, error) { return openWithin(root, at) })
 		if errors.Is(err, fs.ErrNotExist) || isStale(err) {
 			seen = nil
 			return false, nil
@@ -82,6 +82,44 @@ func (l *Loose) Open(ctx context.Context, subfolder, name string) (io.ReadCloser
 		return nil, err
 	}
 	return &looseFile{l: l, at: at, file: file, first: seen}, nil
+}
+
+// OpenWithin opens the file rel of a folder that others write to. A link is never followed out of the first folder of
+// rel, the run's own, nor at its end, and what is no plain file is refused: whoever writes there must not have the studio
+// deliver its own files, or other people's.
+func OpenWithin(dir, rel string) (*os.File, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	file, err := openWithin(root, filepath.ToSlash(rel))
+	return file, errors.Join(err, root.Close())
+}
+
+func openWithin(root *os.Root, at string) (*os.File, error) {
+	top, rest, inside := strings.Cut(at, "/")
+	if !inside {
+		return openFresh(root, at)
+	}
+	run, err := root.OpenRoot(top)
+	if err != nil {
+		return nil, err
+	}
+	file, err := func() (*os.File, error) {
+		is, err := run.Stat(".")
+		if err != nil {
+			return nil, err
+		}
+		named, err := root.Lstat(top)
+		if err != nil {
+			return nil, err
+		}
+		if !os.SameFile(is, named) { // it is a link to another folder, or was changed just now
+			return nil, notPlain(top)
+		}
+		return openFresh(run, rest)
+	}()
+	return file, errors.Join(err, run.Close())
 }
 
 // oldest bounds which clock of a file server is believed.

@@ -122,3 +122,39 @@ func TestLooseNames(t *testing.T) {
 		t.Errorf("after the end of ctx came %v", err)
 	}
 }
+
+// TestLooseLinks: whoever writes to the folder can't have files delivered that are not of the run's own folder.
+func TestLooseLinks(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	old := time.Now().Add(-time.Hour)
+	for _, name := range []string{"mine/a", "theirs/a", "theirs/sub/a"} {
+		write(t, filepath.Join(dir, name), "x", old)
+	}
+	secret := filepath.Join(t.TempDir(), "secret")
+	write(t, secret, "x", old)
+	for link, to := range map[string]string{
+		"mine/out": secret, "mine/file": "../theirs/a", "mine/sub": "../theirs/sub", "evil": "theirs", "mine/away": filepath.Dir(secret),
+	} {
+		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
+			t.Skip("this system makes no symlinks: ", err)
+		}
+	}
+	for _, c := range [][2]string{{"mine", "out"}, {"mine", "file"}, {"mine/sub", "a"}, {"evil", "a"}, {"evil/sub", "a"}, {"mine/away", "secret"}} {
+		if f, err := OpenWithin(dir, c[0]+"/"+c[1]); err == nil {
+			t.Errorf("%q was opened", c)
+			f.Close()
+		}
+		if r, err := looseAt(t, dir).Open(soon(t), c[0], c[1]); err == nil {
+			t.Errorf("%q was opened", c)
+			r.Close()
+		}
+	}
+	f, err := OpenWithin(dir, "mine/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/handover"
 )
 
 // shelf is the shared folder as it is mounted here. Network disks show what others wrote late, and hand out handles
@@ -27,11 +28,22 @@ type shelf struct {
 	outputs string
 	inputs  string // empty: inputs are not shared
 	log     *slog.Logger
-	open    func(name string) (fs.File, error) // os.Open, but for tests
+	open    func(name string) (fs.File, error) // of a file in outputs
 }
 
 func newShelf(outputs, inputs string, o Options) *shelf {
-	return &shelf{outputs: outputs, inputs: inputs, log: o.Log, open: func(name string) (fs.File, error) { return os.Open(name) }}
+	open := func(name string) (fs.File, error) {
+		rel, err := filepath.Rel(outputs, name)
+		if err != nil {
+			return nil, err
+		}
+		file, err := handover.OpenWithin(outputs, rel) // replicas may leave links to anywhere
+		if err != nil {
+			return nil, err
+		}
+		return file, nil
+	}
+	return &shelf{outputs: outputs, inputs: inputs, log: o.Log, open: open}
 }
 
 // ready reports that the folders are there.
@@ -318,5 +330,19 @@ func (s *shelf) sweep(now time.Time) {
 
 // mark leaves a file by which replicas show that they have the same folder.
 func (s *shelf) mark(name string) error {
-	return os.WriteFile(filepath.Join(s.outputs, name), []byte("This folder is shared with a ComfyuME studio.\n"), 0o644)
+	root, err := os.OpenRoot(s.outputs)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // it was written to by then
+	// A new file: a link in its place would have the studio write to wherever it leads.
+	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	file, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = file.WriteString("This folder is shared with a ComfyuME studio.\n")
+	return errors.Join(err, file.Close())
 }

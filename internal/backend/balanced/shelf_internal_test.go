@@ -137,3 +137,41 @@ func TestSweep(t *testing.T) {
 		}
 	}
 }
+
+// TestLinksLeadNowhere: a container that writes to the folder can neither have the studio's files delivered nor have it
+// write to them.
+func TestLinksLeadNowhere(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t.TempDir(), "", Options{})
+	folder := backend.RunFolder("r", 0)
+	secret := filepath.Join(t.TempDir(), "secret.png")
+	picture(t, secret)
+	picture(t, filepath.Join(s.outputs, "other", "a.png"))
+	if err := os.MkdirAll(filepath.Join(s.outputs, folder), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for link, to := range map[string]string{
+		folder + "/a.png": secret, folder + "/b.png": "../other/a.png", folder + "/sub": "../other", "comfyume-shared.txt": secret,
+	} {
+		if err := os.Symlink(to, filepath.Join(s.outputs, filepath.FromSlash(link))); err != nil {
+			t.Skip("this system makes no symlinks: ", err)
+		}
+	}
+	for _, f := range []backend.FileRef{{Filename: "a.png", Subfolder: folder}, {Filename: "b.png", Subfolder: folder}, {Filename: "a.png", Subfolder: folder + "/sub"}} {
+		if r, err := s.read(t.Context(), f); err == nil {
+			t.Errorf("%+v was read", f)
+			r.Close() //nolint:errcheck // it should not be there
+		}
+	}
+	before, err := os.ReadFile(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.mark("comfyume-shared.txt")
+	if after, err := os.ReadFile(secret); err != nil || string(after) != string(before) {
+		t.Errorf("the studio wrote to where a link leads, %v", err)
+	}
+	if text, readErr := os.ReadFile(filepath.Join(s.outputs, "comfyume-shared.txt")); err != nil || readErr != nil || !strings.Contains(string(text), "shared") {
+		t.Errorf("the mark is %q, %v, %v", text, err, readErr)
+	}
+}
