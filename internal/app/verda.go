@@ -56,17 +56,24 @@ func (f *verdaFace) ask() (*verda.Client, error) {
 		return nil, fault.New(fault.Invalid, "The settings name no credential for Verda.").WithCode("verda_credential").
 			WithRemedy("Make an API credential with the scope cloud-api-v1 at Verda, and name it under providers.verda.client_id and client_secret as env:NAME or file:PATH.")
 	}
-	var who verda.Credential
+	who, err := f.credential()
+	if err != nil {
+		return nil, err
+	}
+	f.client, err = verda.New(who, verda.Options{URL: account.URL, Agent: "comfyume/" + f.version, Reread: f.credential, Log: f.log})
+	return f.client, err
+}
+
+// credential looks up the credential of the settings.
+func (f *verdaFace) credential() (who verda.Credential, err error) {
+	account := f.cfg.Providers.Verda
 	for word, secret := range map[*string]config.Secret{&who.ID: account.ClientID, &who.Secret: account.ClientSecret} {
-		var err error
 		if *word, err = secret.Reveal(); err != nil {
-			return nil, fault.Wrap(fault.Invalid, err, "The credential for Verda can't be read.").WithCode("verda_credential").
+			return who, fault.Wrap(fault.Invalid, err, "The credential for Verda can't be read.").WithCode("verda_credential").
 				WithRemedy("Set what providers.verda.client_id and client_secret name, for the account that runs this program.")
 		}
 	}
-	var err error
-	f.client, err = verda.New(who, verda.Options{URL: account.URL, Agent: "comfyume/" + f.version, Log: f.log})
-	return f.client, err
+	return who, nil
 }
 
 // uses are the back ends at the provider.

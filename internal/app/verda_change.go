@@ -163,23 +163,26 @@ func (f *verdaFace) Drift(ctx context.Context, like string, apply bool) (api.Dri
 	if err != nil {
 		return api.Drift{}, err
 	}
-	var made []string
+	made := 0
 	if apply {
 		if made, err = report.Apply(ctx, c); err != nil {
-			return api.Drift{}, halfDone(err, made)
+			return api.Drift{}, halfDone(err, report.Changes[:made])
 		}
 	}
 	return driftOf(report, made)
 }
 
 // halfDone is the error of a change of several deployments that was not made at all of them.
-func halfDone(err error, made []string) error {
+func halfDone(err error, made []drift.Change) error {
 	f, ok := errors.AsType[*fault.Error](err)
 	if !ok || len(made) == 0 {
 		return err
 	}
 	more := *f
-	more.Public += " Changed before that: " + strings.Join(made, ", ") + "."
+	more.Public += " Done before that:"
+	for _, c := range made {
+		more.Public += " " + c.Request() + "."
+	}
 	return &more
 }
 
@@ -195,7 +198,7 @@ func (f *verdaFace) expected(now time.Time) (list []drift.Expected) {
 	return list
 }
 
-func driftOf(r drift.Report, made []string) (api.Drift, error) {
+func driftOf(r drift.Report, made int) (api.Drift, error) {
 	out := api.Drift{Deployments: append([]string{}, r.Deployments...), Findings: []api.DriftFinding{}, Changes: []api.DriftChange{}}
 	for _, f := range r.Findings {
 		out.Findings = append(out.Findings, api.DriftFinding{
@@ -203,13 +206,13 @@ func driftOf(r drift.Report, made []string) (api.Drift, error) {
 			Says: f.Says(), Remedy: f.Remedy, Applies: f.Applies,
 		})
 	}
-	for _, c := range r.Changes {
+	for i, c := range r.Changes {
 		body, err := c.Shown()
 		if err != nil {
 			return out, err
 		}
 		out.Changes = append(out.Changes, api.DriftChange{
-			Deployment: c.Deployment, Request: c.Request(), Body: body, Restarts: c.Restarts, Done: slices.Contains(made, c.Deployment),
+			Deployment: c.Deployment, Request: c.Request(), Body: body, Restarts: c.Restarts, Done: i < made,
 		})
 	}
 	return out, nil

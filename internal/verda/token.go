@@ -25,10 +25,11 @@ func (t token) good(refused string) bool {
 // tokens keeps the present token. Callers that need a new one at the same time share one request for it: the first of
 // them makes it, in its own context; when that ends, the next one does.
 type tokens struct {
-	who   Credential
-	fetch func(ctx context.Context, body tokenRequest) (token, error)
+	fetch  func(ctx context.Context, body tokenRequest) (token, error)
+	reread func() (Credential, error) // nil: the credential stays
 
 	mu      sync.Mutex
+	who     Credential
 	now     token
 	renewal *renewal // nil: nobody asks for a token
 }
@@ -89,13 +90,31 @@ func (t *tokens) get(ctx context.Context, refused string) (string, error) {
 
 // renew asks for a token: with the refresh token where there is one, which may have ended too, else with the credential.
 func (t *tokens) renew(ctx context.Context, last token) (token, error) {
+	who := t.credential()
 	if last.refresh != "" {
-		fresh, err := t.fetch(ctx, tokenRequest{Grant: "refresh_token", Refresh: last.refresh, ID: t.who.ID, Secret: t.who.Secret})
+		fresh, err := t.fetch(ctx, tokenRequest{Grant: "refresh_token", Refresh: last.refresh, ID: who.ID, Secret: who.Secret})
 		if !fault.Is(err, fault.Denied) && !fault.Is(err, fault.Invalid) {
 			return fresh, err
 		}
 	}
-	return t.fetch(ctx, tokenRequest{Grant: "client_credentials", ID: t.who.ID, Secret: t.who.Secret})
+	fresh, err := t.fetch(ctx, tokenRequest{Grant: "client_credentials", ID: who.ID, Secret: who.Secret})
+	if t.reread == nil || !fault.Is(err, fault.Denied) {
+		return fresh, err
+	}
+	again, rereadErr := t.reread()
+	if rereadErr != nil || again == who {
+		return fresh, err
+	}
+	t.mu.Lock()
+	t.who = again
+	t.mu.Unlock()
+	return t.fetch(ctx, tokenRequest{Grant: "client_credentials", ID: again.ID, Secret: again.Secret})
+}
+
+func (t *tokens) credential() Credential {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.who
 }
 
 // words returns everything that must not be seen by anybody.

@@ -116,6 +116,27 @@ func TestOneRenewalForAll(t *testing.T) {
 	})
 }
 
+// TestCredentialIsReplaced: whoever replaces a credential that ended need not start anything anew.
+func TestCredentialIsReplaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := verdatest.New(verdatest.Options{})
+		words := verda.Credential{ID: "id", Secret: "the one of last year"}
+		c, err := verda.New(words, verda.Options{URL: "http://verda.test/v1", Dial: f.Pipe(t), Reread: func() (verda.Credential, error) { return words, nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Deployments(t.Context(), ""); !fault.Is(err, fault.Denied) {
+			t.Errorf("%v", err)
+		}
+		words.Secret = "secret"
+		if _, err := c.Deployments(t.Context(), ""); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestWhoAsksForATokenGivesUp: the others do not fail with the one that asked for all.
 func TestWhoAsksForATokenGivesUp(t *testing.T) {
 	t.Parallel()

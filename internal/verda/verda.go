@@ -58,6 +58,8 @@ type Options struct {
 	Agent    string        // what the program calls itself; empty: comfyume
 	Log      *slog.Logger  // nil: nothing is logged
 
+	// Reread returns the credential anew when the provider refuses it: somebody may have replaced it. nil: it stays.
+	Reread func() (Credential, error)
 	// Dial opens connections; nil: to where the address leads, by a proxy where the environment names one.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
@@ -114,7 +116,7 @@ func New(who Credential, o Options) (*Client, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	c.tokens = tokens{who: who, fetch: c.fetchToken}
+	c.tokens = tokens{who: who, fetch: c.fetchToken, reread: o.Reread}
 	return c, nil
 }
 

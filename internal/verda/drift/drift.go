@@ -57,22 +57,29 @@ func (f Finding) Says() string {
 	}
 }
 
-// Change is what takes the differences of one deployment away.
+// Change is one request that takes differences of a deployment away.
 type Change struct {
 	Deployment string
-	Restarts   bool // its containers are replaced
-	body       verda.DeploymentChange
+	Restarts   bool                 // its containers are replaced
+	scaling    *verda.ScalingChange // nil: the containers are changed
+	containers []verda.Container
 }
 
 // Request is what the change is sent by.
 func (c Change) Request() string {
-	return http.MethodPatch + " /container-deployments/" + url.PathEscape(c.Deployment)
+	path := "/container-deployments/" + url.PathEscape(c.Deployment)
+	if c.scaling != nil {
+		path += "/scaling"
+	}
+	return http.MethodPatch + " " + path
 }
 
-// Shown returns the change as the body of PATCH /container-deployments/NAME. What may be a secret is *** there.
+// Shown returns the body of the request. What may be a secret is *** there.
 func (c Change) Shown() (json.RawMessage, error) {
-	shown := c.body
-	shown.Containers = copyOf(c.body.Containers)
+	if c.scaling != nil {
+		return json.Marshal(c.scaling)
+	}
+	shown := verda.DeploymentChange{Containers: copyOf(c.containers)}
 	for i := range shown.Containers {
 		one := &shown.Containers[i]
 		for j, v := range one.Env {
@@ -104,6 +111,7 @@ type Source interface {
 // Target is where changes are made.
 type Target interface {
 	ChangeDeployment(ctx context.Context, name string, ch verda.DeploymentChange) (verda.Deployment, error)
+	ChangeScaling(ctx context.Context, name string, ch verda.ScalingChange) (verda.Scaling, error)
 }
 
 // Look reads the deployments that are expected and compares them. like names the one that is the model; empty: none is.
@@ -135,14 +143,18 @@ func Look(ctx context.Context, from Source, expected []Expected, like string) (R
 	return Compare(expected, there, like), nil
 }
 
-// Apply makes the changes of a report, one deployment after the other. It returns those that were made; the first that
-// fails ends it.
-func (r Report) Apply(ctx context.Context, to Target) (made []string, err error) {
+// Apply makes the changes of a report, one after the other. It returns how many were made; the first that fails ends it.
+func (r Report) Apply(ctx context.Context, to Target) (made int, err error) {
 	for _, c := range r.Changes {
-		if _, err := to.ChangeDeployment(ctx, c.Deployment, c.body); err != nil {
+		if c.scaling != nil {
+			_, err = to.ChangeScaling(ctx, c.Deployment, *c.scaling)
+		} else {
+			_, err = to.ChangeDeployment(ctx, c.Deployment, verda.DeploymentChange{Containers: c.containers})
+		}
+		if err != nil {
 			return made, err
 		}
-		made = append(made, c.Deployment)
+		made++
 	}
 	return made, nil
 }
@@ -174,9 +186,7 @@ func Compare(expected []Expected, there map[string]verda.Deployment, like string
 		r.Deployments = append(r.Deployments, s.have.Name)
 		slices.SortStableFunc(s.findings, func(a, b Finding) int { return cmp.Compare(rank(a), rank(b)) })
 		r.Findings = append(r.Findings, s.findings...)
-		if c, ok := s.change(); ok {
-			r.Changes = append(r.Changes, c)
-		}
+		r.Changes = append(r.Changes, s.changes()...)
 	}
 	return r
 }
@@ -236,12 +246,8 @@ func (s *subject) find(f Finding, apply func(*verda.Deployment) bool) {
 	s.findings = append(s.findings, f)
 }
 
-// change is what has to be sent so that s.have becomes s.want.
-func (s *subject) change() (Change, bool) {
-	c := Change{Deployment: s.have.Name}
-	if text(s.have.Containers) != text(s.want.Containers) {
-		c.Restarts, c.body.Containers = true, s.want.Containers
-	}
+// changes are what has to be sent so that s.have becomes s.want: first what replaces no container.
+func (s *subject) changes() (list []Change) {
 	if a, b := s.have.Scaling, s.want.Scaling; a != nil && text(a) != text(b) {
 		change := &verda.ScalingChange{}
 		for _, n := range []struct {
@@ -261,9 +267,12 @@ func (s *subject) change() (Change, bool) {
 		if text(a.Triggers) != text(b.Triggers) {
 			change.Triggers = b.Triggers
 		}
-		c.body.Scaling = change
+		list = append(list, Change{Deployment: s.have.Name, scaling: change})
 	}
-	return c, c.Restarts || c.body.Scaling != nil
+	if text(s.have.Containers) != text(s.want.Containers) {
+		list = append(list, Change{Deployment: s.have.Name, Restarts: true, containers: s.want.Containers})
+	}
+	return list
 }
 
 // copyOf copies containers to the ground.
