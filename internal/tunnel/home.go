@@ -210,8 +210,8 @@ func (h *Home) comfy(ctx context.Context, stream net.Conn) {
 		answer(stream, err) //nolint:errcheck // the line may have gone
 		return
 	}
-	defer conn.Close() //nolint:errcheck // nothing is lost
 	if answer(stream, nil) != nil {
+		conn.Close() //nolint:errcheck // nothing was sent
 		return
 	}
 	var other sync.WaitGroup
@@ -220,7 +220,9 @@ func (h *Home) comfy(ctx context.Context, stream net.Conn) {
 		conn.Close() //nolint:errcheck // the other direction ends
 	})
 	flow(stream, conn)
-	stream.Close() //nolint:errcheck // the other direction ends
+	// Either end ends both: the other direction may wait for somebody who reads no more.
+	conn.Close()   //nolint:errcheck // nothing is lost
+	stream.Close() //nolint:errcheck // the line may have gone
 	other.Wait()
 }
 
