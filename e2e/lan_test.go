@@ -24,15 +24,25 @@ type lan struct {
 // newLAN lays the cable, or skips where that takes rights that this user does not have.
 func newLAN(t *testing.T) lan {
 	t.Helper()
+	l, why := layLAN(t)
+	if why != "" {
+		t.Skip(why)
+	}
+	return l
+}
+
+// layLAN lays the cable, or says why this machine can't.
+func layLAN(t *testing.T) (l lan, why string) {
+	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("network namespaces need root")
+		return l, "network namespaces need root"
 	}
 	if _, err := exec.LookPath("ip"); err != nil {
-		t.Skip("no `ip` on this machine; `make test` installs Debian's iproute2 where it may")
+		return l, "no `ip` on this machine; `make test` installs Debian's iproute2 where it may"
 	}
 	id := fmt.Sprintf("cme%d", os.Getpid()%100000)
 	cable := fmt.Sprintf("10.213.%d.", os.Getpid()%250)
-	l := lan{namespace: id, ours: cable + "1"}
+	l = lan{namespace: id, ours: cable + "1"}
 	for _, args := range [][]string{
 		{"netns", "add", id},
 		{"link", "add", id + "a", "type", "veth", "peer", "name", id + "b", "netns", id},
@@ -47,7 +57,7 @@ func newLAN(t *testing.T) lan {
 	} {
 		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
 			if args[0] == "netns" {
-				t.Skipf("this machine makes no network namespaces: %s", out)
+				return l, fmt.Sprintf("this machine makes no network namespaces: %s", out)
 			}
 			t.Fatalf("ip %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
@@ -59,7 +69,7 @@ func newLAN(t *testing.T) lan {
 			})
 		}
 	}
-	return l
+	return l, ""
 }
 
 // addr returns a free address on our end of the cable.

@@ -93,7 +93,7 @@ var layers = map[string]struct {
 	"benchtest":           {nil, "benchmarks of every package measure with it"},
 	"app":                 {nil, ""}, // sees everything; see TestImports
 	"../cmd/comfyume":     {[]string{"cli"}, "main only calls cli"},
-	"../e2e":              {[]string{"client", "api", "sim"}, "end-to-end tests see the built binary from outside"},
+	"../e2e":              {[]string{"client", "api", "sim", "bucket/buckettest"}, "end-to-end tests see the built binary from outside"},
 }
 
 // onlyIn keeps each library behind one or two packages, so that it can be replaced in one place.

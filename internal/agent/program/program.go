@@ -284,7 +284,12 @@ func (o *Options) requests(a *agent.Agent, c comfy, control agentControl) (func(
 			WithRemedy("Name one with --key env:NAME, and give the same to the studio's back end; or listen at 127.0.0.1.")
 		return nil, errors.Join(err, l.Close(), driver.Close())
 	}
-	jobs := oneshot.Handler(driver, oneshot.HandlerOptions{Version: o.Version, Dir: filepath.Join(o.Data, "inputs"), Log: o.Log})
+	inputs := filepath.Join(o.Data, "inputs")
+	if err := os.MkdirAll(inputs, 0o700); err != nil {
+		err = fault.Wrap(fault.Unavailable, err, "The agent can't keep inputs at %s.", inputs).WithRemedy("Choose another folder with --data.")
+		return nil, errors.Join(err, l.Close(), driver.Close())
+	}
+	jobs := oneshot.Handler(driver, oneshot.HandlerOptions{Version: o.Version, Dir: inputs, Log: o.Log})
 	o.Announce(fmt.Sprintf("The agent is at http://%s", l.Addr()))
 	return func(ctx context.Context) error {
 		return errors.Join(a.Serve(ctx, l, a.Handler(key, jobs, control)), jobs.Close(), driver.Close())
