@@ -94,7 +94,7 @@ func (a *Agent) Drain(ctx context.Context) {
 		if state != Ready && state != Frozen {
 			return // there is no run that could go on
 		}
-		switch q := question(ctx, c, a.comfy.Address(), &pulse{}, false); {
+		switch q := question(ctx, c, OverDial(a.comfy), &pulse{}, false); {
 		case q.err == nil && q.waiting == 0:
 			quiet++
 		default:

@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -24,6 +25,15 @@ type ComfyUI interface {
 	// Restart ends it and starts it again, and returns when it is ready, or with why it is not. A ComfyUI that the agent
 	// did not start gives a fault of kind Conflict.
 	Restart(ctx context.Context, why string) error
+}
+
+// OverDial returns the address of a ComfyUI for HTTP over the connections that its Dial opens: TLS, where there is any, is
+// theirs.
+func OverDial(c ComfyUI) string {
+	if host, secure := strings.CutPrefix(c.Address(), "https://"); secure {
+		return "http://" + host
+	}
+	return c.Address()
 }
 
 // The states of a ComfyUI.

@@ -130,7 +130,7 @@ func (s *Supervisor) watch(ctx context.Context, p proc.Process) end {
 		asking.Wait()
 	}()
 	w := watcher{
-		pulse: &s.pulse, output: s.o.Output, process: p, o: &s.o, started: time.Now(), answers: make(chan answer, 1),
+		pulse: &s.pulse, output: s.o.Output, process: p, o: &s.o, started: time.Now(), answers: make(chan answer, 1), learnt: &s.learnt,
 	}
 	w.ask = func(facts bool) { asking.Go(func() { s.ask(looking, w.answers, facts) }) }
 	tick := time.NewTicker(s.o.tick)
@@ -152,12 +152,12 @@ func (s *Supervisor) watch(ctx context.Context, p proc.Process) end {
 		case <-tick.C:
 			switch verdict := w.look(); {
 			case verdict.Code == "" && w.frozen:
-				w.frozen = false
+				w.recovered()
 				s.o.Output.Note("ComfyUI answers again.")
 				s.setState(Ready)
 			case verdict.Code == "":
 			case !w.frozen:
-				w.frozen = true
+				w.frozen, w.before = true, s.pulse.last()
 				s.blame(Frozen, verdict)
 				if !w.mayRecover() {
 					return end{endStuck, verdict}
@@ -172,6 +172,7 @@ func (s *Supervisor) watch(ctx context.Context, p proc.Process) end {
 
 // took notes what ComfyUI answered.
 func (s *Supervisor) took(w *watcher, a answer) {
+	w.running = a.waiting > 0
 	if !w.ready && a.facts != nil {
 		w.ready = true
 		s.o.Output.Note("ComfyUI is ready after %s.", time.Since(w.started).Round(100*time.Millisecond))

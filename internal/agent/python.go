@@ -46,6 +46,9 @@ func ComfyUIDir(dir string) (string, error) {
 func FindPython(dir, given string) (Python, error) {
 	if given != "" {
 		path, err := exec.LookPath(given)
+		if err == nil {
+			path, err = filepath.Abs(path) // it is started in ComfyUI's folder
+		}
 		if err != nil {
 			return Python{}, fault.Wrap(fault.Invalid, err, "There is no Python at %s that can be started.", given).
 				WithCode(CodeNoPython).WithRemedy("Name one with --python FILE, or leave it out.")

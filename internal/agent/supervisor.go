@@ -82,6 +82,8 @@ type Supervisor struct {
 	pulse pulse
 	kick  chan string // restarts that were asked for: why
 
+	learnt time.Duration // see watcher; owned by Run
+
 	mu      sync.Mutex
 	status  Status
 	changed chan struct{} // closed when the state changes

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -36,6 +37,7 @@ type program struct {
 	exit   proc.Exit
 	listen *pipes
 	mute   bool // takes connections and never answers
+	queue  int  // runs it has
 	used   time.Duration
 	busy   bool // computes all the time
 	born   time.Time
@@ -151,7 +153,9 @@ func (p *program) serve() {
 		case "/system_stats":
 			io.WriteString(w, `{"system":{"comfyui_version":"0.3.64","pytorch_version":"2.9","ram_total":8,"ram_free":NaN},"devices":[{"name":"cpu","type":"cpu","vram_total":8,"vram_free":4}]}`)
 		case "/prompt":
-			io.WriteString(w, `{"exec_info":{"queue_remaining":0}}`)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			fmt.Fprintf(w, `{"exec_info":{"queue_remaining":%d}}`, p.queue)
 		case "/experiment/models":
 			io.WriteString(w, `[{"name":"loras","folders":["/m/loras"]}]`)
 		default:
@@ -330,6 +334,41 @@ func TestRecovers(t *testing.T) {
 		await(t, s, Ready, 5*time.Second)
 		if m.running() != p {
 			t.Error("it was started again")
+		}
+	})
+}
+
+// TestSilenceIsLearnt: what was silent in a run for long and came back is not called frozen so soon the next time, but
+// is without a run.
+func TestSilenceIsLearnt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{}
+		s, stop := keep(m, Own{})
+		defer stop()
+		await(t, s, Ready, 5*time.Second)
+		p := m.running()
+		p.set(func() { p.queue = 1 })
+		time.Sleep(20 * time.Second) // it is known to run something
+		silence := func(d time.Duration) {
+			p.set(func() { p.mute, p.busy = true, true })
+			time.Sleep(d)
+			p.set(func() { p.mute, p.busy = false, false })
+		}
+		silence(40 * time.Second)
+		await(t, s, Ready, 5*time.Second)
+		time.Sleep(10 * time.Second)
+		before := s.Status().ComfyUI.Since
+		silence(50 * time.Second)
+		time.Sleep(10 * time.Second)
+		if s.Status().ComfyUI.Since != before || m.running() != p {
+			t.Errorf("it was called frozen again:\n%s", said(s))
+		}
+		p.set(func() { p.queue = 0 })
+		time.Sleep(20 * time.Second)
+		p.set(func() { p.mute = true })
+		if took := await(t, s, Frozen, time.Minute); took > 15*time.Second {
+			t.Errorf("without a run it was noticed after %s", took)
 		}
 	})
 }

@@ -62,10 +62,13 @@ type watcher struct {
 	answers chan answer
 	started time.Time
 	ready   bool
-	frozen  bool // said so already
+	frozen  bool           // said so already
+	running bool           // a run was in its queue when it answered for the last time
+	learnt  *time.Duration // how long it was silent in a run and answered again after all, with something on top
 	asking  bool
 	asked   time.Time // when we asked for the last time
 	facts   time.Time // when we asked for facts
+	before  time.Time // its last answer before it was called frozen
 	ticked  time.Time
 	scanned uint64 // output that was looked at
 
@@ -92,7 +95,7 @@ func (w *watcher) look() Cause {
 	if !w.ready {
 		return w.lookAtStart(now, heard)
 	}
-	bound := w.o.Bound()
+	bound := w.bound()
 	mute := now.Sub(answered)
 	silent := min(mute, now.Sub(heard))
 	switch {
@@ -104,12 +107,31 @@ func (w *watcher) look() Cause {
 	return Cause{}
 }
 
+// bound is how long the run that goes on now may take without a sign of life.
+func (w *watcher) bound() time.Duration {
+	if w.running {
+		return max(w.o.Bound(), *w.learnt)
+	}
+	return w.o.Bound()
+}
+
+// recovered learns from a ComfyUI that was called frozen and answers again.
+func (w *watcher) recovered() {
+	w.frozen = false
+	if silence := w.pulse.last().Sub(w.before); w.running && silence > 0 {
+		*w.learnt = max(*w.learnt, min(silence*3/2, mostLearnt))
+	}
+}
+
+// mostLearnt bounds what is learnt: a ComfyUI that is silent for longer is of no use to anybody.
+const mostLearnt = 10 * time.Minute
+
 const frozenRemedy = "It is started again by itself. If it comes again: look for the custom node that was at work last in the log."
 
 // mayRecover reports whether a ComfyUI without a sign of life still does something, and should be left some time.
 func (w *watcher) mayRecover() bool {
 	now := time.Now()
-	return w.ready && w.knows && now.Sub(w.work) < 3*time.Second && now.Sub(w.pulse.last()) <= max(w.o.HungAfter, w.o.Bound())
+	return w.ready && w.knows && now.Sub(w.work) < 3*time.Second && now.Sub(w.pulse.last()) <= max(w.o.HungAfter, w.bound())
 }
 
 // lookAtStart gives up a ComfyUI that does not get ready.

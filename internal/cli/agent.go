@@ -253,9 +253,14 @@ func (cmd *agentRun) Run(c *call) error {
 	if cmd.Check {
 		return cmd.check(c, ctx, o)
 	}
-	err = program.Run(ctx, o)
-	if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind == fault.Invalid && f.Code == "" {
-		return f.WithCode("wrong_use") // it comes of what was typed
+	err = program.Service(ctx, func(ctx context.Context) error { return program.Run(ctx, o) })
+	return asUse(err)
+}
+
+// asUse tells errors of what was typed from those that the studio gave.
+func asUse(err error) error {
+	if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind == fault.Invalid && !strings.HasPrefix(f.Code, "agent_") {
+		return f.WithCode("wrong_use")
 	}
 	return err
 }
@@ -264,7 +269,7 @@ func (cmd *agentRun) Run(c *call) error {
 func (*agentRun) check(c *call, ctx context.Context, o program.Options) error {
 	plan, err := program.Check(ctx, o)
 	if err != nil {
-		return err
+		return asUse(err)
 	}
 	wrong := false
 	err = c.print(plan, func(w io.Writer) {

@@ -267,7 +267,7 @@ func (o *Options) requests(a *agent.Agent, c comfy, control agentControl) (func(
 			return nil, fault.Wrap(fault.Invalid, err, "The agent's key can't be read.").WithRemedy("See --key.")
 		}
 	}
-	driver, err := comfyui.New(c.Address(), comfyui.Options{
+	driver, err := comfyui.New(agent.OverDial(c), comfyui.Options{
 		Studio: "agent", Log: o.Log,
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
 	})
