@@ -4,7 +4,7 @@
 //
 // Both directions are streams of records behind the line "comfyume-run/1\n". A record is
 //
-//	kind (1 byte) · length (4 bytes, big endian) · CRC-32C of the payload (4 bytes, big endian) · payload
+//	kind (1 byte) · length (4 bytes, big endian) · CRC-32C of kind and payload (4 bytes, big endian) · payload
 //
 // A request is a header record (JSON), then for each input that is sent along an opening (JSON: its number), its bytes
 // in data records and a closing with its size and SHA-256, and an end record. An answer begins with a hello (JSON: who

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/handover"
 )
 
 // ContainerHeader names the container that answered, in every answer of a Jobs: an answer without it is a proxy's.
@@ -33,6 +34,8 @@ type HandlerOptions struct {
 	BeatEvery time.Duration // the longest silence in an answer; 0: 1.5 s
 	Stall     time.Duration // how long a caller may send or take nothing; 0: 30 s
 	Refresh   time.Duration // how often what the ComfyUI can run is read anew; 0: 5 min
+	// Place is where outputs are left for studios that ask for it. Nil: they go with the answer.
+	Place handover.Place
 	// CallBack makes the requests that tell of progress. Nil: one that follows no redirects.
 	CallBack *http.Client
 	Log      *slog.Logger // nil: nowhere

@@ -26,6 +26,7 @@ type container struct {
 	fake *backendtest.Fake
 	jobs *oneshot.Jobs
 	url  string
+	dir  string
 }
 
 func newContainer(t *testing.T, o oneshot.HandlerOptions) *container {
@@ -37,6 +38,7 @@ func newContainer(t *testing.T, o oneshot.HandlerOptions) *container {
 		t.Fatal(err)
 	}
 	o.Dir = t.TempDir()
+	c.dir = o.Dir
 	c.jobs = oneshot.Handler(driver, o)
 	srv := httptest.NewServer(c.jobs)
 	c.url = srv.URL

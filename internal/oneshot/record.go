@@ -69,6 +69,11 @@ func (k kind) limit() int {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// checksum is that of a record: of its kind and its payload.
+func checksum(k byte, payload []byte) uint32 {
+	return crc32.Update(crc32.Update(0, castagnoli, []byte{k}), castagnoli, payload)
+}
+
 // Errors of a stream. Both mean that what came can't be used; ErrCut that it ended before its end.
 var (
 	ErrCut     = errors.New("the stream was cut before its end")
@@ -86,7 +91,7 @@ func seal(k kind, b []byte) []byte {
 	payload := b[headSize:]
 	b[0] = byte(k)
 	binary.BigEndian.PutUint32(b[1:], uint32(len(payload))) //nolint:gosec // bounded by limit
-	binary.BigEndian.PutUint32(b[5:], crc32.Checksum(payload, castagnoli))
+	binary.BigEndian.PutUint32(b[5:], checksum(b[0], payload))
 	return b
 }
 
@@ -169,7 +174,7 @@ func (r *reader) next() (kind, []byte, error) {
 		}
 		payload = r.buf.Bytes()
 	}
-	if crc32.Checksum(payload, castagnoli) != binary.BigEndian.Uint32(r.head[5:]) {
+	if checksum(r.head[0], payload) != binary.BigEndian.Uint32(r.head[5:]) {
 		return 0, nil, corrupt("a record of kind %q does not have its checksum", r.head[0])
 	}
 	return k, payload, nil

@@ -86,14 +86,14 @@ func (s *sender) run(ctx context.Context) error {
 		if now.trouble != nil {
 			return s.trouble(*now.trouble)
 		}
-		if s.pump == nil {
-			s.nextFile(now.files)
+		if err := s.nextFile(now.files); err != nil {
+			return err
 		}
 		var chunks <-chan chunk
 		switch {
 		case s.pump != nil:
 			chunks = s.pump.chunks
-		case s.ended:
+		case s.ended && s.at >= s.files:
 			if err := s.json(kindEnd, ending{Files: s.files}); err != nil {
 				return err
 			}
@@ -205,14 +205,26 @@ func (s *sender) trouble(t Trouble) error {
 	return s.flush()
 }
 
-// nextFile begins to read the next file that the caller does not have.
-func (s *sender) nextFile(files []backend.FileRef) {
-	for s.at < len(files) && s.c.have[s.at] {
-		s.at++
+// nextFile begins to read the next file that the caller does not have. Those in storage are only named.
+func (s *sender) nextFile(files []backend.FileRef) error {
+	for s.pump == nil && s.at < len(files) {
+		entry, ready := s.w.keptAt(s.at)
+		switch {
+		case s.c.have[s.at]:
+			s.at++
+		case !ready:
+			return nil
+		case entry != nil:
+			err := s.json(kindKept, kept{opening{s.at, files[s.at]}, closing{entry.Size, entry.SHA256}, entry.Name})
+			if err != nil {
+				return err
+			}
+			s.at++
+		default:
+			s.pump = newPump(s.w.ctx, s.w.run, s.at, files[s.at])
+		}
 	}
-	if s.at < len(files) {
-		s.pump = newPump(s.w.ctx, s.w.run, s.at, files[s.at])
-	}
+	return nil
 }
 
 // chunk sends what the pump gave.

@@ -49,6 +49,7 @@ type work struct {
 	lost     int64 // frames that matter are gone up to this number
 	files    []backend.FileRef
 	names    map[backend.FileRef]bool
+	keeps    []keeping // of files that go into storage, in their order
 	result   *backend.Result
 	trouble  *Trouble
 	ended    time.Time
@@ -87,7 +88,19 @@ func (w *work) do() {
 		defer late.Stop()
 	}
 	w.j.wg.Go(w.interruptWhenStopped)
+	ran := make(chan struct{})
+	var keeper sync.WaitGroup
+	if w.keepsFiles() {
+		keeper.Go(func() { w.keep(ran) })
+	}
 	result, err := w.attempt()
+	if err == nil {
+		w.collectAll(&result)
+	}
+	if w.keepsFiles() {
+		close(ran)
+		keeper.Wait()
+	}
 	if err != nil {
 		t := troubleOf(w.ctx, err)
 		w.log.Warn("a job came to no result", "class", t.Class, "err", err)
@@ -226,20 +239,25 @@ func (w *work) collect(_ comfy.FileSite, f comfy.FileEntry) (comfy.FileEntry, er
 	return f, nil
 }
 
+// collectAll notes the files that the result names, and sees to it that all of it is JSON.
+func (w *work) collectAll(r *backend.Result) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, err := comfy.RewriteOutputs(r.Outputs, w.collect); err != nil {
+		w.log.Warn("not all outputs can be read", "err", err)
+	}
+	for _, part := range []*json.RawMessage{&r.Outputs, &r.Messages, &r.Meta} {
+		if !json.Valid(*part) { // the driver owes JSON
+			*part = json.RawMessage("null")
+		}
+	}
+	w.change()
+}
+
 // over takes in how the run ended.
 func (w *work) over(r *backend.Result, t *Trouble) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if r != nil {
-		if _, err := comfy.RewriteOutputs(r.Outputs, w.collect); err != nil {
-			w.log.Warn("not all outputs can be read", "err", err)
-		}
-		for _, part := range []*json.RawMessage{&r.Outputs, &r.Messages, &r.Meta} {
-			if !json.Valid(*part) { // the driver owes JSON
-				*part = json.RawMessage("null")
-			}
-		}
-	}
 	w.result, w.trouble, w.ended = r, t, time.Now()
 	if w.grace != nil {
 		w.grace.Stop()

@@ -149,14 +149,14 @@ func (r *run) written() note {
 	return r.note
 }
 
-// clearWithin bounds how long storage is tried to be cleared; what stays is cleared away by its age.
-const clearWithin = 30 * time.Second
+// clearWithin bounds how long storage is tried to be cleared, also while the driver closes; what stays is cleared away by its age.
+const clearWithin = 5 * time.Second
 
 // clear deletes what the run left in storage.
 func (r *run) clear() {
-	ctx, cancel := context.WithTimeout(r.d.closed, clearWithin)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.d.closed), clearWithin)
 	defer cancel()
-	if err := r.d.options.Place.Delete(ctx, r.stored()); err != nil && r.d.closed.Err() == nil {
+	if err := r.d.options.Place.Delete(ctx, r.stored()); err != nil {
 		r.d.log.Warn("what a run left in storage stays for now", "req", r.id, "err", err)
 	}
 }
