@@ -36,6 +36,7 @@ var classes = map[string]error{
 	"lost":        backend.ErrLost,
 	"frozen":      backend.ErrFrozen,
 	"foreign":     backend.ErrForeign,
+	"memory":      backend.ErrMemory,
 }
 
 // ErrInputs means that an input was not sent along and that the container does not have it. Nothing was run.

@@ -76,11 +76,11 @@ func newEndpoint(t *testing.T, o oneshot.HandlerOptions, comfies ...http.Handler
 	return e
 }
 
-func newBox(t *testing.T, o oneshot.HandlerOptions, h http.Handler) *box {
+func newBox(t testing.TB, o oneshot.HandlerOptions, h http.Handler) *box {
 	t.Helper()
 	b := &box{server: httptest.NewServer(h)}
 	var err error
-	if b.driver, err = comfyui.New(b.server.URL, comfyui.Options{Studio: "agent", PollAfter: time.Second}); err != nil {
+	if b.driver, err = comfyui.New(b.server.URL, comfyui.Options{Studio: "agent", PollAfter: 200 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
 	o.Dir = t.TempDir()
@@ -89,7 +89,7 @@ func newBox(t *testing.T, o oneshot.HandlerOptions, h http.Handler) *box {
 	return b
 }
 
-func (b *box) close(t *testing.T) {
+func (b *box) close(t testing.TB) {
 	b.kill()
 	b.jobs.Close()
 	if err := b.driver.Close(); err != nil {

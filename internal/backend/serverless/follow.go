@@ -57,7 +57,7 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 		defer func() { u.leave(r.id, f.calls) }()
 	}
 	if !r.resumed {
-		if err := r.write(true, func(n *note) { n.Sent = f.began.UTC() }); err != nil {
+		if err := r.write(false, func(n *note) { n.Sent = f.began.UTC() }); err != nil {
 			return backend.Result{}, err
 		}
 		r.become(sentState)
