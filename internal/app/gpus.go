@@ -231,7 +231,7 @@ func (s *Studio) closeGPUs(context.Context) error {
 }
 
 // followEvery is how often a server looks for back ends that another one took in.
-const followEvery = 5 * time.Second
+const followEvery = 2 * time.Second
 
 // followGPUs takes over what operators change at other servers of the studio.
 func (s *Studio) followGPUs(ctx context.Context) error {

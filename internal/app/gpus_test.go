@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -263,3 +264,59 @@ func TestMachinesOfAgentsOnly(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// TestServersFollowOneAnother: a back end that is added, taken out or removed at one server of a studio is so at the
+// others.
+func TestServersFollowOneAnother(t *testing.T) {
+	t.Parallel()
+	flags := map[string]string{"data": filepath.Join(t.TempDir(), "data"), "store": startRedis(t)}
+	gpu := simulated(t)
+	bySocket(t, options(t, flags), func(_ *app.Studio, c *client.Client) {
+		_, err := c.AddUser(t.Context(), api.NewUser{Name: "olu", Role: "operator"})
+		ok(t, err)
+		made, err := c.NewToken(t.Context(), "olu", api.NewToken{})
+		ok(t, err)
+		ok(t, run(t, options(t, flags), func(other *app.Studio) {
+			there, err := client.Over(other.Address(), made.Secret)
+			ok(t, err)
+			defer there.Close()
+			until := func(want string) {
+				t.Helper()
+				tick := time.NewTicker(50 * time.Millisecond)
+				defer tick.Stop()
+				got := ""
+				for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); <-tick.C {
+					list, err := there.BackEnds(t.Context())
+					ok(t, err)
+					if got = ""; len(list) > 0 {
+						got = list[0].Name + " " + list[0].State
+					}
+					if got == want {
+						return
+					}
+				}
+				t.Fatalf("the other server has %q, want %q", got, want)
+			}
+			_, err = c.AddBackEnd(t.Context(), api.NewBackEnd{Name: "late", URL: gpu})
+			ok(t, err)
+			until("late ready")
+			_, err = there.DrainBackEnd(t.Context(), "late", true)
+			ok(t, err)
+			until("late drained")
+			ok(t, there.RemoveBackEnd(t.Context(), "late", true))
+			if _, err := there.AddBackEnd(t.Context(), api.NewBackEnd{Name: "spy", URL: gpu, Key: "env:HOME"}); !fault.Is(err, fault.Denied) {
+				t.Errorf("a key named from elsewhere: %v", err)
+			}
+			until("")
+			tick := time.NewTicker(50 * time.Millisecond)
+			defer tick.Stop()
+			for deadline := time.Now().Add(20 * time.Second); ; <-tick.C {
+				if list, err := c.BackEnds(t.Context()); err == nil && len(list) == 0 {
+					return
+				} else if time.Now().After(deadline) {
+					t.Fatalf("the first server still has %v, %v", list, err)
+				}
+			}
+		}))
+	})
+}
