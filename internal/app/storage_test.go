@@ -157,6 +157,56 @@ func TestFilesInABucket(t *testing.T) {
 	}
 }
 
+// TestResultsWaitForTheBucket: while the bucket takes nothing a finished run waits, and then its picture is there, once.
+func TestResultsWaitForTheBucket(t *testing.T) {
+	t.Parallel()
+	server := buckettest.New(t)
+	o := options(t, map[string]string{"blob": inBucket(t, server, "a"), "limits.keep_free": "1MB"})
+	o.Settings.Backends = append(o.Settings.Backends, config.Back{Name: "gpu1", Driver: "comfyui", URL: simulated(t)})
+	err := run(t, o, func(s *app.Studio) {
+		p := ann(t, o, s)
+		refused := make(chan struct{}, 1000)
+		server.Fault(func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodPut {
+				return false
+			}
+			buckettest.SlowDown(w)
+			refused <- struct{}{}
+			return true
+		})
+		status, text := p.do("POST", "/prompt", "application/json", strings.NewReader(`{"prompt": {
+			"1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
+			"2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "late"}}}}`))
+		if status != http.StatusOK {
+			t.Fatalf("the prompt gave %d %s", status, text)
+		}
+		<-refused
+		if _, history := p.do("GET", "/history", "", nil); strings.Contains(string(history), "late_") {
+			t.Errorf("the run is over though its picture is nowhere: %s", history)
+		}
+		server.Fault(nil)
+		for deadline := time.Now().Add(30 * time.Second); ; {
+			_, history := p.do("GET", "/history", "", nil)
+			if strings.Contains(string(history), "late_00001_.png") {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the picture does not come: %s", history)
+			}
+			<-time.After(20 * time.Millisecond)
+		}
+		if status, picture := p.do("GET", "/view?type=output&filename=late_00001_.png", "", nil); status != http.StatusOK || !bytes.HasPrefix(picture, []byte("\x89PNG")) {
+			t.Errorf("the picture gives %d, %d bytes", status, len(picture))
+		}
+		if status, small := p.do("GET", "/view?type=output&filename=late_00001_.png&preview=jpeg;80", "", nil); status != http.StatusOK || len(small) == 0 {
+			t.Errorf("its thumbnail gives %d, %d bytes", status, len(small))
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestBucketThatDoesNotFit(t *testing.T) {
 	t.Parallel()
 	server := buckettest.New(t)

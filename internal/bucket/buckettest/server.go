@@ -4,8 +4,10 @@ package buckettest
 import (
 	"io"
 	"log"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"sync/atomic"
 	"testing"
 
 	"github.com/johannesboyne/gofakes3"
@@ -24,6 +26,23 @@ const (
 // Server is a simulated S3 server.
 type Server struct {
 	*httptest.Server
+	fault atomic.Pointer[func(http.ResponseWriter, *http.Request) bool]
+}
+
+// Fault has each request handed to f first, which answers it and returns true, or leaves it to the server; nil: none.
+func (s *Server) Fault(f func(w http.ResponseWriter, r *http.Request) bool) {
+	if f == nil {
+		s.fault.Store(nil)
+		return
+	}
+	s.fault.Store(&f)
+}
+
+// SlowDown answers as a server that has too much to do.
+func SlowDown(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "application/xml")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	_, _ = io.WriteString(w, "<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>") // who asked may be gone
 }
 
 // New starts a server and stops it with the test.
@@ -43,10 +62,16 @@ func Start() (*Server, error) {
 	if err := memory.CreateBucket(Bucket); err != nil {
 		return nil, err
 	}
-	s := httptest.NewUnstartedServer(gofakes3.New(memory).Server())
+	s := &Server{}
+	fake := gofakes3.New(memory).Server()
+	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if f := s.fault.Load(); f == nil || !(*f)(w, r) {
+			fake.ServeHTTP(w, r)
+		}
+	}))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // it answers twice when an upload is damaged
 	s.Start()
-	return &Server{s}, nil
+	return s, nil
 }
 
 // Address returns the address of prefix in the bucket; keys come from the environment.
