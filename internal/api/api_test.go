@@ -222,7 +222,10 @@ func (*fake) Budget(_ context.Context, group string, all bool) api.Budget {
 	return api.Budget{Groups: []api.Spending{{Group: group}}}
 }
 
-func (*fake) Tries(context.Context, job.ID) ([]job.Try, error) {
+func (*fake) Tries(_ context.Context, id job.ID) ([]job.Try, error) {
+	if id != "j-ann-0" {
+		return nil, nil
+	}
 	return []job.Try{{N: 1, BackEnd: "gpu0", Began: made, Ended: made, Cause: job.CauseLost, Reason: "gpu0 lost the run."}}, nil
 }
 
@@ -421,6 +424,26 @@ func TestErrorsSayWhatAndWhatToDo(t *testing.T) {
 		if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) || !json.Valid(w.Body.Bytes()) {
 			t.Errorf("%s %s gave %d %s", c.method, c.path, w.Code, w.Body)
 		}
+	}
+}
+
+func TestAttemptsAreToldWithTheJob(t *testing.T) {
+	t.Parallel()
+	f, _ := face(t)
+	var got api.Job
+	if err := json.Unmarshal(ask(f, "ann", "GET", v1+"/jobs/j-ann-0", "").Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	want := []api.Attempt{{N: 1, BackEnd: "gpu0", Began: &made, Ended: &made, Cause: job.CauseLost, Reason: "gpu0 lost the run."}}
+	if diff := cmp.Diff(want, got.Attempts); diff != "" {
+		t.Errorf("attempts (-want +got):\n%s", diff)
+	}
+	got = api.Job{}
+	if err := json.Unmarshal(ask(f, "ann", "GET", v1+"/jobs/j-ann", "").Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(got.Attempts); n != 0 {
+		t.Errorf("of a job whose first attempt is staged: %+v", got.Attempts)
 	}
 }
 

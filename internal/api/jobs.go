@@ -215,8 +215,8 @@ func (f *Face) whole(ctx context.Context, j job.Job) (Job, error) {
 			N: t.N, BackEnd: t.BackEnd, Began: When(t.Began), Ended: When(t.Ended), Posted: t.Posted, Cause: t.Cause, Reason: t.Reason,
 		})
 	}
-	if a := j.Attempt; a.N > last && j.State != job.Pending { // the last one, of which the job itself tells
-		one := Attempt{N: a.N, BackEnd: a.BackEnd, Posted: a.Posted || !j.Started.IsZero(), Ended: When(j.Finished)}
+	if a := j.Attempt; a.N > last && (a.Posted || j.State.Final()) { // the last one, of which the job itself tells
+		one := Attempt{N: a.N, BackEnd: a.BackEnd, Posted: true, Ended: When(j.Finished)}
 		if len(tries) == 0 {
 			one.Began = When(j.Started)
 		}
