@@ -184,5 +184,6 @@ type Status struct {
 	Memory   int64         // bytes of its largest device; 0: not known
 	MaxRun   time.Duration // a run that takes longer is stopped; 0: never
 	Wake     time.Duration // how long waking usually takes; 0: not known
+	Trial    bool          // it comes back from a quarantine: one job first
 	Cold     string        // a sentence when it sleeps and the next run has to wake it; empty: it is awake
 }

@@ -357,9 +357,15 @@ func (l *loop) fleetChanged() {
 		if l.deps.Missing != nil {
 			b.Missing = func(classes []string) []string { return l.deps.Missing(s.Name, classes) }
 		}
+		if s.Trial { // one job first
+			b.Slots, b.Parallel = 1, 1
+		}
 		ln := l.line(s.Name)
+		wasTrial := ln.status.Trial
 		ln.status = &s
-		b.Slots = ln.backEnd.Slots
+		if !s.Trial && !wasTrial {
+			b.Slots = ln.backEnd.Slots
+		}
 		ln.backEnd = b
 		if b.Price > 0 && l.bill.IsZero() {
 			l.bill = time.Now()

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/job"
 )
 
 // State is what a back end is fit for now.
@@ -29,6 +30,7 @@ const (
 	Unreachable State = "unreachable" // does not answer
 	Refused     State = "refused"     // answers, but can't be used: no ComfyUI, or too old
 	Quarantined State = "quarantined" // lost several runs in a row
+	Trial       State = "trial"       // comes back from a quarantine: takes one job, and all when that went well
 	Drained     State = "drained"     // taken out by the operator
 )
 
@@ -78,7 +80,7 @@ type Options struct {
 	NudgeEvery    time.Duration // at most, however often its driver notices something; 0: 500 ms
 	RetryFirst    time.Duration // first pause after one did not answer, doubled each time; 0: 500 ms
 	RetryMost     time.Duration // longest such pause; 0: 15 s
-	MaxLosses     int           // runs lost in a row before a quarantine; 0: 5
+	MaxLosses     int           // runs lost in a row before a quarantine, times what it runs at the same time; 0: 5
 	QuarantineFor time.Duration // length of the first quarantine, doubled each time up to 16 times; 0: 1 min
 }
 
@@ -127,6 +129,10 @@ type BackEnd struct {
 	MaxRun   time.Duration // a run that takes longer is stopped; 0: never
 	Wake     time.Duration // how long waking took lately; 0: not known
 	Cold     string        // a sentence when it sleeps and the next run has to wake it; empty: it is awake
+
+	Until  time.Time         // the end of its quarantine or maintenance; zero: there is none
+	Runs   int               // that came to an end there since the program started, good or bad
+	Losses map[job.Cause]int // runs and attempts that did not, by cause; not to be changed
 }
 
 // Memory returns the bytes of the largest device; 0: not known.
@@ -165,6 +171,9 @@ type member struct {
 	quarantines int // in a row
 	until       time.Time
 	drained     bool
+	text        string    // for people, while it is drained
+	end         time.Time // of that; zero: there is none
+	tried       bool      // it is, or was, on trial after a quarantine
 }
 
 // New returns a fleet of members in the order of the configuration. Run probes them.
@@ -229,7 +238,7 @@ func noBackEnd(name string) error {
 func newMember(m Member) *member {
 	state, reason := Unknown, fmt.Sprintf("%s has not answered yet.", m.Name)
 	if m.Drained {
-		state, reason = Drained, fmt.Sprintf("%s was taken out by the operator.", m.Name)
+		state, reason = Drained, takenOut(m.Name)
 	}
 	return &member{
 		Member: m, wakeup: make(chan struct{}, 1), nudge: make(chan struct{}, 1), gone: make(chan struct{}), left: make(chan struct{}),
@@ -265,7 +274,7 @@ func (f *Fleet) Status() []backend.Status {
 		m.mu.Lock()
 		b := &m.now
 		out[i] = backend.Status{
-			Name: m.Name, Driver: m.Driver, Ready: b.State == Ready, Reason: b.Reason,
+			Name: m.Name, Driver: m.Driver, Ready: b.State == Ready || b.State == Trial, Trial: b.State == Trial, Reason: b.Reason,
 			Parallel: b.Parallel, Groups: b.Groups, Price: b.Price, Prefer: b.Prefer, Memory: b.Memory(), Cold: b.Cold,
 			MaxRun: b.MaxRun, Wake: b.Wake,
 		}
@@ -307,13 +316,19 @@ func (f *Fleet) Nudge(name string) {
 
 // Drain takes a back end out, what runs there ends; or lets it take work again.
 func (f *Fleet) Drain(name string, on bool) error {
+	return f.Maintain(name, on, "", time.Time{})
+}
+
+// Maintain is Drain with a text for people in place of the usual one, and an end after which the back end takes work by
+// itself again; zero: when somebody says so.
+func (f *Fleet) Maintain(name string, on bool, text string, until time.Time) error {
 	m := f.member(name)
 	if m == nil {
 		return noBackEnd(name)
 	}
 	m.mu.Lock()
-	m.drained = on
-	changed := on && m.become(Drained, fmt.Sprintf("%s was taken out by the operator.", name), nil)
+	m.drained, m.text, m.end = on, text, until
+	changed := on && m.drain()
 	m.mu.Unlock()
 	if changed {
 		f.options.Changed()
@@ -332,9 +347,18 @@ func (f *Fleet) Report(name string, err error) {
 	m.mu.Lock()
 	if err == nil {
 		m.losses, m.quarantines = 0, 0
+		m.now.Runs++
+		well := m.tried
+		m.tried = false
+		well = well && m.now.State == Trial && m.become(Ready, "", nil)
 		m.mu.Unlock()
+		if well {
+			f.log.Info("a back end changed", "backend", name, "state", string(Ready), "reason", "its trial went well")
+			f.options.Changed()
+		}
 		return
 	}
+	m.count(err)
 	changed := false
 	switch {
 	case errors.Is(err, backend.ErrForeign):

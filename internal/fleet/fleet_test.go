@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/fleet"
+	"github.com/ahelme/comfyume/internal/job"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -130,7 +133,7 @@ func (b *table) want(s fleet.State) {
 	if got.State != s {
 		b.Errorf("state %q (%s; %s), want %q", got.State, got.Reason, got.Cause, s)
 	}
-	if st := b.fleet.Status()[0]; st.Ready != (s == fleet.Ready) || st.Ready != (st.Reason == "") {
+	if st := b.fleet.Status()[0]; st.Ready != (s == fleet.Ready || s == fleet.Trial) || (s == fleet.Ready) != (st.Reason == "") || st.Trial != (s == fleet.Trial) {
 		b.Errorf("status %+v for state %q", st, s)
 	}
 }
@@ -273,22 +276,62 @@ func TestLosingEveryRunLeadsToQuarantine(t *testing.T) {
 				synctest.Wait()
 			}
 		}
-		lose(4)
+		lose(19) // it runs four at the same time
 		b.want(fleet.Ready)
 		b.fleet.Report("gpu1", nil) // one that went well
-		lose(4)
+		lose(19)
 		b.want(fleet.Ready)
 		lose(1)
 		b.want(fleet.Quarantined)
+		if until := time.Until(b.fleet.BackEnds()[0].Until); until != time.Minute {
+			t.Errorf("it lasts %v", until)
+		}
 		time.Sleep(59 * time.Second)
 		b.want(fleet.Quarantined)
 		time.Sleep(2 * time.Second)
-		b.want(fleet.Ready)
-		lose(5)
+		b.want(fleet.Trial)
+		lose(1) // its trial
+		b.want(fleet.Quarantined)
 		time.Sleep(110 * time.Second)
 		b.want(fleet.Quarantined) // the second one is longer
 		time.Sleep(15 * time.Second)
+		b.want(fleet.Trial)
+		before := b.changes
+		b.fleet.Report("gpu1", nil)
 		b.want(fleet.Ready)
+		if b.changes == before {
+			t.Error("nobody was told that it may have all again")
+		}
+		lose(19)
+		b.fleet.Forgive("gpu1")
+		lose(1)
+		b.want(fleet.Ready)
+		b.fleet.Report("gpu1", fmt.Errorf("%w: killed", backend.ErrCrashed))
+		got := b.fleet.BackEnds()[0]
+		if want := map[job.Cause]int{job.CauseLost: 60, job.CauseCrashed: 1}; got.Runs != 2 || !maps.Equal(got.Losses, want) {
+			t.Errorf("%d runs, losses %v; want 2, %v", got.Runs, got.Losses, want)
+		}
+	})
+}
+
+func TestMaintenanceHasATextAndAnEnd(t *testing.T) {
+	inBubble(t, func(b *table) {
+		end := time.Now().Add(5 * time.Minute)
+		if err := b.fleet.Maintain("gpu1", true, "new models are copied.", end); err != nil {
+			b.Fatal(err)
+		}
+		b.want(fleet.Drained)
+		got := b.fleet.BackEnds()[0]
+		if !strings.Contains(got.Reason, "new models are copied. Until ") || !got.Until.Equal(end) {
+			t.Errorf("%q until %v", got.Reason, got.Until)
+		}
+		time.Sleep(5*time.Minute - time.Second)
+		b.want(fleet.Drained)
+		time.Sleep(2 * time.Second)
+		b.want(fleet.Ready)
+		if got := b.fleet.BackEnds()[0]; !got.Until.IsZero() {
+			t.Errorf("until %v", got.Until)
+		}
 	})
 }
 

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/job"
 )
 
 // wake has the prober look now.
@@ -34,14 +36,70 @@ func (m *member) become(s State, reason string, cause error) bool {
 
 // lost counts a lost run. The lock is held.
 func (m *member) lost(o Options, cause error) bool {
-	if m.losses++; m.losses < o.MaxLosses {
+	trial := m.tried && !time.Now().Before(m.until)
+	if m.losses++; m.losses < o.MaxLosses*max(m.Parallel, 1) && !trial {
 		return m.become(Unreachable, fmt.Sprintf("%s lost a run and is looked at.", m.Name), cause)
 	}
 	length := o.QuarantineFor << min(m.quarantines, 4)
 	m.quarantines++
+	lost := m.losses
 	m.losses = 0
-	m.until = time.Now().Add(length)
-	return m.become(Quarantined, fmt.Sprintf("%s lost %d runs in a row and is left alone for %v.", m.Name, o.MaxLosses, length), cause)
+	m.until, m.tried = time.Now().Add(length), true
+	m.now.Until = m.until
+	if trial {
+		return m.become(Quarantined, fmt.Sprintf("%s lost the run with which it was tried and is left alone for %v.", m.Name, length), cause)
+	}
+	return m.become(Quarantined, fmt.Sprintf("%s lost %d runs in a row and is left alone for %v.", m.Name, lost, length), cause)
+}
+
+// count counts an attempt that came to nothing. The lock is held.
+func (m *member) count(err error) {
+	cause := job.CauseUnreachable
+	for _, c := range []struct {
+		err   error
+		cause job.Cause
+	}{
+		{backend.ErrCrashed, job.CauseCrashed},
+		{backend.ErrFrozen, job.CauseFrozen},
+		{backend.ErrLost, job.CauseLost},
+		{backend.ErrUnknownRun, job.CauseLost},
+		{backend.ErrForeign, job.CauseForeign},
+	} {
+		if errors.Is(err, c.err) {
+			cause = c.cause
+			break
+		}
+	}
+	losses := maps.Clone(m.now.Losses) // whoever was told of the last one may still read it
+	if losses == nil {
+		losses = map[job.Cause]int{}
+	}
+	losses[cause]++
+	m.now.Losses = losses
+}
+
+// takenOut is what people read of a back end that was taken out, where nobody wrote better.
+func takenOut(name string) string { return fmt.Sprintf("%s was taken out by the operator.", name) }
+
+// drain takes the back end out. The lock is held.
+func (m *member) drain() bool {
+	m.now.Until = m.end
+	reason := takenOut(m.Name)
+	if m.text != "" {
+		reason = fmt.Sprintf("%s is being looked after: %s", m.Name, m.text)
+	}
+	if !m.end.IsZero() {
+		reason = fmt.Sprintf("%s Until %s.", reason, m.end.Local().Format("2 January 15:04"))
+	}
+	return m.become(Drained, reason, nil)
+}
+
+// out reports whether the back end is taken out. The lock is held.
+func (m *member) out() bool {
+	if m.drained && !m.end.IsZero() && !time.Now().Before(m.end) {
+		m.drained, m.text, m.end = false, "", time.Time{}
+	}
+	return m.drained
 }
 
 // watch probes one back end until ctx ends or it is no member any more.
@@ -108,8 +166,10 @@ func (f *Fleet) probe(ctx context.Context, m *member) time.Duration {
 		changed = m.unanswered(err)
 		pause = min(f.options.RetryFirst<<min(m.failures-1, 10), f.options.RetryMost)
 	}
-	if wait := time.Until(m.until); wait > 0 {
-		pause = min(pause, wait)
+	for _, at := range []time.Time{m.until, m.end} {
+		if wait := time.Until(at); wait > 0 {
+			pause = min(pause, wait)
+		}
 	}
 	now := m.now
 	m.mu.Unlock()
@@ -166,28 +226,31 @@ func (m *member) answered(snap backend.Snapshot, follows bool) bool {
 	m.now.QueueOther, m.now.Seen, m.now.Cold = snap.QueueOther, snap.Taken, snap.Cold
 	other := cold != m.now.Cold || memory != m.now.Memory()
 	switch {
-	case m.drained:
-		return m.become(Drained, fmt.Sprintf("%s was taken out by the operator.", m.Name), nil)
+	case m.out():
+		return m.drain()
 	case time.Now().Before(m.until):
 		return false
 	case snap.QueueOther > 0:
 		return m.become(Busy, fmt.Sprintf("%s is busy with other work.", m.Name), nil)
 	}
-	m.now.Cause = ""
+	m.now.Cause, m.now.Until = "", time.Time{}
+	if m.tried {
+		return m.become(Trial, fmt.Sprintf("%s is tried with one job, after it lost several.", m.Name), nil) || other
+	}
 	return m.become(Ready, "", nil) || other
 }
 
 // unanswered takes in that a probe failed. The lock is held.
 func (m *member) unanswered(err error) bool {
 	switch {
-	case m.drained || time.Now().Before(m.until):
+	case m.out() || time.Now().Before(m.until):
 		m.now.Cause = err.Error()
 		return false
 	case errors.Is(err, backend.ErrTooOld):
 		return m.become(Refused, fmt.Sprintf("%s can't be used: %v. It needs an update.", m.Name, err), err)
 	case errors.Is(err, backend.ErrNotComfyUI):
 		return m.become(Refused, fmt.Sprintf("%s is not a ComfyUI server: its address in the settings leads to something else.", m.Name), err)
-	case errors.Is(err, context.DeadlineExceeded) && m.now.State == Ready && m.failures < 2:
+	case errors.Is(err, context.DeadlineExceeded) && (m.now.State == Ready || m.now.State == Trial) && m.failures < 2:
 		m.now.Cause = err.Error() // a heavy node can keep a server from answering for a while
 		return false
 	}
