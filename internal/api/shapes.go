@@ -217,7 +217,7 @@ type BackEnd struct {
 	Name    string     `json:"name"`
 	Driver  string     `json:"driver"`
 	URL     string     `json:"url"`
-	State   string     `json:"state" doc:"ready, busy (for somebody else), unreachable, refused, quarantined, drained or unknown"`
+	State   string     `json:"state" doc:"ready, busy (for somebody else), unreachable, refused, quarantined, trial (with one job, after that), drained or unknown"`
 	Reason  string     `json:"reason,omitempty" doc:"a sentence"`
 	Cause   string     `json:"cause,omitempty" doc:"the last trouble in full"`
 	Version string     `json:"version,omitempty" doc:"of its ComfyUI"`
@@ -225,12 +225,32 @@ type BackEnd struct {
 	Devices []Device   `json:"devices" nullable:"false"`
 	Seen    *time.Time `json:"seen,omitempty"`
 
-	Groups  []string          `json:"groups,omitempty" doc:"whose jobs it runs; missing: everybody's"`
-	Labels  map[string]string `json:"labels,omitempty"`
-	Added   bool              `json:"added,omitempty" doc:"by an operator while the studio ran; else the settings name it"`
-	Classes int               `json:"node_classes,omitempty"`
-	Models  int               `json:"models,omitempty" doc:"model files"`
-	Notes   []string          `json:"notes,omitempty" doc:"sentences: what is worth knowing and keeps nothing from running"`
+	Groups   []string          `json:"groups,omitempty" doc:"whose jobs it runs; missing: everybody's"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Added    bool              `json:"added,omitempty" doc:"by an operator while the studio ran; else the settings name it"`
+	Classes  int               `json:"node_classes,omitempty"`
+	Models   int               `json:"models,omitempty" doc:"model files"`
+	Until    *time.Time        `json:"until,omitempty" doc:"the end of its quarantine or maintenance"`
+	Parallel int               `json:"parallel,omitempty" doc:"jobs that it runs at the same time"`
+	Price    float64           `json:"price_per_hour,omitempty" doc:"missing: it is ours"`
+	Prefer   int               `json:"prefer,omitempty" doc:"the higher one gets a job first"`
+	MaxRun   float64           `json:"max_run,omitempty" doc:"seconds; a run that takes longer is stopped"`
+	Cold     string            `json:"cold,omitempty" doc:"a sentence while it sleeps"`
+	Wake     float64           `json:"wake,omitempty" doc:"seconds that waking took lately"`
+	Runs     int               `json:"runs,omitempty" doc:"that came to an end since the studio started, good or bad"`
+	Losses   map[job.Cause]int `json:"losses,omitempty" doc:"attempts that came to nothing, by cause"`
+	Speed    float64           `json:"speed,omitempty" doc:"how many times as fast as usual, as its runs show; missing: nobody knows"`
+	Loaded   string            `json:"loaded,omitempty" doc:"models that it has loaded, a line each"`
+	Loads    []Loading         `json:"loads,omitempty" doc:"how long models take to load there"`
+
+	Notes []string `json:"notes,omitempty" doc:"sentences: what is worth knowing and keeps nothing from running"`
+}
+
+// Loading is how long models take to load.
+type Loading struct {
+	Models  string  `json:"models" doc:"a line each"`
+	Seconds float64 `json:"seconds"`
+	Times   int     `json:"times" doc:"that it was seen, of late"`
 }
 
 // Device is one GPU.

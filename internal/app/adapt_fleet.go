@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/fleet"
 	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/sched"
 	"github.com/ahelme/comfyume/internal/tunnel"
 )
 
@@ -40,12 +42,46 @@ func (f fleetFace) BackEnds() []api.BackEnd {
 				"Its custom nodes %s are of another version than those of %s, whose files people's pages get (%s).", d.Pack, d.Served, strings.Join(d.Paths, ", ")))
 		}
 	}
+	learnt := f.learnt()
 	return mapped(f.s.gpus.all(), func(b gpu) api.BackEnd {
 		out := backEndOf(b, known[b.Name])
+		teach(&out, learnt[b.Name])
 		out.Classes, out.Models = sizes[b.Name].Classes, sizes[b.Name].Models
 		out.Notes = notes[b.Name]
 		return out
 	})
+}
+
+// learntFor is how long the schedule is given to say what it learnt.
+const learntFor = time.Second
+
+// learnt is what the schedule learnt of the back ends, by name; nothing on a server that gives out no jobs.
+func (f fleetFace) learnt() map[string]sched.Learnt {
+	all := map[string]sched.Learnt{}
+	d := f.s.dispatch.Load()
+	if d == nil {
+		return all
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), learntFor)
+	defer cancel()
+	list, err := d.Learnt(ctx)
+	if err != nil {
+		f.s.log.Warn("the schedule does not say what it learnt", "err", err)
+	}
+	for _, l := range list {
+		all[l.BackEnd] = l
+	}
+	return all
+}
+
+func teach(b *api.BackEnd, l sched.Learnt) {
+	if l.Runs > 0 {
+		b.Speed = math.Round(l.Speed*100) / 100
+	}
+	b.Loaded = l.Loaded
+	for _, one := range l.Loads {
+		b.Loads = append(b.Loads, api.Loading{Models: one.Models, Seconds: math.Round(one.Takes.Seconds()*10) / 10, Times: one.Times})
+	}
 }
 
 func mapped[A, B any](list []A, fn func(A) B) []B {
@@ -64,6 +100,8 @@ func backEndOf(b gpu, k fleet.BackEnd) api.BackEnd {
 		Name: b.Name, Driver: b.Driver, URL: b.URL, State: string(k.State), Reason: k.Reason, Cause: k.Cause,
 		Version: k.Version, Foreign: k.QueueOther, Devices: []api.Device{}, Seen: api.When(k.Seen),
 		Groups: b.Groups, Labels: b.Labels, Added: b.added,
+		Until: api.When(k.Until), Parallel: k.Parallel, Price: b.PricePerHour, Prefer: b.Prefer, MaxRun: time.Duration(b.MaxRun).Seconds(),
+		Cold: k.Cold, Wake: k.Wake.Seconds(), Runs: k.Runs, Losses: k.Losses,
 	}
 	for _, d := range k.Devices {
 		out.Devices = append(out.Devices, api.Device{Name: d.Name, VRAMTotal: d.VRAMTotal, VRAMFree: d.VRAMFree})

@@ -22,7 +22,7 @@ func (s *Studio) packRoute(w http.ResponseWriter, r *http.Request) bool {
 	}
 	ready := map[string]bool{}
 	for _, b := range s.fleet.BackEnds() {
-		ready[b.Name] = b.State == fleet.Ready || b.State == fleet.Busy || b.State == fleet.Drained
+		ready[b.Name] = b.State == fleet.Ready || b.State == fleet.Trial || b.State == fleet.Busy || b.State == fleet.Drained
 	}
 	for _, path := range []string{r.URL.Path, strings.TrimPrefix(r.URL.Path, "/api")} {
 		body, kind, err := s.packs.Route(r.Context(), who.Group, path, r.URL.RawQuery, func(name string) bool { return ready[name] })

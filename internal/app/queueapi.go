@@ -129,7 +129,7 @@ func (f factsFace) Facts(ctx context.Context) queueapi.Facts {
 	for _, b := range s.gpus.all() {
 		one := queueapi.BackEnd{Name: b.Name, Driver: b.Driver, URL: b.URL}
 		if i := slices.IndexFunc(known, func(k fleet.BackEnd) bool { return k.Name == b.Name }); i >= 0 {
-			one.Alive = known[i].State == fleet.Ready
+			one.Alive = known[i].State == fleet.Ready || known[i].State == fleet.Trial
 			for _, d := range known[i].Devices {
 				one.GPUs = append(one.GPUs, d.Name)
 			}

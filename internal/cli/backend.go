@@ -33,14 +33,22 @@ func printBackEnds(w io.Writer, list []api.BackEnd) {
 		if len(b.Devices) > 0 {
 			gpu = b.Devices[0].Name
 		}
-		rows = append(rows, []string{b.Name, b.State, dash(b.URL), dash(b.Version), gpu, dash(strings.Join(b.Groups, ",")), b.Reason})
+		rows = append(rows, []string{b.Name, b.State, dash(b.URL), dash(b.Version), gpu, dash(strings.Join(b.Groups, ",")), priceOf(b), b.Reason})
 	}
-	table(w, []string{"NAME", "STATE", "ADDRESS", "COMFYUI", "GPU", "GROUPS", ""}, rows)
+	table(w, []string{"NAME", "STATE", "ADDRESS", "COMFYUI", "GPU", "GROUPS", "PRICE", ""}, rows)
 	for _, b := range list {
 		for _, note := range b.Notes {
 			fmt.Fprintf(w, "%s: %s\n", b.Name, note)
 		}
 	}
+}
+
+// priceOf is what an hour of a back end costs.
+func priceOf(b api.BackEnd) string {
+	if b.Price == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f/h", b.Price)
 }
 
 type backendList struct{}

@@ -224,3 +224,27 @@ func TestPaidRunsAreCountedAndBounded(t *testing.T) {
 		}
 	})
 }
+
+func TestOneJobAtATimeOnTrial(t *testing.T) {
+	gpu := gpuStub("cloud", func(s *stub) { s.Parallel, s.Trial = 4, true })
+	onFarm(t, dispatch.Deps{}, []*stub{gpu}, func(s *farm) {
+		for range 6 {
+			s.add()
+		}
+		if gpu.max != 1 {
+			s.Errorf("%d runs at the same time on trial", gpu.max)
+		}
+		s.set(func() { gpu.Trial = false })
+		if gpu.max != 4 {
+			s.Errorf("%d runs at the same time after it", gpu.max)
+		}
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if n := len(s.done); n != 6 {
+			s.Errorf("%d jobs ended", n)
+		}
+		if l, err := s.disp.Learnt(s.Context()); err != nil || len(l) != 1 || l[0].BackEnd != "cloud" {
+			s.Errorf("learnt %v, %v", l, err)
+		}
+	})
+}

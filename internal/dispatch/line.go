@@ -129,7 +129,7 @@ func (l *loop) pace(ln *line) {
 	if n := ln.ahead(); n > 0 {
 		slots = n + 2 // those, the one that goes on, and one that is staged
 	}
-	if ln.backEnd.Name != "" && ln.backEnd.Slots != slots {
+	if ln.backEnd.Name != "" && !ln.status.Trial && ln.backEnd.Slots != slots {
 		ln.backEnd.Slots = slots
 		l.machine.Apply(ln.backEnd)
 	}

@@ -229,6 +229,8 @@ func (l *loop) handle(m any) {
 		l.offers.release()
 	case why:
 		l.ask(m, time.Now())
+	case learnt:
+		m.answer <- l.machine.Learnt()
 	case foreseen:
 		l.foreseen(m, time.Now())
 		l.answer(time.Now())

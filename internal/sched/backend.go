@@ -20,8 +20,10 @@ type backEnd struct {
 	loaded   string // the models of what was posted last
 	lastUser *user
 	lastLike unique.Handle[string]
-	pace     mean  // how fast its runs were, as a power of e
-	fits     []fit // by kind.no
+	pace     mean            // how fast its runs were, as a power of e
+	fits     []fit           // by kind.no
+	taught   int             // runs that taught its pace
+	loads    map[string]mean // by models
 }
 
 // run is a claimed item.

@@ -1,7 +1,9 @@
 package sched
 
 import (
+	"maps"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -54,6 +56,7 @@ func (m *Machine) learn(r *run, ran time.Duration) {
 	if r.cold {
 		if r.cost > 0 {
 			load := max(took-usual, 0)
+			r.on.loadedIn(models, load)
 			e.load.add(load, 50)
 			one, ok := e.loads[models]
 			if ok || len(e.loads) < mostLoads {
@@ -69,7 +72,54 @@ func (m *Machine) learn(r *run, ran time.Duration) {
 		miss = min(max(miss, -3), 3)
 		e.error.add(miss*miss, 100)
 		r.on.pace.add(r.on.pace.value-miss, 20)
+		r.on.taught++
 	}
+}
+
+// Learnt is what runs taught of a back end.
+type Learnt struct {
+	BackEnd string
+	Runs    int     // without a load of models, that taught its speed
+	Speed   float64 // how many times as fast as usual
+	Loaded  string  // the models that it has loaded, as far as that is known
+	Loads   []Load  // in order of their names
+}
+
+// Load is how long models take to load on a back end.
+type Load struct {
+	Models string
+	Takes  time.Duration
+	Times  int // that it was seen, of late
+}
+
+// Learnt returns what runs taught of the back ends.
+func (m *Machine) Learnt() []Learnt {
+	list := make([]Learnt, 0, len(m.backends))
+	for _, b := range m.backends {
+		l := Learnt{BackEnd: b.Name, Runs: b.taught, Speed: b.speed(), Loaded: b.warm()}
+		for _, models := range slices.Sorted(maps.Keys(b.loads)) {
+			one := b.loads[models]
+			l.Loads = append(l.Loads, Load{models, seconds(one.value), int(one.n)})
+		}
+		list = append(list, l)
+	}
+	return list
+}
+
+// mostLoadsOf is of how many models it is remembered how long they load on one back end.
+const mostLoadsOf = 64
+
+// loadedIn takes in how many seconds models were loaded.
+func (b *backEnd) loadedIn(models string, took float64) {
+	one, ok := b.loads[models]
+	if !ok && len(b.loads) >= mostLoadsOf {
+		return
+	}
+	if b.loads == nil {
+		b.loads = map[string]mean{}
+	}
+	one.add(took, 10)
+	b.loads[models] = one
 }
 
 // speed is how many times as fast as usual the back end is: as it was said, else as its runs showed.

@@ -130,7 +130,7 @@ func (m *Machine) Outlook(now time.Time) *Outlook {
 	o.known.loads = loads
 	for _, b := range m.backends {
 		g := gpu{backEnd: *b, can: map[string]bool{}}
-		g.backEnd.runs, g.fits, g.lastUser, g.Missing = nil, nil, nil, nil
+		g.backEnd.runs, g.fits, g.lastUser, g.Missing, g.loads = nil, nil, nil, nil, nil
 		for name, k := range kinds {
 			g.can[name] = b.can(k)
 		}
