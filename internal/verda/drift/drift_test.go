@@ -135,7 +135,7 @@ func TestWhatTheSettingsDecide(t *testing.T) {
 			"b has scaling max_replica_count 1 instead of 2 (settings: max_parallel of b).",
 			"b has scaling min_replica_count 1 instead of 0 (settings: outside every plan under warm of b, which costs 2.80 per hour).",
 		}},
-		"plan not carried out": {agentOne("b"), "agent", 1, []string{"b has scaling min_replica_count 0 instead of 1 (settings: warm of b)."}},
+		"plan not carried out": {agentOne("b"), "agent", 1, []string{"b has scaling min_replica_count 0 instead of 1 (settings: warm of b). [by hand]"}},
 		"image decides":        {strings.Replace(plainOne("b", ""), `"enabled": true, "entrypoint"`, `"enabled": false, "entrypoint"`, 1), "plain", 0, []string{"b has --output-directory unknown instead of /mnt/sfs/outputs (settings: storage of b). [by hand]"}},
 		"no mount":             {strings.Replace(plainOne("b", `, "--output-directory=/mnt/sfs/outputs/"`), `"shared"`, `"scratch"`, 1), "plain", 0, []string{"b lacks a shared mount for /mnt/sfs/outputs (settings: storage of b). [by hand]"}},
 	} {

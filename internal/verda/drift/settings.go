@@ -190,16 +190,17 @@ func (s *subject) scaling() {
 			What: "scaling max_replica_count", Have: strconv.Itoa(have.Max), Want: strconv.Itoa(s.Parallel), Why: "settings: max_parallel of " + s.BackEnd,
 		}, func(d *verda.Deployment) bool { d.Scaling.Max = s.Parallel; return true })
 	}
-	if have.Min != s.Least {
-		why := "settings: outside every plan under warm of " + s.BackEnd
-		if have.Min < s.Least {
-			why = "settings: warm of " + s.BackEnd
-		}
+	switch f := (Finding{What: "scaling min_replica_count", Have: strconv.Itoa(have.Min), Want: strconv.Itoa(s.Least)}); {
+	case have.Min > s.Least:
+		f.Why = "settings: outside every plan under warm of " + s.BackEnd
 		if extra := float64(have.Min-s.Least) * s.Price; extra > 0 {
-			why += fmt.Sprintf(", which costs %.2f per hour", extra)
+			f.Why += fmt.Sprintf(", which costs %.2f per hour", extra)
 		}
-		s.find(Finding{What: "scaling min_replica_count", Have: strconv.Itoa(have.Min), Want: strconv.Itoa(s.Least), Why: why},
-			func(d *verda.Deployment) bool { d.Scaling.Min = s.Least; return s.Least <= d.Scaling.Max })
+		s.find(f, func(d *verda.Deployment) bool { d.Scaling.Min = s.Least; return true })
+	case have.Min < s.Least: // who raises it has to write that down first
+		f.Why = "settings: warm of " + s.BackEnd
+		f.Remedy = "The studio raises it while it runs, and takes it back; see what comfyume status says about it."
+		s.find(f, nil)
 	}
 }
 
