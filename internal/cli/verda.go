@@ -150,7 +150,12 @@ func printScaling(w io.Writer, d api.DeploymentDetail) {
 	}
 }
 
-func seconds(n int) string { return config.Duration(time.Duration(n) * time.Second).String() }
+func seconds(n int) string {
+	if n == 0 {
+		return "0s"
+	}
+	return config.Duration(time.Duration(n) * time.Second).String()
+}
 
 func variable(v api.Variable) string {
 	switch {

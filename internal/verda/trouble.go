@@ -281,7 +281,7 @@ func (c *Client) line(r request, parts ...string) string {
 // scrub takes every secret that the request or the client knows out of a text, in all forms that it may have there.
 func (c *Client) scrub(r request, s string) string {
 	for _, word := range append(c.tokens.words(), r.hidden...) {
-		if word == "" {
+		if len(word) < 4 { // no secret, and in every sentence
 			continue
 		}
 		quoted, err := json.Marshal(word)
