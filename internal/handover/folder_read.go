@@ -159,7 +159,11 @@ func (f *folder) Open(ctx context.Context, run string, e Entry) (io.ReadCloser, 
 	var file *os.File
 	var last error
 	err := poll(waiting, func() (bool, error) {
-		file, last = open(waiting)
+		now, err := open(waiting)
+		if err != nil && waiting.Err() != nil && errors.Is(err, context.Cause(waiting)) {
+			return false, nil // what it was before says more
+		}
+		file, last = now, err
 		if errors.Is(last, fs.ErrNotExist) || isStale(last) || isDamaged(last) { // a cache may show what was
 			return false, nil
 		}
@@ -169,7 +173,7 @@ func (f *folder) Open(ctx context.Context, run string, e Entry) (io.ReadCloser, 
 	case err == nil:
 	case !errors.Is(err, errWaited):
 		return nil, asTrouble(err)
-	case ctx.Err() != nil && errors.Is(last, fs.ErrNotExist):
+	case ctx.Err() != nil && (last == nil || errors.Is(last, fs.ErrNotExist)):
 		return nil, errors.Join(context.Cause(ctx), last)
 	case errors.Is(last, fs.ErrNotExist):
 		return nil, asTrouble(f.absent(run, e, last))
