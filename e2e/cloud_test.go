@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -33,6 +34,9 @@ func startCloud(t *testing.T, s *studio, name string, args ...string) *cloud {
 	listen, control := freeAddr(t), freeAddr(t)
 	c.url, c.control = "http://"+listen, "http://"+control
 	all := append([]string{"sim", "fleet", "--listen", listen, "--control", control, "--sim=--probe-nodes"}, args...)
+	if i := slices.Index(args, "--deployment"); i >= 0 {
+		c.url += "/" + args[i+1]
+	}
 	c.process = newProcess(t, s, name, all)
 	c.gentle = true // killed, it would leave its replicas behind
 	c.start(t)
@@ -44,6 +48,11 @@ func startCloud(t *testing.T, s *studio, name string, args ...string) *cloud {
 func (c *cloud) plain(name string, parallel int) string {
 	return fmt.Sprintf("  - {name: %s, driver: serverless, mode: plain, url: %q, max_parallel: %d, storage: \"file://%s/outputs?inputs=%s/inputs\"}\n",
 		name, c.url, parallel, c.shared, c.shared)
+}
+
+// oneRequest is the YAML of a back end whose containers have an agent.
+func (c *cloud) oneRequest(name, mode string, parallel int) string {
+	return fmt.Sprintf("  - {name: %s, driver: serverless, mode: %s, url: %q, max_parallel: %d}\n", name, mode, c.url, parallel)
 }
 
 // order has trouble made, or asks.

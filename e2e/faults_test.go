@@ -36,6 +36,7 @@ type mixed struct {
 	plain  *cloud
 	breaks []breakage
 	wg     sync.WaitGroup
+	folder sync.Mutex // held while the shared folder is away
 }
 
 // breakage is one kind of fault.
@@ -141,7 +142,11 @@ func (m *mixed) breakPlain(t *testing.T) {
 	m.add("balancer swapped", func(t *testing.T) { c.order(t, "POST", "/cut", "") })
 	m.add("balancer's lines deaf", func(t *testing.T) { c.order(t, "POST", "/deafen", `{"up": true, "down": true, "for": 1000000000}`) })
 	m.add("shared folder gone for a while", func(t *testing.T) {
-		m.later(func() { hideFolder(t, filepath.Join(c.shared, "outputs"), time.Second) })
+		m.later(func() {
+			m.folder.Lock()
+			defer m.folder.Unlock()
+			hideFolder(t, filepath.Join(c.shared, "outputs"), time.Second)
+		})
 	})
 	if faults(t) > 100 { // it takes a while until a run is given up that nobody knows any more
 		m.add("spot machine taken back", func(t *testing.T) { c.order(t, "POST", "/lose", `{"replicas": 1}`) })

@@ -29,17 +29,37 @@ func fleetSize(t *testing.T) (replicas, jobs int) {
 	return 20, n
 }
 
-// TestFleetPlain has people work at plain ComfyUI servers behind a balancer without affinity that share a folder. Every
-// job has to be completed, with its own outputs.
-func TestFleetPlain(t *testing.T) {
+// TestFleet has people work at an endpoint of many replicas behind a balancer without affinity. Every job has to be
+// completed, with its own outputs, and to have run once: with an agent in each container, at once or by the provider's
+// queue, and with plain ComfyUI servers that share a folder.
+func TestFleet(t *testing.T) {
+	for _, mode := range []struct {
+		name string
+		args []string // of the simulated fleet
+	}{
+		{"agent", []string{"--agent"}},
+		{"async", []string{"--agent", "--deployment", "flux"}},
+		{"plain", []string{"--free-sockets"}},
+	} {
+		t.Run(mode.name, func(t *testing.T) { fleetOf(t, mode.name, mode.args) })
+	}
+}
+
+func fleetOf(t *testing.T, mode string, args []string) {
 	replicas, jobs := fleetSize(t)
 	people := names(max(4, replicas/2))
 	var c *cloud
 	s := startStudio(t, studioOptions{people: people, backEnds: -1, config: "queue: {mode: round_robin}\n", prepare: func(s *studio) {
-		c = startCloud(t, s, "cloud", "--replicas", fmt.Sprint(replicas), "--warm", fmt.Sprint(replicas), "--free-sockets",
-			"--shared", s.dir+"/cloud")
+		args = append(args, "--replicas", fmt.Sprint(replicas), "--warm", fmt.Sprint(replicas))
+		if mode == "plain" {
+			args = append(args, "--shared", s.dir+"/cloud")
+		}
+		c = startCloud(t, s, "cloud", args...)
 		until(t, "fleet", time.Minute, func() bool { return c.counters(t).Replicas == replicas })
 		s.extra = c.plain("cloud", replicas)
+		if mode != "plain" {
+			s.extra = c.oneRequest("cloud", mode, replicas)
+		}
 	}})
 	began := time.Now()
 	crowd := crowdOf(t, s, people)
@@ -50,10 +70,10 @@ func TestFleetPlain(t *testing.T) {
 	sum := crowd.check(t)
 	took := time.Since(began)
 	n := c.counters(t)
-	if sum.lostThrice > 0 || len(n.Doubles) > 0 {
-		t.Errorf("%d jobs were not completed, %d runs were begun twice", sum.lostThrice, len(n.Doubles))
+	if sum.lostThrice > 0 || len(n.Doubles) > 0 || n.Runs != sum.jobs+sum.unasked {
+		t.Errorf("%d jobs were not completed, %d runs were begun twice, and there were %d runs of %d jobs", sum.lostThrice, len(n.Doubles), n.Runs, sum.jobs)
 	}
-	t.Logf("compatibility mode, %d replicas: %v; %d runs in %v with %d requests", replicas, sum, n.Runs, took.Round(time.Second), n.Requests)
+	t.Logf("mode %s, %d replicas: %v; %d runs in %v with %d requests", mode, replicas, sum, n.Runs, took.Round(time.Second), n.Requests)
 }
 
 // TestFleetTheOldWay measures what the studio is held against: a client that posts a prompt and then asks through the

@@ -189,7 +189,11 @@ func (j *Jobs) post(w http.ResponseWriter, r *http.Request) {
 			j.leave()
 		}
 	}()
-	folder, err := os.MkdirTemp(j.options.Dir, "comfyume-run-")
+	var folder string
+	err := j.options.makeDir()
+	if err == nil {
+		folder, err = os.MkdirTemp(j.options.Dir, "comfyume-run-")
+	}
 	if err != nil {
 		j.log.Error("inputs can't be taken", "err", err)
 		refuse(w, http.StatusInsufficientStorage, "no_room", fault.Wrap(fault.Unavailable, err, "The container has no room for inputs."))
@@ -392,4 +396,12 @@ func (j *Jobs) refuseDriver(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	refuse(w, status, t.Class, fault.Wrap(fault.Unavailable, err, "%s", t.Text).WithRemedy("%s", t.Remedy))
+}
+
+// makeDir makes the folder for inputs on their way, unless it is the system's.
+func (o *HandlerOptions) makeDir() error {
+	if o.Dir == "" {
+		return nil
+	}
+	return os.MkdirAll(o.Dir, 0o700)
 }
