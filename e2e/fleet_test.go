@@ -50,11 +50,8 @@ func fleetOf(t *testing.T, mode string, args []string) {
 	people := names(max(4, replicas/2))
 	var c *cloud
 	s := startStudio(t, studioOptions{people: people, backEnds: -1, config: "queue: {mode: round_robin}\n", prepare: func(s *studio) {
-		args = append(args, "--replicas", fmt.Sprint(replicas), "--warm", fmt.Sprint(replicas))
-		if mode == "plain" {
-			args = append(args, "--shared", s.dir+"/cloud")
-		}
-		c = startCloud(t, s, "cloud", args...)
+		// Containers that share their folder of outputs would all number their files alike.
+		c = startCloud(t, s, "cloud", append(args, "--replicas", fmt.Sprint(replicas), "--warm", fmt.Sprint(replicas), "--shared", s.dir+"/cloud")...)
 		until(t, "fleet", time.Minute, func() bool { return c.counters(t).Replicas == replicas })
 		s.extra = c.plain("cloud", replicas)
 		if mode != "plain" {

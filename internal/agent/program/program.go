@@ -23,6 +23,7 @@ import (
 	"github.com/ahelme/comfyume/internal/agent/flags"
 	"github.com/ahelme/comfyume/internal/agent/modelstore"
 	"github.com/ahelme/comfyume/internal/agent/nodepacks"
+	"github.com/ahelme/comfyume/internal/backend/apart"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/oneshot"
@@ -289,7 +290,8 @@ func (o *Options) requests(a *agent.Agent, c comfy, control agentControl) (func(
 		err = fault.Wrap(fault.Unavailable, err, "The agent can't keep inputs at %s.", inputs).WithRemedy("Choose another folder with --data.")
 		return nil, errors.Join(err, l.Close(), driver.Close())
 	}
-	jobs := oneshot.Handler(driver, oneshot.HandlerOptions{Version: o.Version, Dir: inputs, Log: o.Log})
+	// Containers of an endpoint often share a disk for outputs, where each would number its files on its own.
+	jobs := oneshot.Handler(apart.Around(driver), oneshot.HandlerOptions{Version: o.Version, Dir: inputs, Log: o.Log})
 	o.Announce(fmt.Sprintf("The agent is at http://%s", l.Addr()))
 	return func(ctx context.Context) error {
 		return errors.Join(a.Serve(ctx, l, a.Handler(key, jobs, control)), jobs.Close(), driver.Close())

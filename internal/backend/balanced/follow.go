@@ -175,7 +175,7 @@ func (f *follower) hear(fr comfyui.Frame) error {
 	if fr.Binary != nil && fr.Node == "" { // those of older servers don't say
 		fr.Node = f.node
 	}
-	return f.update(f.names.update(fr.Update))
+	return f.update(f.names.Update(fr.Update))
 }
 
 // watch looks into the shared folder.
@@ -265,8 +265,8 @@ func (f *follower) fromFiles() *backend.Result {
 	}
 	by := map[string][]stored{}
 	for _, s := range f.files {
-		if place, ok := f.names.ownIn(s.ref); ok {
-			by[f.names.nodes[place]] = append(by[f.names.nodes[place]], s)
+		if place, ok := f.names.Place(s.ref); ok {
+			by[f.names.Nodes()[place]] = append(by[f.names.Nodes()[place]], s)
 		}
 	}
 	var outputs []pyjson.Member

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/backend/apart"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/job"
@@ -21,7 +22,7 @@ type run struct {
 	t       backend.Task // with the prompt as it is posted
 	id      string
 	client  string
-	names   *names
+	names   *apart.Names
 	resumed bool
 	result  *backend.Result // known already when resumed after its end
 
@@ -37,7 +38,7 @@ type run struct {
 var _ backend.Run = (*run)(nil)
 
 func (d *Driver) newRun(t backend.Task) (*run, error) {
-	n, t, err := own(t)
+	n, t, err := apart.Strict(t)
 	if err != nil {
 		return nil, err
 	}
@@ -188,9 +189,9 @@ func (r *run) became(posted, over bool) {
 
 // Fetch opens an output of the run: from the shared folder, or from a replica, whichever shows it first.
 func (r *run) Fetch(ctx context.Context, told backend.FileRef) (io.ReadCloser, error) {
-	f, ok := r.names.actual(told)
+	f, ok := r.names.Actual(told)
 	if !ok {
-		if _, own := r.names.ownIn(told); !own {
+		if _, own := r.names.Place(told); !own {
 			return nil, fault.New(fault.Missing, "The file %s was not saved in the run's own folder: behind a balancer nobody can say whose it is.", told.Filename).
 				WithRemedy("Save with a node that has filename_prefix, or use the agent.")
 		}
@@ -271,7 +272,7 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 // finish makes the result of what was found. It stays where it is until Close: a restart of ours may ask for it again.
 func (r *run) finish(result backend.Result) (backend.Result, error) {
 	r.became(true, true)
-	return r.names.result(result)
+	return r.names.Result(result)
 }
 
 // post hands the prompt over. A busy endpoint is asked again; a graph whose inputs a replica does not see yet too.

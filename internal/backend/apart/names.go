@@ -1,4 +1,7 @@
-package balanced
+// Package apart keeps the outputs of runs apart on ComfyUI servers that write to one folder. ComfyUI numbers its files by
+// what lies in the folder: two servers choose the same name, and one person gets what another made. So each saving node
+// of each run gets a folder of its own, and what comes back is told as if it had none.
+package apart
 
 import (
 	"fmt"
@@ -15,10 +18,8 @@ import (
 // prefixInput is how saving nodes call the beginning of their files' names.
 const prefixInput = "filename_prefix"
 
-// names knows which file of a run is which. Two replicas that save under the same name in one folder overwrite each
-// other's, or give one person's picture to another. So each saving node of each run has a folder of its own, and what
-// lies elsewhere is nobody's.
-type names struct {
+// Names knows which file of a run is which. It is safe for concurrent use.
+type Names struct {
 	runID   string
 	nodes   []string        // that save, in the order of their folders
 	preview map[string]bool // those that stand for a preview
@@ -28,10 +29,13 @@ type names struct {
 	is    map[backend.FileRef]backend.FileRef // the other way
 }
 
-// own gives each saving node of a prompt its folder, and has previews saved like pictures: the temporary folder of a
-// replica is out of reach once another one answers.
-func own(t backend.Task) (*names, backend.Task, error) {
-	n := &names{
+// Strict gives each saving node of a prompt its folder, for servers that can't be told apart. Previews are saved like
+// pictures: the temporary folder of a server is out of reach once another one answers. A prompt of which a file could
+// not be found again is refused.
+func Strict(t backend.Task) (*Names, backend.Task, error) { return own(t, true) }
+
+func own(t backend.Task, strict bool) (*Names, backend.Task, error) {
+	n := &Names{
 		runID: t.Attempt.RunID, preview: map[string]bool{},
 		given: map[backend.FileRef]backend.FileRef{}, is: map[backend.FileRef]backend.FileRef{},
 	}
@@ -47,14 +51,14 @@ func own(t backend.Task) (*names, backend.Task, error) {
 		value, ok := node.Input(prefixInput)
 		prefix, text := pyjson.Text(comfy.Literal(value))
 		switch {
-		case node.ClassType == "PreviewImage":
+		case strict && node.ClassType == "PreviewImage":
 			prefix = "ComfyUI_temp"
 			n.preview[node.ID] = true
 			at := slices.IndexFunc(members, func(m pyjson.Member) bool { return m.Key == node.ID })
 			if members[at].Value, err = withMember(members[at].Value, "class_type", pyjson.Quote("SaveImage")); err != nil {
 				return nil, t, refused(node.ID, node.ClassType, "The node can't be read.")
 			}
-		case !ok:
+		case !ok, !strict && !text:
 			continue
 		case !text:
 			return nil, t, refused(node.ID, node.ClassType, "filename_prefix is computed by another node. This GPU source can only find files whose prefix is a text.")
@@ -101,8 +105,11 @@ func refused(node, class, message string) error {
 	return &backend.Refused{Body: append(body, "}}"...)}
 }
 
-// ownIn returns the place of the node in whose folder a file is.
-func (n *names) ownIn(f backend.FileRef) (place int, ok bool) {
+// Nodes are those that save, in the order of their folders.
+func (n *Names) Nodes() []string { return n.nodes }
+
+// Place returns the place of the node in whose folder a file is.
+func (n *Names) Place(f backend.FileRef) (place int, ok bool) {
 	if f.Type != "output" {
 		return 0, false
 	}
@@ -117,8 +124,8 @@ func (n *names) ownIn(f backend.FileRef) (place int, ok bool) {
 
 // tell returns how a file of a run is told: as if its node had saved it where it was asked to. A file that is not in a
 // folder of the run stays as it is, and can't be fetched.
-func (n *names) tell(f backend.FileRef) backend.FileRef {
-	place, ok := n.ownIn(f)
+func (n *Names) tell(f backend.FileRef) backend.FileRef {
+	place, ok := n.Place(f)
 	if !ok {
 		return f
 	}
@@ -143,20 +150,20 @@ func (n *names) tell(f backend.FileRef) backend.FileRef {
 	return told
 }
 
-// actual returns the file that was told so.
-func (n *names) actual(told backend.FileRef) (backend.FileRef, bool) {
+// Actual returns the file that was told so.
+func (n *Names) Actual(told backend.FileRef) (backend.FileRef, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	f, ok := n.is[told]
 	return f, ok
 }
 
-func (n *names) entry(_ comfy.FileSite, e comfy.FileEntry) (comfy.FileEntry, error) {
+func (n *Names) entry(_ comfy.FileSite, e comfy.FileEntry) (comfy.FileEntry, error) {
 	return comfy.FileEntry(n.tell(backend.FileRef(e))), nil
 }
 
-// result puts a result into the words of the prompt as it came.
-func (n *names) result(r backend.Result) (backend.Result, error) {
+// Result puts a result into the words of the prompt as it came.
+func (n *Names) Result(r backend.Result) (backend.Result, error) {
 	outputs, err := comfy.RewriteOutputs(r.Outputs, n.entry)
 	if err != nil {
 		return r, fmt.Errorf("%w: outputs that can't be read: %w", backend.ErrLost, err)
@@ -165,8 +172,8 @@ func (n *names) result(r backend.Result) (backend.Result, error) {
 	return r, nil
 }
 
-// update does so with a frame.
-func (n *names) update(u backend.Update) backend.Update {
+// Update does so with a frame.
+func (n *Names) Update(u backend.Update) backend.Update {
 	if u.Type != "executed" || u.Binary != nil {
 		return u
 	}
