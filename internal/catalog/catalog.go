@@ -1,11 +1,15 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
+	"regexp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -56,6 +60,8 @@ type known struct {
 	WebTexts   map[string]json.RawMessage `json:"web_texts"`
 	classes    []class
 	has        map[string]bool // needs it can meet
+	digest     [32]byte        // of all that was told
+	nodes      [32]byte        // of ObjectInfo
 }
 
 // New returns a catalog with the snapshots of before.
@@ -73,6 +79,9 @@ func New(ctx context.Context, store Store, o Options) (*Catalog, error) {
 			continue // not configured any more
 		}
 		k, err := decodeKnown(blob)
+		if err == nil {
+			err = k.parse(c.known)
+		}
 		if err != nil {
 			o.Log.Warn("a stored description can't be read; the back end is asked again", "backend", name, "err", err)
 			continue
@@ -93,10 +102,19 @@ func (c *Catalog) Update(backEnd string, snap backend.Snapshot) (changed bool, e
 		ObjectInfo: snap.ObjectInfo, System: snap.System, Models: snap.Models, Embeddings: snap.Embeddings,
 		Extensions: snap.Extensions, WebTexts: snap.WebTexts,
 	}
-	if err := k.parse(); err != nil {
+	if err := k.sum(); err != nil {
+		return false, fault.Wrap(fault.Unavailable, err, "Back end %s describes itself in a form that can't be read.", backEnd)
+	}
+	c.mu.Lock()
+	before, others := c.known[backEnd], maps.Clone(c.known)
+	c.mu.Unlock()
+	if before != nil && before.digest == k.digest { // as after a start of the studio: every back end tells all of it again
+		return false, nil
+	}
+	if err := k.parse(others); err != nil {
 		return false, fault.Wrap(fault.Unavailable, err, "Back end %s describes its nodes in a form that can't be read.", backEnd)
 	}
-	blob, err := k.encode()
+	blob, err := k.pack()
 	if err != nil {
 		return false, err
 	}
@@ -121,7 +139,14 @@ func (c *Catalog) Arrange(members []Member) (changed bool) {
 	return c.merge()
 }
 
-func (k *known) parse() error {
+// parse reads the node classes, or takes them from another back end that told the same.
+func (k *known) parse(others map[string]*known) error {
+	for _, o := range others {
+		if o.nodes == k.nodes {
+			k.classes, k.has = o.classes, o.has
+			return nil
+		}
+	}
 	members, err := pyjson.Members(k.ObjectInfo)
 	if err != nil {
 		return err
@@ -161,7 +186,28 @@ func (c *class) eachChoice(fn func(in *input, choice string)) {
 	}
 }
 
-func (k *known) encode() ([]byte, error) {
+// passing is what of a back end's stats is another at each look.
+var passing = regexp.MustCompile(`"(ram_free|vram_free|torch_vram_free|torch_vram_total)": ?[0-9]+`)
+
+// compact returns raw without spaces, as it is kept.
+func compact(raw json.RawMessage) []byte {
+	var b bytes.Buffer
+	if json.Compact(&b, raw) != nil { // then parsing says what is wrong with it
+		return raw
+	}
+	return b.Bytes()
+}
+
+// sum works out the digests.
+func (k *known) sum() error {
+	k.nodes = sha256.Sum256(compact(k.ObjectInfo))
+	system := string(passing.ReplaceAll(compact(k.System), nil))
+	raw, err := json.Marshal([]any{hex.EncodeToString(k.nodes[:]), system, k.Models, k.Embeddings, k.Extensions, k.WebTexts})
+	k.digest = sha256.Sum256(raw)
+	return err
+}
+
+func (k *known) pack() ([]byte, error) {
 	raw, err := json.Marshal(k)
 	if err != nil {
 		return nil, fmt.Errorf("encode a description: %w", err)
@@ -188,7 +234,7 @@ func decodeKnown(blob []byte) (*known, error) {
 	if err := json.Unmarshal(raw, k); err != nil {
 		return nil, err
 	}
-	return k, k.parse()
+	return k, k.sum()
 }
 
 // Missing returns which of the needs a back end lacks. Of a back end that was never asked nothing is known, and so

@@ -25,6 +25,7 @@ type merged struct {
 	stats      json.RawMessage
 	has        map[string]map[string]bool // needs that each back end can meet
 	choices    map[string]bool            // needs that are choices
+	nodes      map[[32]byte]bool          // digests of descriptions that are in it
 }
 
 func newMerged() *merged {
@@ -32,14 +33,18 @@ func newMerged() *merged {
 		classes: map[string]*class{}, pieces: map[string]template{}, models: map[string][]string{},
 		folders: []string{}, embeddings: []string{}, extensions: map[string][]string{},
 		webTexts: map[string]json.RawMessage{}, has: map[string]map[string]bool{}, choices: map[string]bool{},
+		nodes: map[[32]byte]bool{},
 	}
 }
 
 // add takes in a back end. Back ends come in the order of the configuration: what is there stays.
 func (m *merged) add(name string, k *known, log *slog.Logger) {
 	m.has[name] = k.has
-	for i := range k.classes {
-		m.addClass(name, &k.classes[i], log)
+	if !m.nodes[k.nodes] { // most machines of a studio are alike
+		m.nodes[k.nodes] = true
+		for i := range k.classes {
+			m.addClass(name, &k.classes[i], log)
+		}
 	}
 	for _, folder := range sortedKeys(k.Models) {
 		if _, ok := m.models[folder]; !ok {

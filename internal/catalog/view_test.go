@@ -203,3 +203,45 @@ func TestWants(t *testing.T) {
 		t.Errorf("a person's file is wanted: %v", got)
 	}
 }
+
+// BenchmarkFleet is a studio's start: 64 machines with ComfyUI's own nodes tell what they can run, for two groups.
+func BenchmarkFleet(b *testing.B) {
+	info := shared(b, "comfyui/object_info.json")
+	var members []catalog.Member
+	for i := range 64 {
+		members = append(members, catalog.Member{Name: fmt.Sprint("gpu", i), Groups: []string{[]string{"red", "blue"}[i%2]}})
+	}
+	for b.Loop() {
+		c, err := catalog.New(b.Context(), memory{}, catalog.Options{Members: members})
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, m := range members {
+			if _, err := c.Update(m.Name, backend.Snapshot{ObjectInfo: info, Models: map[string][]string{"loras": {m.Name}}}); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestToldAgain: after a start of the studio every back end tells all of it again, with other figures of free memory.
+// Nothing is merged or written for that.
+func TestToldAgain(t *testing.T) {
+	t.Parallel()
+	store := memory{}
+	told := withModels("", "a.safetensors")
+	told.System = json.RawMessage(`{"system": {"comfyui_version": "1", "ram_free": 5}, "devices": [{"vram_free": 7}]}`)
+	if changed, err := newCatalog(t, store, "a").Update("a", told); err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	again := newCatalog(t, store, "a")
+	clear(store)
+	told.System = json.RawMessage(`{"system": {"comfyui_version": "1", "ram_free": 6}, "devices": [{"vram_free": 99}]}`)
+	if changed, err := again.Update("a", told); err != nil || changed || len(store) != 0 {
+		t.Errorf("told again: changed %t, %v, %d written", changed, err, len(store))
+	}
+	told.System = json.RawMessage(`{"system": {"comfyui_version": "2", "ram_free": 6}, "devices": []}`)
+	if changed, err := again.Update("a", told); err != nil || !changed || len(store) != 1 {
+		t.Errorf("another version: changed %t, %v, %d written", changed, err, len(store))
+	}
+}
