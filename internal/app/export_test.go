@@ -69,3 +69,6 @@ func (s *Studio) Leads() bool { return !s.follows() }
 
 // WaitAgent waits until an agent's line ends at this server.
 func (s *Studio) WaitAgent(ctx context.Context, name string) error { return s.hub.Wait(ctx, name) }
+
+// Listens is the address of the main door, whatever the public one is.
+func (s *Studio) Listens() string { return "http://" + s.listen }

@@ -256,15 +256,22 @@ func (j *Jobs) find(id string) *work {
 	return j.works[id]
 }
 
-// forget drops what is kept of a run. again lets its id be run once more: nothing was run under it.
-func (j *Jobs) forget(w *work, again bool) {
+// unlist lets the id of a run be run once more: nothing was run under it.
+func (j *Jobs) unlist(w *work) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.works[w.q.Run] == w {
+		delete(j.works, w.q.Run)
+	}
+}
+
+// forget drops what is kept of a run. Its id is never run again.
+func (j *Jobs) forget(w *work) {
 	j.mu.Lock()
 	known := j.works[w.q.Run] == w
 	if known {
 		delete(j.works, w.q.Run)
-		if !again {
-			j.remember(w.q.Run)
-		}
+		j.remember(w.q.Run)
 	}
 	j.mu.Unlock()
 	if known {
@@ -295,7 +302,7 @@ func (j *Jobs) crowd() {
 	}
 	j.mu.Unlock()
 	if n > maxKept {
-		j.forget(oldest, false)
+		j.forget(oldest)
 	}
 }
 

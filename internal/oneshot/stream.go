@@ -118,8 +118,10 @@ func (s *sender) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-s.w.ctx.Done():
-			t := Trouble{Class: classStopped, Text: "The agent was stopped, or let go of the run."}
-			return s.trouble(t)
+			if now = s.look(); now.trouble != nil {
+				return s.trouble(*now.trouble)
+			}
+			return s.trouble(Trouble{Class: classStopped, Text: "The agent was stopped, or let go of the run."})
 		}
 	}
 }

@@ -104,10 +104,11 @@ func (w *work) do() {
 	if err != nil {
 		t := troubleOf(w.ctx, err)
 		w.log.Warn("a job came to no result", "class", t.Class, "err", err)
-		w.over(nil, &t)
-		if t.Class == classInputs {
-			w.j.forget(w, true)
+		if t.Class == classInputs { // it comes again at once, under the same id
+			w.j.unlist(w)
+			defer w.discard()
 		}
+		w.over(nil, &t)
 	} else {
 		w.over(&result, nil)
 	}
@@ -115,7 +116,7 @@ func (w *work) do() {
 	w.j.wg.Go(func() { // results are kept for a while, and then forgotten
 		select {
 		case <-time.After(w.j.options.KeepFor):
-			w.j.forget(w, false)
+			w.j.forget(w)
 		case <-w.ctx.Done():
 		}
 	})

@@ -133,7 +133,7 @@ func BenchmarkBigOutput(b *testing.B) {
 		}
 	})
 	b.Run("agent", func(b *testing.B) {
-		box := newBox(b, oneshot.HandlerOptions{}, sink(fake.Handler()))
+		box := newBox(b, oneshot.HandlerOptions{}, 5*time.Second, sink(fake.Handler()))
 		defer box.close(b)
 		agent := httptest.NewServer(box.jobs)
 		defer agent.Close()
@@ -163,7 +163,7 @@ func BenchmarkBigOutput(b *testing.B) {
 func BenchmarkTrivialJob(b *testing.B) {
 	fake := backendtest.NewFake()
 	defer fake.Close()
-	box := newBox(b, oneshot.HandlerOptions{}, fake.Handler())
+	box := newBox(b, oneshot.HandlerOptions{}, 5*time.Second, fake.Handler())
 	defer box.close(b)
 	agent := httptest.NewServer(box.jobs)
 	defer agent.Close()

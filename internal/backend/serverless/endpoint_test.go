@@ -55,9 +55,15 @@ const key = "inference-key"
 // newEndpoint serves containers, one for each ComfyUI.
 func newEndpoint(t *testing.T, o oneshot.HandlerOptions, comfies ...http.Handler) *endpoint {
 	t.Helper()
+	return newImpatientEndpoint(t, o, time.Second, comfies...)
+}
+
+// newImpatientEndpoint is one whose agents ask a silent ComfyUI about a run after so long.
+func newImpatientEndpoint(t *testing.T, o oneshot.HandlerOptions, pollAfter time.Duration, comfies ...http.Handler) *endpoint {
+	t.Helper()
 	e := &endpoint{t: t, later: map[string]*inference{}, requests: map[string]int{}}
 	for _, h := range comfies {
-		e.containers = append(e.containers, newBox(t, o, h))
+		e.containers = append(e.containers, newBox(t, o, pollAfter, h))
 	}
 	e.srv = httptest.NewServer(e)
 	e.url = e.srv.URL + "/flux"
@@ -76,11 +82,11 @@ func newEndpoint(t *testing.T, o oneshot.HandlerOptions, comfies ...http.Handler
 	return e
 }
 
-func newBox(t testing.TB, o oneshot.HandlerOptions, h http.Handler) *box {
+func newBox(t testing.TB, o oneshot.HandlerOptions, pollAfter time.Duration, h http.Handler) *box {
 	t.Helper()
 	b := &box{server: httptest.NewServer(h)}
 	var err error
-	if b.driver, err = comfyui.New(b.server.URL, comfyui.Options{Studio: "agent", PollAfter: 200 * time.Millisecond}); err != nil {
+	if b.driver, err = comfyui.New(b.server.URL, comfyui.Options{Studio: "agent", PollAfter: pollAfter}); err != nil {
 		t.Fatal(err)
 	}
 	o.Dir = t.TempDir()

@@ -89,7 +89,7 @@ func TestSuiteOnTheFake(t *testing.T) {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
 			opener := func(t *testing.T, h http.Handler) backend.Driver {
-				e := newEndpoint(t, oneshot.HandlerOptions{}, h)
+				e := newImpatientEndpoint(t, oneshot.HandlerOptions{}, 200*time.Millisecond, h)
 				return open(t, e.url, newStudio(t).options(t, mode))
 			}
 			backendtest.RunOnFake(t, opener)
