@@ -153,11 +153,13 @@ func BenchmarkDispatch(b *testing.B) {
 			b.Error(err)
 		}
 	}
+	pace := time.NewTicker(15 * time.Millisecond)
+	defer pace.Stop()
 	for b.Loop() {
 		for range 20 { // 32 in half a second: some back ends are idle all the time
 			for range 32 {
 				submit()
-				time.Sleep(15 * time.Millisecond)
+				<-pace.C
 			}
 			for range 32 {
 				<-done
