@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -21,7 +19,7 @@ func faults(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("COMFYUME_FAULTS")
 	if text == "" {
-		return 24
+		return 48
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
@@ -34,6 +32,7 @@ func faults(t *testing.T) int {
 type mixed struct {
 	*studio
 	plain  *cloud
+	cloud  *cloud
 	breaks []breakage
 	wg     sync.WaitGroup
 	folder sync.Mutex // held while the shared folder is away
@@ -57,6 +56,10 @@ func TestFaults(t *testing.T) {
 		prepare: func(s *studio) { m.studio = s; m.build(t) },
 	})
 	t.Cleanup(m.wg.Wait)
+	for i := range 2 {
+		m.joinLab(t, fmt.Sprintf("lab%d", i))
+	}
+	rand.Shuffle(len(m.breaks), func(i, j int) { m.breaks[i], m.breaks[j] = m.breaks[j], m.breaks[i] })
 	crowd := crowdOf(t, m.studio, people)
 	crowd.start(t, 2*n)
 	began := time.Now()
@@ -71,8 +74,9 @@ func TestFaults(t *testing.T) {
 		done[b.name]++
 	}
 	sum := crowd.check(t)
+	again, causes := 0, map[string]int{}
 	for _, l := range crowd.people {
-		m.checkAttempts(t, l)
+		again += l.checkAttempts(t, causes)
 	}
 	for _, name := range slices.Sorted(maps.Keys(done)) {
 		t.Logf("%4d times %s", done[name], name)
@@ -80,7 +84,13 @@ func TestFaults(t *testing.T) {
 	if sum.lostThrice > 0 {
 		t.Errorf("%d jobs never came to their end", sum.lostThrice)
 	}
-	t.Logf("%d faults in %v; %v", n, time.Since(began).Round(time.Second), sum)
+	ran := ranOn(t, m.studio)
+	for _, name := range []string{"gpu0", "gpu1", "lab0", "lab1", "plain", "cloud"} {
+		if ran[name] == 0 {
+			t.Errorf("%s ran nothing: its faults proved nothing", name)
+		}
+	}
+	t.Logf("%d faults in %v; %v; %d more attempts, by causes %v; they ran on %v", n, time.Since(began).Round(time.Second), sum, again, causes, ran)
 }
 
 // build starts the GPU sources.
@@ -102,11 +112,44 @@ func (m *mixed) build(t *testing.T) {
 		"--visible-after", "200ms", "--shared", filepath.Join(m.dir, "plain"))
 	yaml.WriteString(m.plain.plain("plain", 3))
 	m.breakPlain(t)
+	m.cloud = startCloud(t, m.studio, "cloud", "--replicas", "3", "--warm", "2", "--agent", "--shared", filepath.Join(m.dir, "cloud"))
+	yaml.WriteString(m.cloud.oneRequest("cloud", "agent", 3))
+	m.breakCloud()
+	yaml.WriteString("  - {name: lab0, driver: agent}\n  - {name: lab1, driver: agent}\n")
 	m.extra = yaml.String()
 }
 
 // later does what takes a while beside.
 func (m *mixed) later(f func()) { m.wg.Go(f) }
+
+// joinLab starts an agent that dials home over a line of its own, and the ComfyUI beside it, and adds what can happen
+// to them.
+func (m *mixed) joinLab(t *testing.T, name string) {
+	t.Helper()
+	comfy := freeAddr(t)
+	gpu := newProcess(t, m.studio, name+"-gpu", []string{
+		"sim", "comfyui", "--listen", comfy, "--probe-nodes", "--base-directory", filepath.Join(m.dir, name),
+	})
+	gpu.start(t)
+	waitOK(t, gpu, "http://"+comfy+"/system_stats")
+	data := filepath.Join(m.dir, name+"-agent")
+	line := newCutter(t, m.host)
+	join := newProcess(t, m.studio, name+"-join", []string{"agent", "join", m.command(t, "backend", "join", name), "--server", "http://" + line.host(), "--data", data})
+	join.start(t)
+	<-join.done
+	agent := newProcess(t, m.studio, name+"-agent", []string{"agent", "--server", "http://" + line.host(), "--data", data, "--comfyui", "http://" + comfy})
+	agent.start(t)
+	until(t, "agent at work", 30*time.Second, func() bool { return ready(t, m.studio, name) })
+	m.add("agent killed", func(t *testing.T) {
+		agent.kill()
+		agent.start(t)
+	})
+	m.add("ComfyUI of an agent killed", func(t *testing.T) {
+		gpu.kill()
+		gpu.start(t)
+	})
+	m.breakLine("agent's line", line)
+}
 
 // breakComfyUI adds what can happen to a ComfyUI by its address.
 func (m *mixed) breakComfyUI(p *process, line *cutter) {
@@ -114,11 +157,43 @@ func (m *mixed) breakComfyUI(p *process, line *cutter) {
 		p.kill()
 		p.start(t)
 	})
-	m.add("line cut", func(*testing.T) { line.blink() })
-	for name, way := range map[string][2]bool{"line deaf from the studio": {true, false}, "line deaf to the studio": {false, true}, "line deaf both ways": {true, true}} {
-		m.add(name, func(*testing.T) {
-			m.later(func() { line.deaf(way[0], way[1], time.Duration(500+rand.IntN(1000))*time.Millisecond) })
+	m.breakLine("line", line)
+}
+
+// breakLine adds what can happen to a line.
+func (m *mixed) breakLine(name string, line *cutter) {
+	m.add(name+" cut", func(*testing.T) { line.blink() })
+	for _, way := range []struct {
+		name     string
+		up, down bool
+	}{{"from who dials", true, false}, {"to who dials", false, true}, {"both ways", true, true}} {
+		m.add(name+" deaf "+way.name, func(*testing.T) {
+			m.later(func() { line.deaf(way.up, way.down, time.Duration(500+rand.IntN(1000))*time.Millisecond) })
 		})
+	}
+}
+
+// breakCloud adds what can happen to containers that take one request a job.
+func (m *mixed) breakCloud() {
+	c := m.cloud
+	for _, f := range []struct{ name, order string }{
+		{"job refused by a busy balancer", `{"kind": "status", "method": "POST", "path": "/run", "status": 503}`},
+		{"job refused with 429", `{"kind": "status", "method": "POST", "path": "/run", "status": 429}`},
+		{"job answered with a bad gateway", `{"kind": "status", "method": "POST", "path": "/run", "status": 502}`},
+		{"job truncated on its way up", `{"kind": "cut-request", "method": "POST", "path": "/run", "after": 600}`},
+		{"line cut before the answer to a job", `{"kind": "cut-answer", "method": "POST", "path": "/run"}`},
+		{"answer to a job truncated", `{"kind": "truncate", "method": "POST", "path": "/run", "after": 900}`},
+		{"answer to a job with a wrong byte", `{"kind": "corrupt", "method": "POST", "path": "/run", "after": 1500}`},
+		{"slow loris in the answer to a job", `{"kind": "slow", "method": "POST", "path": "/run", "for": 2000000000}`},
+		{"hanging balancer before a job", `{"kind": "hang", "method": "POST", "path": "/run", "for": 2000000000}`},
+	} {
+		m.add(f.name, func(t *testing.T) { c.order(t, "POST", "/faults", f.order) })
+	}
+	m.add("spot machine with a job taken back", func(t *testing.T) { c.order(t, "POST", "/lose", `{"replicas": 1}`) })
+	m.add("all spot machines taken back", func(t *testing.T) { c.order(t, "POST", "/lose", `{"replicas": -1}`) })
+	m.add("balancer of agents swapped", func(t *testing.T) { c.order(t, "POST", "/cut", "") })
+	for name, way := range map[string]string{"up": `{"up": true, "for": 1000000000}`, "down": `{"down": true, "for": 1000000000}`} {
+		m.add("lines to agents' balancer deaf "+name, func(t *testing.T) { c.order(t, "POST", "/deafen", way) })
 	}
 }
 
@@ -180,29 +255,54 @@ func hideFolder(t *testing.T, dir string, d time.Duration) {
 	}
 }
 
-// checkAttempts holds the log against a person's jobs: what became of each attempt but the last is told, with a reason.
-func (m *mixed) checkAttempts(t *testing.T, l *loader) {
+// checkAttempts reads what became of each attempt of a person's jobs: all but the last have a cause and say why. It
+// returns how many there were beyond the first ones.
+func (l *loader) checkAttempts(t *testing.T, causes map[string]int) (again int) {
 	t.Helper()
-	f, err := os.Open(m.server.log.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 16<<20)
-	for lines.Scan() {
-		var e struct {
-			Msg, User, Job, Reason, Backend string
-			Attempt                         int
+	var ids []string
+	for more := true; more; {
+		var page struct {
+			Jobs []struct{ ID string }
 		}
-		if json.Unmarshal(lines.Bytes(), &e) != nil || e.User != l.name || e.Msg != "a job is pending again" {
+		if err := l.call("GET", fmt.Sprintf("/studio/api/v1/jobs?limit=200&offset=%d", len(ids)), nil, &page); err != nil {
+			t.Fatal(err)
+		}
+		for _, j := range page.Jobs {
+			ids = append(ids, j.ID)
+		}
+		more = len(page.Jobs) > 0
+	}
+	want := 0
+	for _, o := range l.acked {
+		if !o.asked { // others may have left the queue, and nothing tells of them
+			want++
+		}
+	}
+	if len(ids) < want {
+		t.Errorf("%s: %d jobs are listed, and %d are to be there", l.name, len(ids), want)
+	}
+	for _, id := range ids {
+		var j struct {
+			Attempts []struct {
+				N             int
+				Backend       string
+				Cause, Reason string
+			}
+		}
+		if err := l.call("GET", "/studio/api/v1/jobs/"+id, nil, &j); err != nil {
+			t.Errorf("%s: %v", l.name, err)
 			continue
 		}
-		if e.Reason == "" || e.Job == "" || e.Backend == "" || e.Attempt == 0 {
-			t.Errorf("an attempt ended without a cause: %s", lines.Text())
+		for i, a := range j.Attempts {
+			last := i == len(j.Attempts)-1
+			if a.Backend == "" || a.Cause == "" || !last && a.Reason == "" {
+				t.Errorf("%s: attempt %d of job %s tells no cause: %+v", l.name, a.N, id, a)
+			}
+			if !last {
+				again++
+				causes[a.Cause]++
+			}
 		}
 	}
-	if err := lines.Err(); err != nil {
-		t.Error(err)
-	}
+	return again
 }
