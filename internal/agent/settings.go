@@ -23,6 +23,7 @@ type Settings struct {
 	Data      string        // the agent's own folder: its key and ComfyUI's log
 	Listen    string        // address for one request a job
 	Key       config.Secret // of Listen
+	Storage   string        // where outputs are left for studios that share it: file:///mnt/outputs or s3://bucket/prefix?endpoint=HOST
 	URL       string        // a ComfyUI that runs
 	Dir       string        // a ComfyUI to start
 	Python    string
@@ -36,7 +37,7 @@ type Settings struct {
 
 // settingNames are the keys of an agent's file.
 func settingNames() []string {
-	return []string{"server", "name", "data", "listen", "key", "comfyui_url", "comfyui_dir", "python", "ca", "stop_after", "allow_nodes", "model_keys", "comfyui", "comfyui_args"}
+	return []string{"server", "name", "data", "listen", "key", "storage", "comfyui_url", "comfyui_dir", "python", "ca", "stop_after", "allow_nodes", "model_keys", "comfyui", "comfyui_args"}
 }
 
 // maxSettings bounds how much of a settings file is read.
@@ -163,6 +164,8 @@ func (r *settingsReader) single(name, text string) error {
 		o.Data = path(text)
 	case "listen":
 		o.Listen = text
+	case "storage":
+		o.Storage = text
 	case "comfyui_url":
 		o.URL = text
 	case "comfyui_dir":

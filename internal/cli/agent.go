@@ -59,6 +59,7 @@ type agentRun struct {
 	ComfyuiArg []string      `name:"comfyui-arg" help:"Another argument for ComfyUI, as it is: --comfyui-arg=--new-flag. May be repeated." sep:"none" placeholder:"TEXT"`
 	Listen     string        `help:"Answer one request a job at this address, for serverless containers." placeholder:"ADDR"`
 	Key        string        `help:"What callers of --listen have to send: env:NAME or file:PATH." placeholder:"REF"`
+	Storage    string        `help:"Leave outputs there for studios that share it: file:///mnt/outputs or s3://bucket/prefix?endpoint=HOST." placeholder:"ADDRESS"`
 	AllowNodes bool          `help:"Let operators of the studio install custom nodes, which are programs, on this machine."`
 	ModelKey   []string      `help:"Key for downloads of models: HOST=env:NAME or HOST=file:PATH. May be repeated." sep:"none" placeholder:"HOST=REF"`
 	Check      bool          `help:"Say what would be started and what is wrong with it, and end."`
@@ -201,6 +202,7 @@ func (cmd *agentRun) settings(c *call) (agent.Settings, error) {
 	over(&s.Dir, cmd.ComfyuiDir)
 	over(&s.Python, cmd.Python)
 	over(&s.Listen, cmd.Listen)
+	over(&s.Storage, cmd.Storage)
 	if cmd.StopAfter > 0 {
 		s.StopAfter = cmd.StopAfter
 	}

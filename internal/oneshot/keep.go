@@ -1,8 +1,10 @@
 package oneshot
 
 import (
+	"context"
 	"errors"
 	"path"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/fault"
@@ -18,6 +20,14 @@ type keeping struct {
 // keep puts the outputs of the run into storage as they come, and seals them when the run is over. A file that can't be
 // put there goes over the wire, so that trouble of the storage costs time and no result.
 func (w *work) keep(over <-chan struct{}) {
+	if err := w.sameStorage(); err != nil {
+		w.log.Warn("outputs are not left in storage, and go with the answer", "err", err)
+		w.apart.Store(true)
+		w.mu.Lock()
+		w.change()
+		w.mu.Unlock()
+		return
+	}
 	var entries []handover.Entry
 	for n := 0; ; {
 		w.mu.Lock()
@@ -86,4 +96,25 @@ func (w *work) keptAt(n int) (entry *handover.Entry, ready bool) {
 }
 
 // keepsFiles reports whether outputs are left in storage.
-func (w *work) keepsFiles() bool { return w.q.Store != "" && w.j.options.Place != nil }
+func (w *work) keepsFiles() bool {
+	return w.q.Store != "" && w.j.options.Place != nil && !w.apart.Load()
+}
+
+// lookWithin bounds how long it is looked what the storage here is.
+const lookWithin = 10 * time.Second
+
+// sameStorage compares the mark of the caller's storage with the one here: two disks may be mounted under one name.
+func (w *work) sameStorage() error {
+	p, ok := w.j.options.Place.(handover.Prober)
+	if !ok || w.q.StoreID == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(w.ctx, lookWithin)
+	defer cancel()
+	id, err := p.ID(ctx)
+	if err == nil && id != w.q.StoreID {
+		err = fault.New(fault.Unavailable, "The storage here is not the studio's: another disk, bucket or prefix has the same name.").
+			WithRemedy("Mount the same share on both sides: %s.", handover.MountHint)
+	}
+	return err
+}

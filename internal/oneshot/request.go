@@ -27,6 +27,7 @@ type Request struct {
 	Previews  bool            `json:"previews,omitempty"`
 	Inputs    []Input         `json:"inputs,omitempty"`
 	Store     string          `json:"store,omitempty"`     // leave the outputs in the container's storage, if it has one, under this name of a run
+	StoreID   string          `json:"store_id,omitempty"`  // what the caller's storage is marked with; another one here: not that storage
 	CallBack  *CallBack       `json:"call_back,omitempty"` // where progress is told
 	Deadline  time.Duration   `json:"deadline,omitempty"`  // a run that takes longer is interrupted; ns, 0: never
 	Grace     time.Duration   `json:"grace,omitempty"`     // how long it goes on when nobody is connected; ns, 0: the container's own
@@ -69,6 +70,8 @@ func validRun(s string) bool {
 	return true
 }
 
+const maxStoreID = 200
+
 // check reports what is wrong with a request before any of it is used.
 func (q *Request) check(maxBytes int64) error {
 	switch {
@@ -82,6 +85,8 @@ func (q *Request) check(maxBytes int64) error {
 		return fault.New(fault.Invalid, "The request names more than %d targets or outputs.", maxTargets)
 	case len(q.Store) > 2*maxRunID || strings.ContainsFunc(q.Store, func(c rune) bool { return c != '_' && c != '-' && (c > 'z' || !validRun(string(c))) }):
 		return fault.New(fault.Invalid, "The request's name of a run in storage is not made of letters, digits, dashes and underscores.")
+	case len(q.StoreID) > maxStoreID:
+		return fault.New(fault.Invalid, "The request's mark of a storage has more than %d bytes.", maxStoreID)
 	case q.Deadline < 0 || q.Grace < 0:
 		return fault.New(fault.Invalid, "The deadline or the grace of the request is below 0.")
 	}

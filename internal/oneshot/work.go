@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -36,6 +37,7 @@ type work struct {
 	in    *inputs
 	log   *slog.Logger
 	began time.Time
+	apart atomic.Bool // the storage here is not the caller's
 	ctx   context.Context
 	end   context.CancelCauseFunc
 
@@ -90,14 +92,15 @@ func (w *work) do() {
 	w.j.wg.Go(w.interruptWhenStopped)
 	ran := make(chan struct{})
 	var keeper sync.WaitGroup
-	if w.keepsFiles() {
+	keeps := w.keepsFiles()
+	if keeps {
 		keeper.Go(func() { w.keep(ran) })
 	}
 	result, err := w.attempt()
 	if err == nil {
 		w.collectAll(&result)
 	}
-	if w.keepsFiles() {
+	if keeps {
 		close(ran)
 		keeper.Wait()
 	}

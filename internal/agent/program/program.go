@@ -26,6 +26,7 @@ import (
 	"github.com/ahelme/comfyume/internal/backend/apart"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/handover"
 	"github.com/ahelme/comfyume/internal/oneshot"
 )
 
@@ -107,6 +108,9 @@ func (o *Options) complete() error {
 	case o.URL != "" && (len(o.Flags.Args()) > 0 || o.Python != ""):
 		return fault.New(fault.Invalid, "Settings for a ComfyUI to start do nothing for the one at %s.", o.URL).
 			WithRemedy("Give them to the ComfyUI where it is started, or let the agent start it: --comfyui-dir DIR.")
+	case o.Storage != "" && o.Listen == "":
+		return fault.New(fault.Invalid, "An agent that dials home brings outputs over its line, and leaves none in storage.").
+			WithRemedy("Leave storage out, or answer one request a job with --listen ADDR.")
 	case o.Server != "" && o.Listen != "":
 		return fault.New(fault.Invalid, "The agent either dials home to %s or listens at %s.", o.Server, o.Listen).
 			WithRemedy("Keep one of --server URL and --listen ADDR. One machine may run two agents.")
@@ -290,12 +294,24 @@ func (o *Options) requests(a *agent.Agent, c comfy, control agentControl) (func(
 		err = fault.Wrap(fault.Unavailable, err, "The agent can't keep inputs at %s.", inputs).WithRemedy("Choose another folder with --data.")
 		return nil, errors.Join(err, l.Close(), driver.Close())
 	}
+	place, err := o.place()
+	if err != nil {
+		return nil, errors.Join(err, l.Close(), driver.Close())
+	}
 	// Containers of an endpoint often share a disk for outputs, where each would number its files on its own.
-	jobs := oneshot.Handler(apart.Around(driver), oneshot.HandlerOptions{Version: o.Version, Dir: inputs, Log: o.Log})
+	jobs := oneshot.Handler(apart.Around(driver), oneshot.HandlerOptions{Version: o.Version, Dir: inputs, Place: place, Log: o.Log})
 	o.Announce(fmt.Sprintf("The agent is at http://%s", l.Addr()))
 	return func(ctx context.Context) error {
 		return errors.Join(a.Serve(ctx, l, a.Handler(key, jobs, control)), jobs.Close(), driver.Close())
 	}, nil
+}
+
+// place is where outputs are left; nil: they go with the answer.
+func (o *Options) place() (handover.Place, error) {
+	if o.Storage == "" {
+		return nil, nil
+	}
+	return handover.Open(o.Storage, handover.Options{Log: o.Log})
 }
 
 // beside is what operators of the studio may do on this machine beside looking.

@@ -178,7 +178,9 @@ func (r *run) request(sendInputs bool) oneshot.Request {
 		q.Inputs = append(q.Inputs, oneshot.Input{Name: u.Name, Subfolder: u.Subfolder, Size: u.Size, Sent: sendInputs})
 	}
 	if o.Place != nil {
-		q.Store = r.stored()
+		if id, ok := r.d.storeID(); ok {
+			q.Store, q.StoreID = r.stored(), id
+		}
 	}
 	if o.Updates != nil && o.CallBack != "" {
 		q.CallBack = &oneshot.CallBack{
@@ -186,6 +188,25 @@ func (r *run) request(sendInputs bool) oneshot.Request {
 		}
 	}
 	return q
+}
+
+// storeWithin bounds how long a job waits for its storage to tell what it is marked with.
+const storeWithin = 5 * time.Second
+
+// storeID returns the mark of the storage, by which containers know whether theirs is the same; empty for one without
+// marks. ok is false while the storage can't be used: outputs then come with the answer.
+func (d *Driver) storeID() (id string, ok bool) {
+	p, marks := d.options.Place.(handover.Prober)
+	if !marks {
+		return "", true
+	}
+	ctx, cancel := context.WithTimeout(d.closed, storeWithin)
+	defer cancel()
+	id, err := p.ID(ctx)
+	if err != nil {
+		d.log.Warn("the storage can't be used, and outputs come with the answer", "err", err)
+	}
+	return id, err == nil
 }
 
 // expectFrom is the size of a job from which the other side is asked whether it takes it before it is sent.
