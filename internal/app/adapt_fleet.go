@@ -10,6 +10,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -97,7 +98,7 @@ func backEndOf(b gpu, k fleet.BackEnd) api.BackEnd {
 		}
 	}
 	out := api.BackEnd{
-		Name: b.Name, Driver: b.Driver, URL: b.URL, State: string(k.State), Reason: k.Reason, Cause: k.Cause,
+		Name: b.Name, Driver: b.Driver, URL: withoutPassword(b.URL), State: string(k.State), Reason: k.Reason, Cause: k.Cause,
 		Version: k.Version, Foreign: k.QueueOther, Devices: []api.Device{}, Seen: api.When(k.Seen),
 		Groups: b.Groups, Labels: b.Labels, Added: b.added,
 		Until: api.When(k.Until), Parallel: k.Parallel, Price: b.PricePerHour, Prefer: b.Prefer, MaxRun: time.Duration(b.MaxRun).Seconds(),
@@ -107,6 +108,15 @@ func backEndOf(b gpu, k fleet.BackEnd) api.BackEnd {
 		out.Devices = append(out.Devices, api.Device{Name: d.Name, VRAMTotal: d.VRAMTotal, VRAMFree: d.VRAMFree})
 	}
 	return out
+}
+
+// withoutPassword is an address as it may be shown.
+func withoutPassword(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Redacted()
 }
 
 // one shows a back end as it is now.
@@ -125,6 +135,9 @@ func (f fleetFace) Add(ctx context.Context, n api.NewBackEnd) (api.BackEnd, erro
 		Deployment: n.Deployment, Groups: n.Groups, Labels: n.Labels, Price: n.Price, Prefer: n.Prefer, MaxRun: time.Duration(n.MaxRun) * time.Second,
 	}
 	back, err := added.back(n.Name)
+	if u, uerr := url.Parse(n.URL); err == nil && uerr == nil && u.User != nil {
+		err = errors.New("url: holds a name or password; name its key with key in place of it")
+	}
 	if err != nil {
 		return api.BackEnd{}, fault.New(fault.Invalid, "The back end %s can't be added: %v.", n.Name, err).WithCode("bad_backend").
 			WithRemedy("See what backends takes with: comfyume config reference")

@@ -1,6 +1,7 @@
 package app_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -318,5 +319,63 @@ func TestServersFollowOneAnother(t *testing.T) {
 				}
 			}
 		}))
+	})
+}
+
+// TestRemovedWhileItRuns: a back end that is removed at once has its run begin anew elsewhere, and nothing is lost; one
+// that is not has it end first.
+func TestRemovedWhileItRuns(t *testing.T) {
+	t.Parallel()
+	o := options(t, map[string]string{"limits.keep_free": "1MB"})
+	o.Settings.Backends = []config.Back{{Name: "fixed", Driver: "comfyui", URL: simulated(t)}}
+	bySocket(t, o, func(s *app.Studio, c *client.Client) {
+		_, err := c.AddBackEnd(t.Context(), api.NewBackEnd{Name: "late", URL: simulated(t)})
+		ok(t, err)
+		for _, name := range []string{"late", "fixed"} {
+			_, err = c.TestBackEnd(t.Context(), name, false)
+			ok(t, err)
+		}
+		_, err = c.DrainBackEnd(t.Context(), "fixed", true)
+		ok(t, err)
+		made, err := c.NewToken(t.Context(), "ann", api.NewToken{})
+		ok(t, err)
+		body := `{"prompt": {"1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 7}},
+			"2": {"class_type": "ProbeSlow", "inputs": {"image": ["1", 0], "steps": 30, "seconds": 0.05, "preview": false}},
+			"3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}}}`
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.Address()+"/prompt", strings.NewReader(body))
+		ok(t, err)
+		req.Header.Set("Authorization", "Bearer "+made.Secret)
+		res, err := http.DefaultClient.Do(req)
+		ok(t, err)
+		text, err := io.ReadAll(res.Body)
+		ok(t, errors.Join(err, res.Body.Close()))
+		if res.StatusCode != 200 {
+			t.Fatalf("%d %s", res.StatusCode, text)
+		}
+		until := func(what string, so func(api.Job) bool) api.Job {
+			t.Helper()
+			tick := time.NewTicker(20 * time.Millisecond)
+			defer tick.Stop()
+			for deadline := time.Now().Add(30 * time.Second); ; <-tick.C {
+				jobs, err := c.Jobs(t.Context(), client.JobFilter{})
+				ok(t, err)
+				if len(jobs.Jobs) == 1 && so(jobs.Jobs[0]) {
+					return jobs.Jobs[0]
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("it did not come to %s: %+v", what, jobs.Jobs)
+				}
+			}
+		}
+		until("a run", func(j api.Job) bool { return j.State == "running" && !j.Staged && j.BackEnd == "late" })
+		if err := c.RemoveBackEnd(t.Context(), "late", false); !fault.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "runs 1 jobs") {
+			t.Errorf("removed while it runs: %v", err)
+		}
+		_, err = c.DrainBackEnd(t.Context(), "fixed", false)
+		ok(t, err)
+		ok(t, c.RemoveBackEnd(t.Context(), "late", true))
+		if j := until("an end", func(j api.Job) bool { return j.Finished != nil }); j.State != "completed" || j.BackEnd != "fixed" || j.Attempt != 2 {
+			t.Errorf("the job ended as %+v", j)
+		}
 	})
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"io"
 	"net/http"
 	"strings"
@@ -36,7 +37,7 @@ func (s *Studio) packRoute(w http.ResponseWriter, r *http.Request) bool {
 		}
 		defer body.Close()
 		h := w.Header()
-		h.Set("Content-Type", kind)
+		h.Set("Content-Type", cmp.Or(kind, "application/octet-stream"))
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Content-Security-Policy", "sandbox; default-src 'none'")
 		h.Set("Cache-Control", "no-store")

@@ -118,7 +118,7 @@ func (t *trial) answers(k fleet.BackEnd, size catalog.Size, took time.Duration) 
 		}
 	}
 	if t.b.URL != "" {
-		t.good("address", took, "%s answers.", t.b.URL)
+		t.good("address", took, "%s answers.", withoutPassword(t.b.URL))
 	} else {
 		t.good("address", took, "Its agent is connected.")
 	}

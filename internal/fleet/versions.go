@@ -28,6 +28,11 @@ const mostPaths = 5
 func (p *Packs) Differences() []Difference {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	return p.differences()
+}
+
+// differences is Differences for who holds the lock.
+func (p *Packs) differences() []Difference {
 	var list []Difference
 	for i, m := range p.order {
 		packs := map[string]bool{}
@@ -62,11 +67,8 @@ func overlap(a, b []string) bool {
 
 // warn logs differences that are new. The lock is held.
 func (p *Packs) warn() {
-	p.mu.Unlock()
-	list := p.Differences()
-	p.mu.Lock()
 	now := map[string]bool{}
-	for _, d := range list {
+	for _, d := range p.differences() {
 		key := d.Pack + "\x00" + d.BackEnd + "\x00" + d.Served
 		if now[key] = true; !p.told[key] {
 			p.log.Warn("back ends have different versions of a pack; the first one's is served",

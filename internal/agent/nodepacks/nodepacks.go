@@ -256,7 +256,9 @@ func (s *Store) Install(ctx context.Context, w Want, tell report.Sink) (Outcome,
 	if err != nil {
 		return Outcome{}, err
 	}
-	s.changes.Lock()
+	if !s.changes.TryLock() {
+		return Outcome{}, fault.New(fault.Conflict, "Custom nodes are being changed here just now.").WithCode("busy").WithRemedy("Wait for its end.")
+	}
 	defer s.changes.Unlock()
 	ready, err := s.room(w.Name)
 	if err != nil {
@@ -362,7 +364,9 @@ func (s *Store) Rollback(ctx context.Context, w Want, tell report.Sink) (Outcome
 	if err := named(w.Name); err != nil {
 		return Outcome{}, err
 	}
-	s.changes.Lock()
+	if !s.changes.TryLock() {
+		return Outcome{}, fault.New(fault.Conflict, "Custom nodes are being changed here just now.").WithCode("busy").WithRemedy("Wait for its end.")
+	}
 	defer s.changes.Unlock()
 	rec, err := s.load(w.Name)
 	if err != nil {

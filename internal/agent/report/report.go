@@ -99,6 +99,10 @@ func Serve(w http.ResponseWriter, r *http.Request, log *slog.Logger, work func(c
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	flush := http.NewResponseController(w)
+	w.WriteHeader(http.StatusOK)
+	if err := flush.Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) { // at once: who asks waits for a sign of life
+		return
+	}
 	var mu sync.Mutex
 	var last time.Time
 	state := ""
