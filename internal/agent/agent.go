@@ -88,14 +88,22 @@ func (a *Agent) Drain(ctx context.Context) {
 	defer c.CloseIdleConnections()
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	// A run may be between two requests of the studio, so the queue has to be found empty more than once.
-	for quiet, told := 0, false; quiet < 3; {
+	carried := func() int64 {
+		if c, counts := a.comfy.(interface{ Carried() int64 }); counts {
+			return c.Carried()
+		}
+		return 0
+	}
+	// A run may be between two requests of the studio, and its outputs are fetched after it has left the queue: so the
+	// queue has to be found empty more than once, and nothing but small talk on the line.
+	before := carried()
+	for quiet, told := 0, false; quiet < 4; {
 		state := a.comfy.Status().ComfyUI.State
 		if state != Ready && state != Frozen {
 			return // there is no run that could go on
 		}
 		switch q := question(ctx, c, OverDial(a.comfy), &pulse{}, false); {
-		case q.err == nil && q.waiting == 0:
+		case q.err == nil && q.waiting == 0 && carried()-before < smallTalk:
 			quiet++
 		default:
 			quiet = 0
@@ -104,6 +112,7 @@ func (a *Agent) Drain(ctx context.Context) {
 				a.o.Log.Info("the agent ends when its ComfyUI is idle", "runs", q.waiting, "at_most", a.o.StopAfter)
 			}
 		}
+		before = carried()
 		select {
 		case <-ctx.Done():
 			return
@@ -111,6 +120,9 @@ func (a *Agent) Drain(ctx context.Context) {
 		}
 	}
 }
+
+// smallTalk is what sockets and questions carry in half a second, in bytes; files carry more.
+const smallTalk = 16 << 10
 
 // Guard lets requests through that carry the key as a bearer token or as X-API-Key.
 func Guard(key string, next http.Handler) http.Handler {

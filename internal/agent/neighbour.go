@@ -105,6 +105,9 @@ func (n *Neighbour) Dial(ctx context.Context) (net.Conn, error) {
 	return &watched{Conn: c, pulse: &n.pulse}, nil
 }
 
+// Carried counts the bytes that went to and fro on connections of Dial.
+func (n *Neighbour) Carried() int64 { return n.pulse.carried.Load() }
+
 // Run looks at the ComfyUI until ctx ends.
 func (n *Neighbour) Run(ctx context.Context) {
 	answers := make(chan answer, 1)

@@ -162,6 +162,9 @@ func (s *Supervisor) Dial(ctx context.Context) (net.Conn, error) {
 	return &watched{Conn: c, pulse: &s.pulse}, nil
 }
 
+// Carried counts the bytes that went to and fro on connections of Dial.
+func (s *Supervisor) Carried() int64 { return s.pulse.carried.Load() }
+
 func (s *Supervisor) open(ctx context.Context, network, _ string) (net.Conn, error) {
 	return s.o.dial(ctx, network, s.host)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/agent/proc"
@@ -11,8 +12,9 @@ import (
 
 // pulse is when a ComfyUI answered for the last time. It is safe for concurrent use.
 type pulse struct {
-	mu sync.Mutex
-	at time.Time
+	mu      sync.Mutex
+	at      time.Time
+	carried atomic.Int64 // bytes that went to and fro on connections of others
 }
 
 func (p *pulse) beat() {
@@ -37,7 +39,14 @@ func (c *watched) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.pulse.beat()
+		c.pulse.carried.Add(int64(n))
 	}
+	return n, err
+}
+
+func (c *watched) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.pulse.carried.Add(int64(n))
 	return n, err
 }
 

@@ -64,7 +64,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := o.explain(ctx, c); err != nil {
 		return err
 	}
-	a := agent.New(c, agent.Options{
+	a := agent.New(c.ComfyUI, agent.Options{
 		Version: o.Version, Name: o.Name, Output: c.output, Folders: o.folders(c), StopAfter: o.StopAfter, Log: o.Log,
 	})
 	defer a.Close()

@@ -36,6 +36,12 @@ func comfyUI(t *testing.T) (address string, waiting *atomic.Int64) {
 			io.WriteString(w, `{"system":{"comfyui_version":"0.3.64","ram_total":8},"devices":[]}`)
 		case "/prompt":
 			json.NewEncoder(w).Encode(map[string]any{"exec_info": map[string]any{"queue_remaining": waiting.Load()}})
+		case "/view": // an output that takes 4 s
+			for range 64 {
+				w.Write(make([]byte, 64<<10))
+				http.NewResponseController(w).Flush()
+				<-time.After(64 * time.Millisecond)
+			}
 		default:
 			http.NotFound(w, r)
 		}
@@ -158,7 +164,16 @@ func TestHome(t *testing.T) {
 	for !strings.Contains(read(t, control, "http://agent/status"), `"stopping":true`) {
 		<-time.After(20 * time.Millisecond)
 	}
+	// An output that is fetched after the run has ended comes whole.
+	res, err := through(t, hub, tunnel.ComfyUI).Get("http://comfy/view")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
 	waiting.Store(0)
+	if n, err := io.Copy(io.Discard, res.Body); err != nil || n != 4<<20 {
+		t.Errorf("of the output %d bytes came: %v", n, err)
+	}
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
