@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/handover"
 )
 
@@ -55,9 +56,7 @@ func (s *Studio) checkStorage(ctx context.Context) {
 	for i, address := range places {
 		all.Go(func() { findings[i] = s.checkPlace(ctx, address) })
 	}
-	if strings.HasPrefix(s.cfg.Blob, "file://") {
-		findings[len(places)] = handover.MountFindings(s.blobFolder())
-	}
+	all.Go(func() { findings[len(places)] = s.checkBytes(ctx) })
 	all.Wait()
 	for _, found := range findings {
 		for _, note := range found {
@@ -65,6 +64,23 @@ func (s *Studio) checkStorage(ctx context.Context) {
 			s.notes = append(s.notes, note)
 		}
 	}
+}
+
+// checkBytes tries whether people's files can be written, and looks how their folder is mounted.
+func (s *Studio) checkBytes(ctx context.Context) (findings []string) {
+	const key = "probe"
+	_, err := s.blobs.Put(ctx, key, strings.NewReader(""))
+	if err == nil {
+		err = s.blobs.Delete(ctx, key)
+	}
+	if err != nil {
+		public, remedy := fault.Public(placeTrouble(err, s.blobPlace()))
+		findings = append(findings, strings.TrimSpace("People's files can't be written. "+public+" "+remedy))
+	}
+	if !s.inBucket() {
+		findings = append(findings, handover.MountFindings(s.blobFolder())...)
+	}
+	return findings
 }
 
 // checkPlace tries a place, and compares it with what it was when the studio saw it last: another disk at the same

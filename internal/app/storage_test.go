@@ -128,6 +128,22 @@ func TestFilesInABucket(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(o.Settings.Data, "blobs")); err == nil && len(left) > 0 {
 		t.Errorf("the folder has %v", left)
 	}
+	server.Fault(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.Method == http.MethodPut {
+			w.WriteHeader(http.StatusForbidden)
+		}
+		return r.Method == http.MethodPut
+	})
+	err = run(t, o, func(s *app.Studio) {
+		notes := strings.Join(s.Status(t.Context()).Reasons, "\n")
+		if !strings.Contains(notes, "People's files can't be written. The key may not do that") || strings.Contains(notes, "file:") {
+			t.Errorf("with a key that may only read the notes are %s", notes)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Fault(nil)
 	err = run(t, o, func(s *app.Studio) {
 		p := ann(t, o, s)
 		if status, text := p.do("GET", "/view?type=input&filename=film.mp4", "", nil); status != 200 || !bytes.Equal(text, data) {

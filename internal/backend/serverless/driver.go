@@ -133,6 +133,8 @@ type Driver struct {
 	notes   notes
 	know    knowledge
 
+	unstored sync.Once // it was said that containers leave nothing in storage
+
 	closed context.Context // ends with Close
 	end    context.CancelFunc
 	wg     sync.WaitGroup

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -27,6 +28,7 @@ type run struct {
 	resumed bool
 	box     *box
 	wake    chan struct{} // somebody wants it interrupted
+	stores  atomic.Bool   // its container was asked to leave outputs in storage
 
 	mu     sync.Mutex
 	note   note
@@ -65,6 +67,12 @@ func (r *run) Epoch() string {
 // Fetch opens an output, once it has come.
 func (r *run) Fetch(ctx context.Context, f backend.FileRef) (io.ReadCloser, error) {
 	kept, file, err := r.box.fetch(ctx, f)
+	if err == nil && kept == nil && r.stores.Load() {
+		r.d.unstored.Do(func() {
+			r.d.log.Warn("outputs come with the answer and are not left in the storage that is set",
+				"note", "Its containers have another disk or bucket than the studio, or none: start the agent with --storage, and compare the mounts. Their log says which.")
+		})
+	}
 	if err != nil || kept == nil {
 		return file, err
 	}
@@ -180,6 +188,7 @@ func (r *run) request(sendInputs bool) oneshot.Request {
 	if o.Place != nil {
 		if id, ok := r.d.storeID(); ok {
 			q.Store, q.StoreID = r.stored(), id
+			r.stores.Store(true)
 		}
 	}
 	if o.Updates != nil && o.CallBack != "" {
