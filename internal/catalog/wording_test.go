@@ -148,7 +148,7 @@ func TestLargeGraphsAreCheckedOnce(t *testing.T) {
 		if ok := v.Refusal == nil; ok != (shape == "a ladder" || shape == "a star") {
 			t.Errorf("%s: %.200s", shape, v.Refusal)
 		}
-		if d := time.Since(begin); d > 5*time.Second || len(v.Refusal) > 32<<20 {
+		if d := time.Since(begin); d > time.Minute || len(v.Refusal) > 32<<20 {
 			t.Errorf("%s took %v and %d MB", shape, d, len(v.Refusal)>>20)
 		}
 	}
