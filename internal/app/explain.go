@@ -1,15 +1,23 @@
 package app
 
-import "strings"
+import (
+	"slices"
+	"strings"
+
+	"github.com/ahelme/comfyume/internal/backend"
+)
 
 // why is what went wrong, for an operator: at which step, what, why, and what to do.
 type why struct{ step, text, cause, remedy string }
 
-// hints tell apart why a back end does not answer, by what its driver said. The first that fits counts.
-var hints = []struct {
-	says []string // any of them
+// hint is what an error means that has one of these texts in it.
+type hint struct {
+	says []string
 	why
-}{
+}
+
+// hints tell apart why a back end does not answer, by what its driver said. The first that fits counts.
+var hints = []hint{
 	{[]string{"status 401", "status 403"}, why{"key", "It wants to know who asks.", "", "Name its key under backends.key as env:NAME or file:PATH, or see that the one that is named is right."}},
 	{[]string{"x509: certificate signed by unknown", "x509: certificate is not trusted"}, why{"certificate", "Its certificate is of an authority that this machine does not know.", "", "Add the authority to the system's, or use one that is known."}},
 	{[]string{"x509: certificate has expired"}, why{"certificate", "Its certificate is out of date, or a clock is wrong.", "", "Renew it; compare the time of both machines."}},
@@ -25,22 +33,41 @@ var hints = []struct {
 	{[]string{"taking in"}, why{"nodes", "It answers, and what it says it can run can't be taken in.", "", "See the studio's log and disk."}},
 }
 
-// explain says why a back end can't be used, from what was noted of it.
+// explain says why a back end can't be used, from what was noted of it. What its driver says of it by itself counts more
+// than what can be guessed from the error.
 func explain(cause string, b gpu) why {
-	if b.Driver == "agent" && !strings.Contains(cause, "status ") {
-		return why{
-			"address", "Its agent is not connected, or the ComfyUI beside it does not answer.", cause,
-			"Start comfyume agent on that machine and see what it says. To let it join: comfyume backend join " + b.Name,
-		}
+	w := why{step: "address", text: "It does not answer.", remedy: "See whether ComfyUI runs there, and its log."}
+	if b.Driver == "agent" {
+		w.text, w.remedy = "Its agent is not connected, or the ComfyUI beside it does not answer.", "Start comfyume agent on that machine and see what it says."
 	}
-	for _, h := range hints {
-		for _, part := range h.says {
-			if strings.Contains(cause, part) {
-				w := h.why
-				w.cause = cause
-				return w
-			}
-		}
+	found := slices.IndexFunc(hints, func(h hint) bool {
+		return slices.ContainsFunc(h.says, func(part string) bool { return strings.Contains(cause, part) })
+	})
+	if found >= 0 {
+		w = hints[found].why
 	}
-	return why{"address", "It does not answer.", cause, "See whether ComfyUI runs there, and its log."}
+	if text, remedy := ownWords(cause); text != "" {
+		w.text, w.remedy = text, remedy
+	}
+	if b.Driver == "agent" {
+		w.remedy += " To let it join: comfyume backend join " + b.Name
+	}
+	w.cause = cause
+	return w
+}
+
+// ownWords takes the sentence and the remedy out of an error that a driver wrote for people: class: sentence — remedy:
+// what was behind it.
+func ownWords(cause string) (text, remedy string) {
+	text, remedy, ok := strings.Cut(cause, " — ")
+	if !ok {
+		return "", ""
+	}
+	for _, class := range []error{backend.ErrUnreachable, backend.ErrNotComfyUI, backend.ErrTooOld} {
+		text = strings.TrimPrefix(text, class.Error()+": ")
+	}
+	if short, _, behind := strings.Cut(remedy, ".: "); behind {
+		remedy = short + "."
+	}
+	return text, remedy
 }
