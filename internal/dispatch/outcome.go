@@ -96,8 +96,16 @@ func (a *attempt) lostTooOften(cause error) job.Outcome {
 	return a.failed("", "", typ, fmt.Sprintf("The job was tried %d times and never came to its end. %s", a.past.lost+1, a.sentence(cause)))
 }
 
-// sentence says for its owner why an attempt ended.
+// sentence says for its owner why an attempt ended: what it means for the job, and what its driver knows of the cause.
 func (a *attempt) sentence(cause error) string {
+	said := a.verdict(cause)
+	if f, ok := errors.AsType[*fault.Error](cause); ok && ofBackEnd(cause) && f.Public != "" {
+		said += " " + f.Public
+	}
+	return said
+}
+
+func (a *attempt) verdict(cause error) string {
 	switch {
 	case errors.Is(cause, errMisfit):
 		return fmt.Sprintf("%s lacks nodes of the graph.", a.backEnd)

@@ -103,13 +103,13 @@ func (r *run) notShared(ctx context.Context, cause error) error {
 	case asked == 0:
 		why = fault.Wrap(fault.Unavailable, cause, "An output is not in the shared folder, and no replica answers.")
 	case sees == 0:
-		why = fault.Wrap(fault.Unavailable, cause, "The shared folder %s is not the one that the replicas write to: none of %d looks found there what was written here.", r.d.shelf.outputs, asked).
-			WithRemedy("Mount the same disk at both, and start ComfyUI with --output-directory on it.")
+		why = fault.Wrap(fault.Unavailable, cause, "The shared folder is not the one that the replicas write to: none of %d looks found there what was written here.", asked).
+			WithRemedy("Mount the disk of %s at the replicas too, and start ComfyUI with --output-directory on it.", r.d.shelf.outputs)
 	case sees < asked:
-		why = fault.Wrap(fault.Unavailable, cause, "Only some replicas write to the shared folder %s: %d of %d looks found there what was written here.", r.d.shelf.outputs, sees, asked).
-			WithRemedy("Give all deployments behind the endpoint the same mount and --output-directory.")
+		why = fault.Wrap(fault.Unavailable, cause, "Only some replicas write to the shared folder: %d of %d looks found there what was written here.", sees, asked).
+			WithRemedy("Give all replicas the same mount, that of %s, and --output-directory on it.", r.d.shelf.outputs)
 	default:
-		why = fault.Wrap(fault.Unavailable, cause, "The shared folder %s is the right one, and shows an output more than %v late.", r.d.shelf.outputs, r.d.o.VisibleFor).
+		why = fault.Wrap(fault.Unavailable, cause, "The shared folder is the right one, and shows an output more than %v late.", r.d.o.VisibleFor).
 			WithRemedy("Mount it with a shorter attribute cache, such as actimeo=3.")
 	}
 	return fmt.Errorf("%w: %w", backend.ErrLost, why)
