@@ -52,7 +52,7 @@ type tally struct {
 }
 
 func (s tally) String() string {
-	return fmt.Sprintf("%d acknowledged jobs (%d deleted, %d more perhaps, %d interrupted, %d lost on three back ends), %d more whose answer was cut, %d files (%d shown again from a cache)",
+	return fmt.Sprintf("%d acknowledged jobs (%d deleted, %d more perhaps, %d interrupted, %d lost too often), %d more whose answer was cut, %d files (%d shown again from a cache)",
 		s.jobs, s.deleted, s.cut, s.interrupted, s.lostThrice, s.unasked, s.files, s.shared)
 }
 

@@ -208,6 +208,10 @@ func (s *Studio) fleetChanged() {
 	s.bus.Publish(event.Event{Body: event.FleetChanged{}})
 }
 
+// maxAttempts is how often a run may be lost before its job fails. A job that kills back ends is stopped after two: the
+// rest are lines that break and machines that are taken away, of which many studios have more than one an hour.
+const maxAttempts = 5
+
 // newDispatch makes the run loop.
 func (s *Studio) newDispatch() *dispatch.Dispatcher {
 	rewriter := rewrite.New(func(group string) rewrite.Catalog { return s.catalog.For(group) }, s.files, s.self.key, rewrite.Options{
@@ -218,7 +222,7 @@ func (s *Studio) newDispatch() *dispatch.Dispatcher {
 		Missing: s.catalog.Missing, Estimate: s.estimate, Ran: s.usage.Ran, Share: s.usage.Share, Spent: s.spent, Budget: s.budget,
 		Room: func() error { return s.files.Room(context.Background()) }, Log: s.log,
 	}, dispatch.Options{
-		Order: sched.Order(s.queue.Mode()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser,
+		MaxAttempts: maxAttempts, Order: sched.Order(s.queue.Mode()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser,
 		AgeAfter: orNever(s.cfg.Queue.AgeAfter), HalfLife: time.Duration(s.cfg.Queue.HalfLife),
 		Affinity: orNever(s.cfg.Queue.Affinity),
 	})
