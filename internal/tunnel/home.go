@@ -226,16 +226,6 @@ func (h *Home) comfy(ctx context.Context, stream net.Conn) {
 	other.Wait()
 }
 
-// flowBuffers are what one direction of a stream carries at a time: what a frame holds.
-var flowBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
-
-// flow carries bytes until one side ends.
-func flow(to io.Writer, from io.Reader) {
-	buf := flowBuffers.Get().(*[64 << 10]byte)
-	defer flowBuffers.Put(buf)
-	io.CopyBuffer(struct{ io.Writer }{to}, struct{ io.Reader }{from}, buf[:]) //nolint:errcheck // either side may end it
-}
-
 // answer tells the studio whether the stream leads where it wanted, and takes the time limit off it.
 func answer(stream net.Conn, err error) error {
 	out := []byte{0}

@@ -18,8 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/backend/backendtest"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
@@ -29,8 +27,6 @@ import (
 	"github.com/ahelme/comfyume/internal/sim"
 	"github.com/ahelme/comfyume/internal/tunnel"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // bench is a studio's hub and an agent beside a fake or simulated ComfyUI, joined by a real line over loopback. The line
 // goes through a gate that can cut it.
