@@ -152,7 +152,7 @@ func (u *upgrade) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := u.Transport.RoundTrip(r)
 	if err == nil && resp.StatusCode == http.StatusSwitchingProtocols {
 		if rwc, ok := resp.Body.(io.ReadWriteCloser); ok {
-			u.held = &held{ReadWriteCloser: rwc}
+			u.held = newHeld(rwc)
 			resp.Body = u.held
 		}
 	}

@@ -74,7 +74,7 @@ func TestHostileAgentsAreCutOff(t *testing.T) {
 			conn := s.intruder()
 			for _, b := range c.sent {
 				if err := conn.Write(t.Context(), websocket.MessageBinary, b); err != nil {
-					t.Fatal(err)
+					break // it was cut off before the end
 				}
 			}
 			s.offline("lab-1")

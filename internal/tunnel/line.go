@@ -210,44 +210,6 @@ func (l *line) send(p []byte) error {
 	return errors.Join(err, l.held.flush())
 }
 
-// held is what a WebSocket client writes on. The library masks 4 KiB at a time and writes each; held back until the
-// message is whole they go out at once.
-type held struct {
-	io.ReadWriteCloser
-	mu      sync.Mutex
-	holding bool
-	buf     []byte
-}
-
-func (h *held) begin() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.holding = true
-}
-
-// Write holds p back while a message goes out, and else writes it.
-func (h *held) Write(p []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.holding {
-		h.buf = append(h.buf, p...)
-		return len(p), nil
-	}
-	return h.ReadWriteCloser.Write(p)
-}
-
-func (h *held) flush() error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.holding = false
-	_, err := h.ReadWriteCloser.Write(h.buf)
-	h.buf = h.buf[:0]
-	if cap(h.buf) > 2*window {
-		h.buf = nil
-	}
-	return err
-}
-
 // police reads the heads of frames as they pass by. What a hostile end could exhaust us with ends the line: streams that
 // it opens, and pings, each of which would take a goroutine to answer.
 type police struct {

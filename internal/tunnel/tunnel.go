@@ -88,7 +88,7 @@ const (
 const (
 	beatEvery    = time.Second               // each end says something at least so often
 	silentFor    = 4 * time.Second           // an end that heard nothing for so long takes the line for lost
-	window       = 2 << 20                   // bytes of a stream that may be on their way
+	window       = 1 << 20                   // bytes of a stream that may be on their way
 	maxStreams   = 48                        // of one agent at a time
 	answerWithin = 15 * time.Second          // for the agent to take a stream and to reach its ComfyUI
 	writeWithin  = time.Minute               // for one frame to go out on a slow line
