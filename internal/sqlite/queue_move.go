@@ -46,10 +46,8 @@ func (q *Queue) recordPage(ctx context.Context, after int64) (page []queue.Recor
 		return nil, false, err
 	}
 	defer func() {
-		for i := range page { // after the rows are read: they may have the only connection
-			if err == nil {
-				page[i].Tries, err = q.Tries(ctx, page[i].Job.Seq)
-			}
+		if err == nil && len(page) > 0 { // after the rows are read: they may have the only connection
+			err = q.addTries(ctx, page)
 		}
 	}()
 	defer rows.Close()
