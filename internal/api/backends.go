@@ -21,7 +21,7 @@ type Fleet interface {
 	// Remove lets go of one that was added. With now its runs begin anew elsewhere; else it has to have none.
 	Remove(ctx context.Context, name string, now bool) error
 	// Drain gives a back end no more work, or with on false work again; that stays over restarts.
-	Drain(ctx context.Context, name string, on bool) (BackEnd, error)
+	Drain(ctx context.Context, name string, on bool, o Outage) (BackEnd, error)
 	// Test asks one back end now who it is and what it can run and, with run, has it run something small.
 	Test(ctx context.Context, name string, run bool) (BackEndTest, error)
 
@@ -34,6 +34,12 @@ type Fleet interface {
 	Machine(ctx context.Context, name, method, path string, body any) (io.ReadCloser, error)
 	// Changed has what a back end can run read anew.
 	Changed(name string)
+}
+
+// Outage is what people read of a back end that was taken out, and when it takes work by itself again.
+type Outage struct {
+	Text  string
+	Until time.Time // zero: when somebody says so
 }
 
 // NewBackEnd is a GPU source to be added. The fields are those of backends in the settings.
@@ -172,12 +178,23 @@ func (f *Face) backEnds() {
 		) (*empty, error) {
 			return done(f.Fleet.Remove(ctx, in.Name, in.Now))
 		})
-	for act, what := range map[string]string{"drain": "Give a GPU source no more work", "resume": "Give a GPU source work again"} {
-		on(f, route{http.MethodPost, "/backends/{name}/" + act, act + "-backend", what, operators, 0},
-			func(ctx context.Context, _ identity.Person, in *backEndName) (*body[BackEnd], error) {
-				return answer(f.Fleet.Drain(ctx, in.Name, act == "drain"))
-			})
-	}
+	on(f, route{http.MethodPost, "/backends/{name}/drain", "drain-backend", "Give a GPU source no more work", operators, 0},
+		func(ctx context.Context, _ identity.Person, in *struct {
+			Name    string `path:"name"`
+			Text    string `query:"text" maxLength:"200" doc:"what people read; that it was taken out when left out"`
+			Minutes int    `query:"minutes" minimum:"0" maximum:"525600" doc:"after so long it takes work by itself again; 0: when somebody says so"`
+		},
+		) (*body[BackEnd], error) {
+			o := Outage{Text: in.Text}
+			if in.Minutes > 0 {
+				o.Until = time.Now().Add(time.Duration(in.Minutes) * time.Minute)
+			}
+			return answer(f.Fleet.Drain(ctx, in.Name, true, o))
+		})
+	on(f, route{http.MethodPost, "/backends/{name}/resume", "resume-backend", "Give a GPU source work again", operators, 0},
+		func(ctx context.Context, _ identity.Person, in *backEndName) (*body[BackEnd], error) {
+			return answer(f.Fleet.Drain(ctx, in.Name, false, Outage{}))
+		})
 	on(f, route{http.MethodPost, "/backends/{name}/test", "test-backend", "Ask a GPU source now who it is and what it can run, and try it", operators, 0},
 		func(ctx context.Context, _ identity.Person, in *struct {
 			Name string `path:"name"`

@@ -20,7 +20,7 @@ func (f *fake) Remove(_ context.Context, name string, now bool) error {
 	return f.note("remove", name, fmt.Sprint(now))
 }
 
-func (f *fake) Drain(_ context.Context, name string, on bool) (api.BackEnd, error) {
+func (f *fake) Drain(_ context.Context, name string, on bool, _ api.Outage) (api.BackEnd, error) {
 	return api.BackEnd{Name: name, Devices: []api.Device{}}, f.note("drain", name, fmt.Sprint(on))
 }
 

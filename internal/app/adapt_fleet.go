@@ -186,7 +186,7 @@ func (f fleetFace) Remove(ctx context.Context, name string, now bool) error {
 		return err
 	}
 	if runs > 0 && !now {
-		if _, err := f.drain(ctx, b, true); err != nil {
+		if _, err := f.drain(ctx, b, true, api.Outage{Text: "it is being removed."}); err != nil {
 			return err
 		}
 		return fault.New(fault.Conflict, "%s runs %d jobs. It gets no more of them now.", name, runs).WithCode("still_runs").
@@ -223,24 +223,24 @@ func (s *Studio) runsOn(ctx context.Context, name string) (n int, err error) {
 }
 
 // Drain gives a back end no more work, or work again.
-func (f fleetFace) Drain(ctx context.Context, name string, on bool) (api.BackEnd, error) {
+func (f fleetFace) Drain(ctx context.Context, name string, on bool, o api.Outage) (api.BackEnd, error) {
 	f.s.gpus.change.Lock()
 	defer f.s.gpus.change.Unlock()
 	b, ok := f.s.gpus.named(name)
 	if !ok {
 		return api.BackEnd{}, noGPU(name)
 	}
-	return f.drain(ctx, b, on)
+	return f.drain(ctx, b, on, o)
 }
 
-func (f fleetFace) drain(ctx context.Context, b gpu, on bool) (api.BackEnd, error) {
-	b.drained = on
+func (f fleetFace) drain(ctx context.Context, b gpu, on bool, o api.Outage) (api.BackEnd, error) {
+	b.drained, b.text, b.until = on, o.Text, o.Until
 	if err := f.s.keep(ctx, b); err != nil {
 		return api.BackEnd{}, err
 	}
 	f.s.gpus.set(b)
 	if f.s.fleet != nil {
-		if err := f.s.fleet.Drain(b.Name, on); err != nil {
+		if err := f.s.fleet.Maintain(b.Name, on, o.Text, o.Until); err != nil {
 			return api.BackEnd{}, err
 		}
 		if !on { // what it is fit for shows at once

@@ -26,8 +26,10 @@ type gpus struct {
 // gpu is one back end.
 type gpu struct {
 	config.Back
-	added   bool // by an operator; else the settings name it
-	drained bool // taken out by an operator
+	added   bool      // by an operator; else the settings name it
+	drained bool      // taken out by an operator
+	text    string    // that people read then; empty: that
+	until   time.Time // when it takes work by itself again; zero: when somebody says so
 	driver  backend.Driver
 }
 
@@ -78,6 +80,8 @@ func (g *gpus) drop(name string) {
 // keptBack is what the store keeps of a back end: what an operator changed. A key is a reference, never the key.
 type keptBack struct {
 	Drained bool       `json:"drained,omitempty"`
+	Text    string     `json:"text,omitempty"`  // that people read while it is drained
+	Until   time.Time  `json:"until,omitzero"`  // the end of that; zero: when somebody says so
 	Added   *addedBack `json:"added,omitempty"` // nil: the settings name it
 }
 
@@ -144,7 +148,7 @@ func (s *Studio) loadGPUs(ctx context.Context) error {
 			if k.Added != nil {
 				s.log.Warn("a back end is in the settings and was added too; the settings count", "backend", name)
 			}
-			at.drained = k.Drained
+			at.drained, at.text, at.until = k.Drained, k.Text, k.Until
 			s.gpus.set(at)
 		case k.Added != nil:
 			b, err := k.Added.back(name)
@@ -152,7 +156,7 @@ func (s *Studio) loadGPUs(ctx context.Context) error {
 				s.log.Warn("a back end that was added does not fit this version; add it again", "backend", name, "err", err)
 				continue
 			}
-			s.gpus.set(gpu{Back: b, added: true, drained: k.Drained})
+			s.gpus.set(gpu{Back: b, added: true, drained: k.Drained, text: k.Text, until: k.Until})
 		}
 	}
 	return nil
@@ -162,7 +166,7 @@ func readKept(body []byte) (k keptBack, err error) { return k, json.Unmarshal(bo
 
 // keep writes down what an operator changed of a back end.
 func (s *Studio) keep(ctx context.Context, b gpu) error {
-	k := keptBack{Drained: b.drained}
+	k := keptBack{Drained: b.drained, Text: b.text, Until: b.until}
 	if b.added {
 		k.Added = addedOf(b.Back)
 	}
@@ -195,7 +199,7 @@ func (s *Studio) connect(b gpu) error {
 func (s *Studio) member(b gpu) fleet.Member {
 	return fleet.Member{
 		Name: b.Name, Driver: b.driver, Parallel: b.MaxParallel, Groups: b.Groups, Price: b.PricePerHour, Prefer: b.Prefer,
-		MaxRun: time.Duration(b.MaxRun), Drained: b.drained,
+		MaxRun: time.Duration(b.MaxRun), Drained: b.drained, Text: b.text, Until: b.until,
 	}
 }
 
@@ -266,9 +270,9 @@ func (s *Studio) takeOver(ctx context.Context) error {
 				return err
 			}
 		case b.drained != (there && k.Drained):
-			b.drained = !b.drained
+			b.drained, b.text, b.until = !b.drained, k.Text, k.Until
 			s.gpus.set(b)
-			if err := s.fleet.Drain(b.Name, b.drained); err != nil {
+			if err := s.fleet.Maintain(b.Name, b.drained, b.text, b.until); err != nil {
 				return err
 			}
 		}
@@ -283,7 +287,7 @@ func (s *Studio) takeOver(ctx context.Context) error {
 		}
 		back, err := k.Added.back(name)
 		if err == nil {
-			err = s.connect(gpu{Back: back, added: true, drained: k.Drained})
+			err = s.connect(gpu{Back: back, added: true, drained: k.Drained, text: k.Text, until: k.Until})
 		}
 		if err != nil {
 			s.log.Warn("a back end that was added at another server can't be used here", "backend", name, "err", err)

@@ -91,12 +91,18 @@ func TestBackEndsComeAndGo(t *testing.T) {
 		if err := c.RemoveBackEnd(t.Context(), "fixed", true); !fault.Is(err, fault.Conflict) {
 			t.Errorf("one of the settings is removed: %v", err)
 		}
-		_, err = c.DrainBackEnd(t.Context(), "fixed", true)
+		_, err = c.MaintainBackEnd(t.Context(), "fixed", "New models are copied.", time.Hour)
 		ok(t, err)
 		state(c, "fixed drained", "late ready")
 	})
 	bySocket(t, o, func(_ *app.Studio, c *client.Client) {
-		_, err := c.TestBackEnd(t.Context(), "late", false)
+		list, err := c.BackEnds(t.Context())
+		ok(t, err)
+		i := slices.IndexFunc(list, func(b api.BackEnd) bool { return b.Name == "fixed" })
+		if why := list[i].Reason; !strings.Contains(why, "New models are copied. Until ") || list[i].Until == nil {
+			t.Errorf("after a restart: %q until %v", why, list[i].Until)
+		}
+		_, err = c.TestBackEnd(t.Context(), "late", false)
 		ok(t, err)
 		state(c, "fixed drained", "late ready")
 		_, err = c.DrainBackEnd(t.Context(), "fixed", false)

@@ -110,22 +110,30 @@ func (cmd *backendRemove) Run(c *call) error {
 }
 
 type backendDrain struct {
-	Name string `arg:""`
+	Name string        `arg:""`
+	Text string        `help:"What people read of it meanwhile." placeholder:"TEXT"`
+	For  time.Duration `help:"After so long it takes work by itself again." placeholder:"TIME"`
 }
 
 // Run takes a GPU source out.
-func (cmd *backendDrain) Run(c *call) error { return c.drain(cmd.Name, true) }
+func (cmd *backendDrain) Run(c *call) error {
+	return c.ask(false, func(s *client.Client) error {
+		b, err := s.MaintainBackEnd(c.ctx, cmd.Name, cmd.Text, cmd.For)
+		if err != nil {
+			return err
+		}
+		return c.print(b, func(w io.Writer) { printBackEnds(w, []api.BackEnd{b}) })
+	})
+}
 
 type backendResume struct {
 	Name string `arg:""`
 }
 
 // Run gives a GPU source work again.
-func (cmd *backendResume) Run(c *call) error { return c.drain(cmd.Name, false) }
-
-func (c *call) drain(name string, on bool) error {
+func (cmd *backendResume) Run(c *call) error {
 	return c.ask(false, func(s *client.Client) error {
-		b, err := s.DrainBackEnd(c.ctx, name, on)
+		b, err := s.DrainBackEnd(c.ctx, cmd.Name, false)
 		if err != nil {
 			return err
 		}

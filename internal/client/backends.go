@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/agent/report"
 	"github.com/ahelme/comfyume/internal/api"
@@ -38,6 +39,13 @@ func (c *Client) DrainBackEnd(ctx context.Context, name string, on bool) (b api.
 		act = "/drain"
 	}
 	return b, c.call(ctx, http.MethodPost, backEnd(name)+act, nil, nil, &b)
+}
+
+// MaintainBackEnd gives a GPU source no more work: people read the text, and after a time it takes work by itself again;
+// 0: when somebody says so.
+func (c *Client) MaintainBackEnd(ctx context.Context, name, text string, last time.Duration) (b api.BackEnd, err error) {
+	minutes := strconv.Itoa(int((last + time.Minute - 1) / time.Minute))
+	return b, c.call(ctx, http.MethodPost, backEnd(name)+"/drain", url.Values{"text": {text}, "minutes": {minutes}}, nil, &b)
 }
 
 // TestBackEnd asks a GPU source now who it is and, with run, has it run something small. It takes as long as that takes.

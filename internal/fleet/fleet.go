@@ -45,7 +45,9 @@ type Member struct {
 	Prefer   int           // the higher one gets a job first; among equals, the cheaper one
 	MaxRun   time.Duration // a run that takes longer is stopped; 0: never
 
-	Drained bool // taken out by the operator before
+	Drained bool      // taken out by the operator before
+	Text    string    // what people read then; empty: that
+	Until   time.Time // when it takes work by itself again; zero: when somebody says so
 }
 
 // MemberStore keeps what operators changed of the back ends while the studio ran, by name. The form is the caller's.
@@ -236,18 +238,18 @@ func noBackEnd(name string) error {
 }
 
 func newMember(m Member) *member {
-	state, reason := Unknown, fmt.Sprintf("%s has not answered yet.", m.Name)
-	if m.Drained {
-		state, reason = Drained, takenOut(m.Name)
-	}
-	return &member{
+	made := &member{
 		Member: m, wakeup: make(chan struct{}, 1), nudge: make(chan struct{}, 1), gone: make(chan struct{}), left: make(chan struct{}),
 		now: BackEnd{
-			Name: m.Name, State: state, Reason: reason, Since: time.Now(),
+			Name: m.Name, State: Unknown, Reason: fmt.Sprintf("%s has not answered yet.", m.Name), Since: time.Now(),
 			Parallel: max(m.Parallel, 1), Groups: m.Groups, Price: m.Price, Prefer: m.Prefer, MaxRun: m.MaxRun,
 		},
-		drained: m.Drained,
+		drained: m.Drained, text: m.Text, end: m.Until,
 	}
+	if made.out() {
+		made.drain()
+	}
+	return made
 }
 
 // Run probes the back ends until ctx ends.
