@@ -34,10 +34,15 @@ func TestMembersComeAndGo(t *testing.T) {
 		if b.changes == before || len(b.fleet.Status()) != 1 {
 			t.Errorf("%d changes told, status %+v", b.changes-before, b.fleet.Status())
 		}
-		probes := b.catalog.updates
+		updates := func() int {
+			b.catalog.mu.Lock()
+			defer b.catalog.mu.Unlock()
+			return b.catalog.updates
+		}
+		probes := updates()
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
-		if got := b.catalog.updates - probes; got != 1 {
+		if got := updates() - probes; got != 1 {
 			t.Errorf("%d probes of one back end", got)
 		}
 		out := &driver{snap: backend.Snapshot{Version: "0.3.64", Epoch: "e1"}}
