@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -52,7 +54,7 @@ func TestFaults(t *testing.T) {
 	people := names(8)
 	m := &mixed{}
 	m.studio = startStudio(t, studioOptions{
-		people: people, backEnds: -1, config: "queue: {mode: round_robin, max_running_per_user: 4}\n",
+		people: people, backEnds: -1, config: "queue: {mode: round_robin, max_running_per_user: 4}\nlimits: {keep_free: 60MB}\n",
 		prepare: func(s *studio) { m.studio = s; m.build(t) },
 	})
 	t.Cleanup(m.wg.Wait)
@@ -74,9 +76,9 @@ func TestFaults(t *testing.T) {
 		done[b.name]++
 	}
 	sum := crowd.check(t)
-	again, causes := 0, map[string]int{}
+	again, causes, ran := 0, map[string]int{}, map[string]int{}
 	for _, l := range crowd.people {
-		again += l.checkAttempts(t, causes)
+		again += l.checkAttempts(t, causes, ran)
 	}
 	for _, name := range slices.Sorted(maps.Keys(done)) {
 		t.Logf("%4d times %s", done[name], name)
@@ -84,7 +86,6 @@ func TestFaults(t *testing.T) {
 	if sum.lostThrice > 0 {
 		t.Errorf("%d jobs never came to their end", sum.lostThrice)
 	}
-	ran := ranOn(t, m.studio)
 	for _, name := range []string{"gpu0", "gpu1", "lab0", "lab1", "plain", "cloud"} {
 		if ran[name] == 0 {
 			t.Errorf("%s ran nothing: its faults proved nothing", name)
@@ -98,9 +99,12 @@ func (m *mixed) build(t *testing.T) {
 	t.Helper()
 	var yaml strings.Builder
 	for i := range 2 {
-		addr := freeAddr(t)
+		addr, base := freeAddr(t), filepath.Join(m.dir, fmt.Sprintf("gpu%d", i))
+		if i == 0 {
+			m.breakDisk(t, "disk of a ComfyUI full", base)
+		}
 		p := newProcess(t, m.studio, fmt.Sprintf("gpu%d", i), []string{
-			"sim", "comfyui", "--listen", addr, "--probe-nodes", "--base-directory", filepath.Join(m.dir, fmt.Sprintf("gpu%d", i)),
+			"sim", "comfyui", "--listen", addr, "--probe-nodes", "--base-directory", base,
 		})
 		p.start(t)
 		waitOK(t, p, "http://"+addr+"/system_stats")
@@ -110,13 +114,63 @@ func (m *mixed) build(t *testing.T) {
 	}
 	m.plain = startCloud(t, m.studio, "plain", "--replicas", "3", "--warm", "2", "--per-replica", "4", "--free-sockets",
 		"--visible-after", "200ms", "--shared", filepath.Join(m.dir, "plain"))
-	yaml.WriteString(m.plain.plain("plain", 3))
+	// The slow ones go first, or the quick ones would leave them nothing.
+	yaml.WriteString(strings.Replace(m.plain.plain("plain", 3), "}", ", prefer: 2}", 1))
 	m.breakPlain(t)
 	m.cloud = startCloud(t, m.studio, "cloud", "--replicas", "3", "--warm", "2", "--agent", "--shared", filepath.Join(m.dir, "cloud"))
-	yaml.WriteString(m.cloud.oneRequest("cloud", "agent", 3))
+	yaml.WriteString(strings.Replace(m.cloud.oneRequest("cloud", "agent", 3), "}", ", prefer: 1}", 1))
 	m.breakCloud()
 	yaml.WriteString("  - {name: lab0, driver: agent}\n  - {name: lab1, driver: agent}\n")
+	m.breakDisk(t, "disk of the studio nearly full", filepath.Join(m.dir, "data"))
 	m.extra = yaml.String()
+}
+
+// breakDisk gives a folder a small disk of its own, where this machine can make one, and adds that it is full for a
+// while. The studio's keeps a rest: below it nothing new begins, and what runs is brought home.
+func (m *mixed) breakDisk(t *testing.T, name, dir string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=300m,mode=0700", "tmpfs", dir).CombinedOutput(); err != nil {
+		t.Logf("no %s: this machine makes no disks (%v %s)", name, err, out)
+		return
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", "-l", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v %s", err, out)
+		}
+	})
+	rest := 0
+	if strings.HasSuffix(dir, "data") {
+		rest = 30 << 20
+	}
+	var one sync.Mutex
+	m.add(name, func(t *testing.T) {
+		m.later(func() {
+			one.Lock()
+			defer one.Unlock()
+			balloon := filepath.Join(dir, "balloon")
+			f, err := os.Create(balloon)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			block := make([]byte, 1<<20)
+			for err == nil {
+				_, err = f.Write(block) // until there is no room
+			}
+			if info, err := f.Stat(); err == nil && rest > 0 {
+				if err := f.Truncate(max(0, info.Size()-int64(rest))); err != nil {
+					t.Error(err)
+				}
+			}
+			<-time.After(700 * time.Millisecond)
+			if err := errors.Join(f.Close(), os.Remove(balloon)); err != nil {
+				t.Error(err)
+			}
+		})
+	})
 }
 
 // later does what takes a while beside.
@@ -256,8 +310,8 @@ func hideFolder(t *testing.T, dir string, d time.Duration) {
 }
 
 // checkAttempts reads what became of each attempt of a person's jobs: all but the last have a cause and say why. It
-// returns how many there were beyond the first ones.
-func (l *loader) checkAttempts(t *testing.T, causes map[string]int) (again int) {
+// counts those by causes, and the last ones by back ends, and returns how many there were beyond the first ones.
+func (l *loader) checkAttempts(t *testing.T, causes, ran map[string]int) (again int) {
 	t.Helper()
 	var ids []string
 	for more := true; more; {
@@ -298,10 +352,12 @@ func (l *loader) checkAttempts(t *testing.T, causes map[string]int) (again int) 
 			if a.Backend == "" || a.Cause == "" || !last && a.Reason == "" {
 				t.Errorf("%s: attempt %d of job %s tells no cause: %+v", l.name, a.N, id, a)
 			}
-			if !last {
-				again++
-				causes[a.Cause]++
+			if last {
+				ran[a.Backend]++
+				continue
 			}
+			again++
+			causes[a.Cause]++
 		}
 	}
 	return again

@@ -183,6 +183,8 @@ func (a *attempt) try() (job.Outcome, error) {
 	switch {
 	case result.State == job.Cancelled && a.tooLong.Load() && !a.stopped.Load():
 		return job.Outcome{}, errTooLong
+	case diskFull(result):
+		return job.Outcome{}, fmt.Errorf("%w: %w", backend.ErrLost, fault.New(fault.Unavailable, "Its disk is full."))
 	case outOfMemory(result):
 		a.hunger.ranOut(a.job, a.on.Memory)
 		if a.bigger() {

@@ -119,6 +119,15 @@ func exception(messages json.RawMessage) (typ, text string) {
 	return typ, text
 }
 
+// diskFull reports whether a run failed since the disk of its back end is full: that is not the graph's doing.
+func diskFull(r backend.Result) bool {
+	if r.State != job.Failed {
+		return false
+	}
+	typ, message := exception(r.Messages)
+	return typ == "OSError" && strings.Contains(message, "[Errno 28]")
+}
+
 // bigger reports whether a configured back end that can run the job has more memory than this one.
 func (a *attempt) bigger() bool {
 	mine := a.on.Memory

@@ -248,3 +248,17 @@ func TestOneJobAtATimeOnTrial(t *testing.T) {
 		}
 	})
 }
+
+// TestFullDiskIsNotTheGraphs has a back end fail for want of room: the job goes elsewhere, and its owner hears why.
+func TestFullDiskIsNotTheGraphs(t *testing.T) {
+	full := gpuStub("a")
+	full.ends = starved("OSError", "[Errno 28] No space left on device")
+	onFarm(t, dispatch.Deps{}, []*stub{full, gpuStub("b")}, func(s *farm) {
+		id := s.add()
+		time.Sleep(time.Minute)
+		if out := s.ended(id); out.State != job.Completed {
+			s.Errorf("ended as %q: %s", out.State, out.Error)
+		}
+		s.wantCauses(id, "a lost", "b done")
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"image"
 	"io/fs"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
@@ -88,6 +89,8 @@ func AsFailure(err error) *Failure {
 		return Raise("Exception", "%s", err.Error())
 	case errors.Is(err, fs.ErrNotExist):
 		return Raise("FileNotFoundError", "[Errno 2] No such file or directory")
+	case errors.Is(err, syscall.ENOSPC):
+		return Raise("OSError", "[Errno 28] No space left on device")
 	case errors.Is(err, media.ErrTooLarge):
 		return Raise("PIL.Image.DecompressionBombError", "%s", err.Error())
 	default:
