@@ -358,6 +358,37 @@ func TestDamagedUploads(t *testing.T) {
 	}
 }
 
+// TestRangesThatAreNotWhatWasAsked: a server without ranges gives all, one that gives other bytes is refused.
+func TestRangesThatAreNotWhatWasAsked(t *testing.T) {
+	t.Parallel()
+	server := buckettest.New(t)
+	data := noise(3 << 20)
+	put(t, open(t, server, nil), "k", data)
+	for what, change := range map[string]func(*http.Request){
+		"no ranges":     func(r *http.Request) { r.Header.Del("Range") },
+		"another range": func(r *http.Request) { r.Header.Set("Range", "bytes=2500000-") },
+	} {
+		b := open(t, server, func(r *http.Request, next http.RoundTripper) (*http.Response, error) {
+			if r.Method == http.MethodGet && !strings.HasPrefix(r.Header.Get("Range"), "bytes=0-") {
+				change(r)
+			}
+			return next.RoundTrip(r)
+		})
+		r, err := b.Open(t.Context(), "k")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.Seek(2_000_000, io.SeekStart); err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(r)
+		r.Close()
+		if what == "no ranges" && (err != nil || !bytes.Equal(got, data[2_000_000:])) || what != "no ranges" && (err == nil || len(got) != 0) {
+			t.Errorf("%s: %d bytes, %v", what, len(got), err)
+		}
+	}
+}
+
 func TestETagsThatSayNothing(t *testing.T) {
 	t.Parallel()
 	server := buckettest.New(t)

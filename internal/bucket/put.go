@@ -58,9 +58,13 @@ type upload struct {
 	unsure bool      // an ETag was not the MD5 of what was sent
 }
 
-func (u *upload) run(r io.Reader) (Sum, error) {
+func (u *upload) run(r io.Reader) (_ Sum, err error) {
 	data, last, release, err := u.first(r)
-	defer func() { release() }()
+	defer func() {
+		if err == nil { // a request that was given up may still be reading it
+			release()
+		}
+	}()
 	if err != nil {
 		return Sum{}, err
 	}

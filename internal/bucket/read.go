@@ -176,6 +176,9 @@ func (r *Reader) try(p []byte) (int, error) {
 		if err := r.request(r.at, 0); err != nil {
 			return 0, err
 		}
+		if r.bodyAt > r.at {
+			return 0, fmt.Errorf("the server gives bytes from %d on and was asked from %d", r.bodyAt, r.at)
+		}
 		if skipped := r.at - r.bodyAt; skipped > 0 { // a server that knows no ranges gives all
 			n, err := io.CopyN(io.Discard, r.timed(), skipped)
 			r.bodyAt += n
