@@ -64,8 +64,8 @@ func (h *Home) Run(ctx context.Context) error {
 			return err
 		}
 		lasted := time.Since(began)
-		connected := errors.Is(err, errWasUp)
-		if connected {
+		if lost, ok := errors.AsType[wasUp](err); ok {
+			err = lost.error
 			if lasted > lastedLong {
 				pause = firstPause
 			}
@@ -90,8 +90,8 @@ func (h *Home) Run(ctx context.Context) error {
 	}
 }
 
-// errWasUp marks an error of a line that was up before it was lost.
-var errWasUp = errors.New("the line was up")
+// wasUp is the error of a line that was up before it was lost.
+type wasUp struct{ error }
 
 // final reports whether dialling again can't mend it.
 func final(err error) bool {
@@ -134,7 +134,7 @@ func (h *Home) once(ctx context.Context) error {
 		defer h.Connected(false)
 	}
 	err = h.serve(ctx, l)
-	return errors.Join(fault.Wrap(fault.Unavailable, err, "The line to the studio was lost.").WithCode(CodeOffline), errWasUp)
+	return wasUp{fault.Wrap(fault.Unavailable, err, "The line to the studio was lost").WithCode(CodeOffline)}
 }
 
 // clockOff is how far two clocks may be apart before it is worth a word.
