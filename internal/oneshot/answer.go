@@ -26,7 +26,35 @@ type Answer struct {
 type incoming struct {
 	opening
 	size int64
-	sum  hash.Hash
+	sum  *aside
+}
+
+// aside is a hash that is made while the bytes are written and the next ones read. Bytes that were handed to it must
+// stay as they are until the call after the next one.
+type aside struct {
+	hash hash.Hash
+	busy chan struct{} // non-nil while bytes are hashed; closed then
+}
+
+func newAside() *aside { return &aside{hash: sha256.New()} }
+
+// add takes bytes.
+func (a *aside) add(b []byte) {
+	a.wait()
+	busy := make(chan struct{})
+	a.busy = busy
+	go func() {
+		a.hash.Write(b)
+		close(busy)
+	}()
+}
+
+// wait returns when all that was taken is hashed.
+func (a *aside) wait() {
+	if a.busy != nil {
+		<-a.busy
+		a.busy = nil
+	}
 }
 
 // Event is what comes next of an answer: exactly one of its fields is set.
@@ -168,7 +196,7 @@ func (a *Answer) ofFile(k kind, payload []byte) (Event, error) {
 			return Event{}, corrupt("more bytes of files than are taken")
 		}
 		a.file.size += n
-		a.file.sum.Write(payload)
+		a.file.sum.add(payload)
 		return Event{Data: payload}, nil
 	case kindClose:
 		if a.file == nil {
@@ -178,7 +206,8 @@ func (a *Answer) ofFile(k kind, payload []byte) (Event, error) {
 		if err := decode(k, payload, &c); err != nil {
 			return Event{}, err
 		}
-		if err := c.verify(a.file.size, a.file.sum, -1); err != nil {
+		a.file.sum.wait()
+		if err := c.verify(a.file.size, a.file.sum.hash, -1); err != nil {
 			return Event{}, err
 		}
 		f := File{a.file.N, a.file.Ref}
@@ -198,7 +227,7 @@ func (a *Answer) ofFile(k kind, payload []byte) (Event, error) {
 		if a.file != nil {
 			a.limit += a.file.size
 		}
-		a.file = &incoming{opening: o.opening, sum: sha256.New()}
+		a.file = &incoming{opening: o.opening, sum: newAside()}
 		return Event{Open: &f}, nil
 	case kindAbsent:
 		a.have[f.N] = true

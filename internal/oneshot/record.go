@@ -39,7 +39,7 @@ const (
 	kindBeat     kind = 't' // a sign of life: Beat
 	kindEnd      kind = 'z' // nothing is missing: ending
 	headSize          = 9
-	chunkSize         = 128 << 10
+	chunkSize         = 256 << 10
 	maxSmall          = 64 << 10  // of records that only name something
 	maxHeader         = 64 << 20  // a graph with its workflow
 	maxFrame          = 40 << 20  // texts that nodes report; the studio takes 32 MB
@@ -125,7 +125,8 @@ type reader struct {
 	r    *bufio.Reader
 	head [headSize]byte
 	buf  bytes.Buffer
-	data [chunkSize]byte
+	data [2][]byte // in turn: the one before is still looked at
+	turn int
 }
 
 func newReader(r io.Reader) *reader { return &reader{r: bufio.NewReaderSize(r, 64<<10)} }
@@ -143,7 +144,7 @@ func (r *reader) preface() error {
 	return ErrForeign
 }
 
-// next reads one record. The payload holds until the next call. What a record claims to be long is set aside as it
+// next reads one record. The payload holds until the next call, data until the one after. What a record claims to be long is set aside as it
 // comes, so that a claim costs nothing.
 func (r *reader) next() (kind, []byte, error) {
 	if _, err := io.ReadFull(r.r, r.head[:]); err != nil {
@@ -159,7 +160,11 @@ func (r *reader) next() (kind, []byte, error) {
 	}
 	var payload []byte
 	if k == kindData {
-		payload = r.data[:n]
+		r.turn = 1 - r.turn
+		if r.data[r.turn] == nil {
+			r.data[r.turn] = make([]byte, chunkSize)
+		}
+		payload = r.data[r.turn][:n]
 		if _, err := io.ReadFull(r.r, payload); err != nil {
 			return 0, nil, fmt.Errorf("%w: %w", ErrCut, err)
 		}

@@ -2,7 +2,6 @@ package oneshot
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -353,20 +352,28 @@ func (p *pump) file(ctx context.Context) error {
 	if err := p.json(ctx, kindOpen, opening{p.n, p.ref}, false); err != nil {
 		return err
 	}
-	sum, size := sha256.New(), int64(0)
+	sum, size := newAside(), int64(0)
+	defer sum.wait()
+	var ready []byte // read and hashed next, sent while the one after is read
 	for {
 		b := p.buffer()
 		n, err := fill(body, b[headSize:])
-		if n > 0 {
-			sum.Write(b[headSize : headSize+n])
+		sum.wait()
+		if ready != nil && !p.send(ctx, chunk{record: seal(kindData, ready)}) {
+			return context.Cause(ctx)
+		}
+		if ready = nil; n > 0 {
+			ready = b[:headSize+n]
+			sum.add(ready[headSize:])
 			size += int64(n)
-			if !p.send(ctx, chunk{record: seal(kindData, b[:headSize+n])}) {
-				return context.Cause(ctx)
-			}
 		}
 		switch {
 		case err == io.EOF:
-			return p.json(ctx, kindClose, closingOf(size, sum), true)
+			sum.wait()
+			if ready != nil && !p.send(ctx, chunk{record: seal(kindData, ready)}) {
+				return context.Cause(ctx)
+			}
+			return p.json(ctx, kindClose, closingOf(size, sum.hash), true)
 		case err != nil:
 			return err
 		}

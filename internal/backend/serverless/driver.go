@@ -162,7 +162,7 @@ func New(address string, o Options) (*Driver, error) {
 		Transport: &http.Transport{
 			DialContext: o.Dial, TLSClientConfig: o.TLS, DisableKeepAlives: true, DisableCompression: true,
 			TLSHandshakeTimeout: 10 * time.Second, ExpectContinueTimeout: 2 * time.Second, MaxResponseHeaderBytes: 64 << 10, Proxy: http.ProxyFromEnvironment,
-			WriteBufferSize: 64 << 10, ReadBufferSize: 64 << 10,
+			WriteBufferSize: 64 << 10, ReadBufferSize: 256 << 10,
 		},
 		// A redirect would carry the job, or the key, elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
