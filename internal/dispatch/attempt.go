@@ -76,8 +76,7 @@ type attempt struct {
 	entry   job.Entry
 	tr      Translation
 	posted  bool
-	limit   *time.Timer // of how long it may take; nil: there is none
-	starved bool        // it ran out of memory, and there is no more anywhere
+	starved bool // it ran out of memory, and there is no more anywhere
 	frames  frames
 	names   names
 
@@ -154,9 +153,6 @@ func (a *attempt) work() {
 	defer close(a.done)
 	defer a.cancel(errDone)
 	out, err := a.try()
-	if a.limit != nil {
-		a.limit.Stop()
-	}
 	a.settle(out, err)
 }
 

@@ -251,7 +251,12 @@ func (a *attempt) bound(from time.Time) {
 	if a.on.MaxRun <= 0 {
 		return
 	}
-	a.limit = time.AfterFunc(time.Until(from.Add(a.on.MaxRun)), func() {
+	a.wg.Go(func() {
+		select {
+		case <-time.After(time.Until(from.Add(a.on.MaxRun))):
+		case <-a.done:
+			return
+		}
 		a.tooLong.Store(true)
 		a.interruptLater()
 		select {

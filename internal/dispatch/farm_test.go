@@ -44,8 +44,8 @@ func TestRunsOfOneBackEndAtTheSameTime(t *testing.T) {
 				s.Errorf("%s did not end in %v", id, time.Since(began))
 			}
 		}
-		if gpu.max != 5 {
-			s.Errorf("%d runs at the same time", gpu.max)
+		if gpu.most() != 5 {
+			s.Errorf("%d runs at the same time", gpu.most())
 		}
 	})
 }
@@ -92,7 +92,7 @@ func TestOutOfMemoryGoesToABiggerGPU(t *testing.T) {
 			s.Errorf("ended as %q: %s", out.State, out.Error)
 		}
 		s.wantCauses(first, "a-small memory", "b-big done")
-		if n := s.reports["a-small"]; n > 0 {
+		if n, _, _ := s.told("a-small"); n > 0 {
 			s.Errorf("%d reports against the small one", n)
 		}
 		// What is known is not tried again, and what is smaller is.
@@ -140,8 +140,8 @@ func TestJobThatKillsBackEndsIsStopped(t *testing.T) {
 			s.Errorf("ended as %q: %s", out.State, out.Error)
 		}
 		s.wantCauses(id, "a crashed", "b crashed")
-		if len(s.forgave) != 2 {
-			s.Errorf("forgiven: %v", s.forgave)
+		if _, forgave, _ := s.told("a"); len(forgave) != 2 {
+			s.Errorf("forgiven: %v", forgave)
 		}
 	})
 }
@@ -154,8 +154,10 @@ func TestLostRunsGoElsewhereAndOnlySoOften(t *testing.T) {
 			s.Errorf("ended as %q: %s", out.State, out.Error)
 		}
 		s.wantCauses(id, "a lost", "b frozen", "c lost")
-		if n := s.reports["a"] + s.reports["b"] + s.reports["c"]; n != 3 {
-			s.Errorf("reports: %v", s.reports)
+		for _, name := range []string{"a", "b", "c"} {
+			if n, _, _ := s.told(name); n != 1 {
+				s.Errorf("%d reports of %s", n, name)
+			}
 		}
 	})
 }
@@ -213,11 +215,14 @@ func TestPaidRunsAreCountedAndBounded(t *testing.T) {
 				s.Errorf("%s ended as %q", id, out.State)
 			}
 		}
-		if cost := s.cost["cloud"]; math.Abs(cost-8) > 0.01 || cloud.max != 2 {
-			s.Errorf("%v was spent with %d at the same time, want two runs of 4", cost, cloud.max)
+		s.at.Lock()
+		cost := s.cost["cloud"]
+		s.at.Unlock()
+		if math.Abs(cost-8) > 0.01 || cloud.most() != 2 {
+			s.Errorf("%v was spent with %d at the same time, want two runs of 4", cost, cloud.most())
 		}
-		if s.woke["cloud"] != 30*time.Second {
-			s.Errorf("waking took %v", s.woke["cloud"])
+		if _, _, woke := s.told("cloud"); woke != 30*time.Second {
+			s.Errorf("waking took %v", woke)
 		}
 		if used := s.used(); len(used) != 1 {
 			s.Errorf("money went to %v", used)
@@ -231,16 +236,15 @@ func TestOneJobAtATimeOnTrial(t *testing.T) {
 		for range 6 {
 			s.add()
 		}
-		if gpu.max != 1 {
-			s.Errorf("%d runs at the same time on trial", gpu.max)
+		if gpu.most() != 1 {
+			s.Errorf("%d runs at the same time on trial", gpu.most())
 		}
 		s.set(func() { gpu.Trial = false })
-		if gpu.max != 4 {
-			s.Errorf("%d runs at the same time after it", gpu.max)
+		if gpu.most() != 4 {
+			s.Errorf("%d runs at the same time after it", gpu.most())
 		}
 		time.Sleep(10 * time.Second)
-		synctest.Wait()
-		if n := len(s.done); n != 6 {
+		if n := s.over(); n != 6 {
 			s.Errorf("%d jobs ended", n)
 		}
 		if l, err := s.disp.Learnt(s.Context()); err != nil || len(l) != 1 || l[0].BackEnd != "cloud" {

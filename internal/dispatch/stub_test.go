@@ -48,6 +48,13 @@ func (s *stub) Prepare(_ context.Context, t backend.Task) (backend.Run, error) {
 	return &stubRun{stub: s, task: t, stop: make(chan struct{})}, nil
 }
 
+// most is how many runs it had at the same time.
+func (s *stub) most() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.max
+}
+
 type stubRun struct {
 	*stub
 	task backend.Task
@@ -232,4 +239,23 @@ func (s *farm) why(id job.ID) sched.Reason {
 	return why
 }
 
-func (s *farm) used() []string { return slices.Sorted(maps.Keys(s.cost)) }
+func (s *farm) used() []string {
+	s.at.Lock()
+	defer s.at.Unlock()
+	return slices.Sorted(maps.Keys(s.cost))
+}
+
+// told returns what the fleet was told: how often it was in trouble, whom it was to forgive, how long waking took.
+func (s *farm) told(backEnd string) (reports int, forgave []string, woke time.Duration) {
+	s.herd.mu.Lock()
+	defer s.herd.mu.Unlock()
+	return s.reports[backEnd], s.forgave, s.woke[backEnd]
+}
+
+// over counts the jobs that are over.
+func (s *farm) over() int {
+	synctest.Wait()
+	s.at.Lock()
+	defer s.at.Unlock()
+	return len(s.done)
+}
