@@ -139,7 +139,7 @@ bench: ## run the benchmarks for real
 	@$(GO) test -run '^$$' -bench . -benchmem ./internal/...
 
 # Packages whose goroutines share state. They are tested with the race detector, which needs a C compiler.
-RACE := app event queue queueapi redis dispatch comfyserver backend/comfyui
+RACE := app event queue queueapi redis dispatch comfyserver backend/comfyui backend/balanced sim/fleet
 
 race: ## the concurrent packages with the race detector (needs gcc)
 	@CGO_ENABLED=1 $(GO) test -race -timeout 15m $(foreach p,$(RACE),$(if $(wildcard internal/$(p)),./internal/$(p)/...))

@@ -257,10 +257,7 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 		r.became(true, false)
 	}
 	result, err := f.follow(ctx)
-	if err != nil {
-		if errors.Is(err, backend.ErrLost) {
-			r.became(true, true)
-		}
+	if err != nil { // it may go on somewhere: Close has it stopped
 		return backend.Result{}, err
 	}
 	if f.unclear != nil && !f.taken {
