@@ -222,7 +222,7 @@ func notLeading(w http.ResponseWriter, studio, leader string) {
 	w.Write(body) //nolint:errcheck // nobody may be there any more
 }
 
-// lines lets agents in while this server leads.
+// takeAgents lets agents in while this server leads.
 func (s *Studio) takeAgents(lead func() error) error {
 	s.hub.Open(true)
 	defer s.hub.Open(false)
