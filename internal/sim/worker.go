@@ -84,6 +84,7 @@ type trouble struct {
 }
 
 func (m *machine) begin(it *item) {
+	m.life.stop.Store(false) // a real server forgets wishes to stop that came after the run before
 	m.item = it
 	m.plan = m.life.server.plan(it)
 }
