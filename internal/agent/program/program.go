@@ -86,7 +86,7 @@ func Run(ctx context.Context, o Options) error {
 
 // slimNowAndThen keeps the agent small: it stands beside a ComfyUI that has better use for the memory.
 func slimNowAndThen(ctx context.Context) {
-	for pause := 10 * time.Second; ; pause = 10 * time.Minute {
+	for pause := 10 * time.Second; ; pause = min(2*pause, 5*time.Minute) { // ComfyUI's start is also ours
 		select {
 		case <-ctx.Done():
 			return
