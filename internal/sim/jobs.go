@@ -197,11 +197,7 @@ func (l *life) cancelJob(id string) bool {
 	if l.queue.remove(id) {
 		return true
 	}
-	if l.queue.runs(id) {
-		l.stop.Store(true)
-		return true
-	}
-	return false
+	return l.queue.whileRuns(id, func() { l.stop.Store(true) })
 }
 
 func (s *ComfyUI) handleJobCancel(w http.ResponseWriter, _ *http.Request, l *life, args []string) {

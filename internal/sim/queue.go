@@ -205,11 +205,15 @@ func (q *queue) lists() (running, waiting []*item) {
 	return running, append([]*item(nil), q.waiting...)
 }
 
-// runs reports whether the prompt of that id is running.
-func (q *queue) runs(id string) bool {
+// whileRuns calls f if the prompt of that id is running, and no other runs before f returns. It reports whether it is.
+func (q *queue) whileRuns(id string, f func()) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.running != nil && q.running.id == id
+	if q.running == nil || q.running.id != id {
+		return false
+	}
+	f()
+	return true
 }
 
 // clear removes what waits.

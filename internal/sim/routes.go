@@ -182,9 +182,7 @@ func (s *ComfyUI) handleInterrupt(w http.ResponseWriter, r *http.Request, l *lif
 			return
 		}
 		if id, ok := pyjson.Get(b, "prompt_id"); ok && pyjson.Truthy(id) {
-			if l.queue.runs(pyjson.TextOf(id)) {
-				l.stop.Store(true)
-			}
+			l.queue.whileRuns(pyjson.TextOf(id), func() { l.stop.Store(true) })
 			empty(w, http.StatusOK)
 			return
 		}

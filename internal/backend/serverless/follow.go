@@ -65,6 +65,11 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 	result, err := f.follow(ctx)
 	f.hangUp()
 	r.box.end(err)
+	if err != nil { // nobody fetches anything of it
+		if bad := r.box.discard(); bad != nil {
+			r.d.log.Warn("outputs of a run that was not finished stay on disk for now", "req", r.id, "err", bad)
+		}
+	}
 	_, refused := errors.AsType[*backend.Refused](err)
 	switch {
 	case err == nil || refused:
