@@ -34,10 +34,22 @@ func (w *work) callBack() {
 	for {
 		w.mu.Lock()
 		changed, ended, total := w.changed, !w.ended.IsZero(), w.next
+		begun, lacking := w.run != nil, w.trouble != nil && w.trouble.Class == classInputs
 		if !w.q.CallBack.Frames {
 			total = 0
 		}
 		w.mu.Unlock()
+		if lacking { // another container may have the run by now: nothing is to be said of this one
+			return
+		}
+		if !begun && !ended {
+			select {
+			case <-changed:
+				continue
+			case <-w.ctx.Done():
+				return
+			}
+		}
 		told, status, err := w.tell(next)
 		switch {
 		case err == nil:

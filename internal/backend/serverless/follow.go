@@ -285,6 +285,9 @@ func (f *follower) trouble(ctx context.Context, t oneshot.Trouble) error {
 	if errors.Is(err, oneshot.ErrInputs) && !f.inputs {
 		f.inputs, f.hello = true, nil
 		f.hangUp()
+		if f.calls != nil {
+			f.calls.release()
+		}
 		if err := f.write(true, func(n *note) { n.Inference, n.Status, n.Result = "", "", "" }); err != nil {
 			return err
 		}

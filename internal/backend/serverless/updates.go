@@ -185,6 +185,13 @@ func (l *listener) hello(e oneshot.Event, give func(oneshot.Event) error) error 
 	return give(e)
 }
 
+// release lets another container have the run: the one that had it lacked something.
+func (l *listener) release() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.container, l.next, l.posted = "", 0, false
+}
+
 func answerJSON(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
