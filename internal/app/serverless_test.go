@@ -90,6 +90,7 @@ func TestServerlessBackEnds(t *testing.T) {
 			}
 		}
 		mu.Lock()
+		delete(told, "404 Not Found") // one that comes when the result is here finds nobody who waits
 		if told["200 OK"] < 2 || len(told) != 1 {
 			t.Errorf("call-backs: %v", told)
 		}
