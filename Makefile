@@ -142,7 +142,7 @@ bench: ## run the benchmarks for real
 RACE := app event queue queueapi redis dispatch comfyserver backend/comfyui backend/balanced sim/fleet
 
 race: ## the concurrent packages with the race detector (needs gcc)
-	@CGO_ENABLED=1 $(GO) test -race -timeout 15m $(foreach p,$(RACE),$(if $(wildcard internal/$(p)),./internal/$(p)/...))
+	@CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $(foreach p,$(RACE),$(if $(wildcard internal/$(p)),./internal/$(p)/...))
 
 fuzz: ## fuzz every parser for FUZZTIME (default 20s) each
 	@set -e; for f in $$(grep -rlE '^func Fuzz' --include=*_test.go internal); do \

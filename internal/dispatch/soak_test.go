@@ -15,7 +15,11 @@ import (
 // and answers, and our own process restarts. In the end every job is final, once, and every completed one has all
 // of its outputs.
 func TestNothingIsLostUnderRandomTrouble(t *testing.T) {
-	for seed := range uint64(8) {
+	seeds := uint64(8)
+	if testing.Short() { // the race detector makes each ten times as long
+		seeds = 3
+	}
+	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			inBubble(t, 3, func(s *studio) { soak(s, rand.New(rand.NewPCG(seed, 1))) })
 		})
