@@ -148,7 +148,7 @@ func (s *studio) leader(t *testing.T, servers map[string]*process) (address stri
 	for {
 		lease := s.redis.ask("get", "{comfyume}:lease:lead")
 		for address, p := range servers {
-			if strings.HasSuffix(lease, fmt.Sprintf(":%d", p.cmd.Process.Pid)) {
+			if strings.Contains(lease+" ", fmt.Sprintf(":%d ", p.cmd.Process.Pid)) { // its address may stand behind
 				return address, p
 			}
 		}

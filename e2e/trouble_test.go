@@ -386,7 +386,7 @@ func TestBackEndDiesUnderItsJob(t *testing.T) {
 			t.Errorf("bob's job ended as %s: %s", e.Status.Str, e.Status.Messages)
 		}
 	}
-	if e := ann.entry(t, deadly, 60*time.Second); e.Status.Completed || !bytes.Contains(e.Status.Messages, []byte("never came to its end")) {
+	if e := ann.entry(t, deadly, 60*time.Second); e.Status.Completed || !bytes.Contains(e.Status.Messages, []byte("died while working at it")) {
 		t.Errorf("the deadly job ended as %s: %s", e.Status.Str, e.Status.Messages)
 	}
 	if e := ann.entry(t, failing, 60*time.Second); e.Status.Completed || !bytes.Contains(e.Status.Messages, []byte("execution_error")) {
