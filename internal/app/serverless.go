@@ -13,7 +13,6 @@ import (
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/backend/serverless"
 	"github.com/ahelme/comfyume/internal/config"
-	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/gateway"
 	"github.com/ahelme/comfyume/internal/handover"
 	"github.com/ahelme/comfyume/internal/tunnel"
@@ -33,11 +32,8 @@ func (s *Studio) serverlessDriver(b config.Back) (backend.Driver, error) {
 		Changed: s.nudge(b.Name), Log: s.log.With("backend", b.Name), Awake: s.awake(b),
 	}
 	var err error
-	if b.Key.IsSet() {
-		if o.Key, err = b.Key.Reveal(); err != nil {
-			return nil, fault.Wrap(fault.Invalid, err, "The key of the back end %s can't be read.", b.Name).
-				WithRemedy("Set what backends.key names, for the account that runs the studio.")
-		}
+	if o.Key, err = keyOf(b); err != nil {
+		return nil, err
 	}
 	if b.Storage != "" {
 		if o.Place, err = handover.Open(b.Storage, handover.Options{Log: o.Log}); err != nil {

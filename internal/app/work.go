@@ -178,18 +178,36 @@ func (s *Studio) driver(b config.Back) (backend.Driver, error) {
 
 // comfyDriver makes the driver of a ComfyUI server that is reached by its address.
 func (s *Studio) comfyDriver(b config.Back) (backend.Driver, error) {
-	header := http.Header{}
-	if b.Key.IsSet() {
-		key, err := b.Key.Reveal()
-		if err != nil {
-			return nil, fault.Wrap(fault.Invalid, err, "The key of the back end %s can't be read.", b.Name).
-				WithRemedy("Set what backends.key names, for the account that runs the studio.")
-		}
-		header.Set("Authorization", "Bearer "+key)
+	header, err := keyHeader(b)
+	if err != nil {
+		return nil, err
 	}
 	return comfyui.New(b.URL, comfyui.Options{
 		Studio: s.self.ID, Header: header, Log: s.log.With("backend", b.Name), Changed: s.nudge(b.Name),
 	})
+}
+
+// keyHeader is what is sent with every request to a back end: its key, where it has one.
+func keyHeader(b config.Back) (http.Header, error) {
+	header := http.Header{}
+	key, err := keyOf(b)
+	if b.Key.IsSet() {
+		header.Set("Authorization", "Bearer "+key)
+	}
+	return header, err
+}
+
+// keyOf reads the key of a back end; empty: it has none.
+func keyOf(b config.Back) (string, error) {
+	if !b.Key.IsSet() {
+		return "", nil
+	}
+	key, err := b.Key.Reveal()
+	if err != nil {
+		return "", fault.Wrap(fault.Invalid, err, "The key of the back end %s can't be read.", b.Name).
+			WithRemedy("Set what backends.key names, for the account that runs the studio.")
+	}
+	return key, nil
 }
 
 // nudge returns what has a back end looked at again: its driver noticed something.

@@ -37,7 +37,12 @@ func (c *Catalog) SaveSnapshot(ctx context.Context, backEnd string, blob []byte)
 
 // LoadSnapshots implements catalog.Store.
 func (c *Catalog) LoadSnapshots(ctx context.Context) (map[string][]byte, error) {
-	found, err := c.db.hash(ctx, "snapshots")
+	return c.byName(ctx, "snapshots")
+}
+
+// byName reads a hash of bodies.
+func (c *Catalog) byName(ctx context.Context, key string) (map[string][]byte, error) {
+	found, err := c.db.hash(ctx, key)
 	if err != nil {
 		return nil, err
 	}

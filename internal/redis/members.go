@@ -31,15 +31,7 @@ func (c *Catalog) DropMember(ctx context.Context, name string) error {
 
 // LoadMembers implements fleet.MemberStore.
 func (c *Catalog) LoadMembers(ctx context.Context) (map[string][]byte, error) {
-	found, err := c.db.hash(ctx, "members")
-	if err != nil {
-		return nil, err
-	}
-	all := make(map[string][]byte, len(found))
-	for name, body := range found {
-		all[name] = []byte(body)
-	}
-	return all, nil
+	return c.byName(ctx, "members")
 }
 
 // wantField names what was asked for and by whom, as catalog.lua describes it.

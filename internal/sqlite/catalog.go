@@ -48,7 +48,12 @@ func (c *Catalog) SaveSnapshot(ctx context.Context, backEnd string, blob []byte)
 
 // LoadSnapshots implements catalog.Store.
 func (c *Catalog) LoadSnapshots(ctx context.Context) (map[string][]byte, error) {
-	rows, err := c.db.Query(ctx, sqlSnapshots)
+	return c.byName(ctx, sqlSnapshots)
+}
+
+// byName reads rows of a name and a body.
+func (c *Catalog) byName(ctx context.Context, query string) (map[string][]byte, error) {
+	rows, err := c.db.Query(ctx, query)
 	if err != nil {
 		return nil, classify(err)
 	}

@@ -43,21 +43,7 @@ func (c *Catalog) DropMember(ctx context.Context, name string) error {
 
 // LoadMembers implements fleet.MemberStore.
 func (c *Catalog) LoadMembers(ctx context.Context) (map[string][]byte, error) {
-	rows, err := c.db.Query(ctx, sqlMembers)
-	if err != nil {
-		return nil, classify(err)
-	}
-	defer rows.Close()
-	all := make(map[string][]byte)
-	for rows.Next() {
-		var name string
-		var body []byte
-		if err := rows.Scan(&name, &body); err != nil {
-			return nil, classify(err)
-		}
-		all[name] = body
-	}
-	return all, classify(rows.Err())
+	return c.byName(ctx, sqlMembers)
 }
 
 // AddRequest implements catalog.RequestStore.
