@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/volume"
 )
 
 // What lies in a shared folder. Everything is below base, so that nothing else there is ever touched.
@@ -286,7 +287,7 @@ func (f *folder) trouble(what string, err error) error {
 	}
 	err = fmt.Errorf("%s: %w", what, err)
 	switch {
-	case isFull(err):
+	case volume.IsFull(err):
 		return fault.Wrap(fault.Unavailable, err, "The shared folder %s is full.", f.dir).WithCode("disk_full").
 			WithRemedy("Free some space there; what was being handed over is tried again.")
 	case errors.Is(err, fs.ErrPermission), isReadOnly(err):

@@ -25,8 +25,6 @@ func syncFolder(root *os.Root, dir string) error {
 	return errors.Join(err, f.Close())
 }
 
-func isFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
-
 func isReadOnly(err error) bool { return errors.Is(err, unix.EROFS) }
 
 // isStale reports whether a handle means nothing to the file server any more: what it led to was deleted or replaced by

@@ -12,11 +12,6 @@ const readFlags = os.O_RDONLY
 // syncFolder does nothing: NTFS journals renames, and a folder can't be flushed.
 func syncFolder(*os.Root, string) error { return nil }
 
-func isFull(err error) bool {
-	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||
-		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
-}
-
 func isReadOnly(err error) bool { return errors.Is(err, windows.ERROR_WRITE_PROTECT) }
 
 // isStale reports whether a share's connection was cut and made again beneath an open file.

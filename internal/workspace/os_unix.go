@@ -18,10 +18,6 @@ func syncFolder(root *os.Root, dir string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-}
-
 func isNotFolder(err error) bool { return errors.Is(err, syscall.ENOTDIR) }
 
 func isBadName(err error) bool {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/volume"
 )
 
 // foldsNames reports whether the file system takes names that differ in case, or in how an accent is composed, for
@@ -93,7 +94,7 @@ func homeError(err error) error {
 		return fault.Wrap(fault.Missing, err, "There is no such document.").WithCode("no_document")
 	case errors.Is(err, fs.ErrExist):
 		return fault.Wrap(fault.Conflict, err, "File already exists").WithCode(CodeExists)
-	case isFull(err):
+	case volume.IsFull(err):
 		return fault.Wrap(fault.Unavailable, err, "The disk with the studio's files is full.").
 			WithRemedy("Tell the operator to free some space; nothing that was saved is lost.").WithCode("disk_full")
 	case isNotFolder(err):

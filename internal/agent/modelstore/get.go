@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/volume"
 )
 
 // Want is a file that is to be brought.
@@ -124,7 +125,7 @@ func (s *Store) already(ctx context.Context, want Want, at place, info fs.FileIn
 }
 
 func cannotWrite(err error, folder string) error {
-	if isFull(err) {
+	if volume.IsFull(err) {
 		return fault.Wrap(fault.Unavailable, err, "The disk is full.").WithCode("disk_full").
 			WithRemedy("Make room, and ask for the same again: what came so far is kept.")
 	}

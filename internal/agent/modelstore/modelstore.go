@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/volume"
 )
 
 // Endings are those of files that ComfyUI and its usual custom nodes take for models.
@@ -83,7 +84,7 @@ func New(o Options) *Store {
 		o.Key = func(string) (string, error) { return "", nil }
 	}
 	if o.free == nil {
-		o.free = freeBytes
+		o.free = volume.Free
 	}
 	s := &Store{options: o, log: o.Log, client: o.Client, busy: map[string]bool{}}
 	if s.client == nil {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/blob"
+	"github.com/ahelme/comfyume/internal/volume"
 )
 
 // temp is the folder of files that are being written. No key begins with a dot.
@@ -87,7 +88,7 @@ func (d *Disk) Put(ctx context.Context, key string, r io.Reader) (blob.Sum, erro
 	}
 	var sum blob.Sum
 	if c, ok := r.(copier); ok {
-		if sum.Size, sum.SHA256, err = c.CopyTo(ctx, f); isFull(err) {
+		if sum.Size, sum.SHA256, err = c.CopyTo(ctx, f); volume.IsFull(err) {
 			err = storeError("write a file", err)
 		}
 	} else {
@@ -261,7 +262,7 @@ func (d *Disk) Free(context.Context) (int64, error) {
 
 // FreeAt returns how many bytes the file system of a folder leaves to accounts other than root.
 func FreeAt(dir string) (int64, error) {
-	n, err := freeBytes(dir)
+	n, err := volume.Free(dir)
 	if err != nil {
 		return 0, storeError("ask how much room the disk has", err)
 	}
@@ -286,7 +287,7 @@ func wrapStore(what string, err error) error {
 func storeError(what string, err error) error {
 	err = fmt.Errorf("%s: %w", what, err)
 	switch {
-	case isFull(err):
+	case volume.IsFull(err):
 		return blob.ErrFull(err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
 		return blob.ErrReadOnly(err)

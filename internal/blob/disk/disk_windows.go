@@ -1,29 +1,6 @@
 package disk
 
-import (
-	"errors"
-	"math"
-	"os"
-
-	"golang.org/x/sys/windows"
-)
+import "os"
 
 // syncFolder does nothing: NTFS journals renames, and a folder can't be flushed.
 func syncFolder(*os.Root, string) error { return nil }
-
-func freeBytes(dir string) (int64, error) {
-	name, err := windows.UTF16PtrFromString(dir)
-	if err != nil {
-		return 0, err
-	}
-	var free uint64
-	if err := windows.GetDiskFreeSpaceEx(name, &free, nil, nil); err != nil {
-		return 0, err
-	}
-	return int64(min(free, math.MaxInt64)), nil
-}
-
-func isFull(err error) bool {
-	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||
-		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
-}

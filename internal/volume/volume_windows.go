@@ -1,4 +1,5 @@
-package modelstore
+// Package volume asks the system about the disks that folders lie on.
+package volume
 
 import (
 	"errors"
@@ -7,8 +8,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// freeBytes returns how much this account may still write on the disk of a directory.
-func freeBytes(dir string) (int64, error) {
+// Free returns how many bytes this account may still write on the disk of a folder.
+func Free(dir string) (int64, error) {
 	name, err := windows.UTF16PtrFromString(dir)
 	if err != nil {
 		return 0, err
@@ -20,7 +21,8 @@ func freeBytes(dir string) (int64, error) {
 	return int64(min(free, math.MaxInt64)), nil
 }
 
-func isFull(err error) bool {
+// IsFull reports whether an error says that the disk, or what an account may have of it, is full.
+func IsFull(err error) bool {
 	return errors.Is(err, windows.ERROR_DISK_FULL) || errors.Is(err, windows.ERROR_HANDLE_DISK_FULL) ||
 		errors.Is(err, windows.ERROR_DISK_QUOTA_EXCEEDED)
 }
