@@ -83,3 +83,28 @@ func TestOneFolderForTwo(t *testing.T) {
 		t.Errorf("%d files in folders of their own, %v", len(all), err)
 	}
 }
+
+// TestStrict has previews saved where they can be found, and changes nothing else of a graph, not even the order of its
+// words: it is written into the pictures.
+func TestStrict(t *testing.T) {
+	t.Parallel()
+	task := backend.Task{Prompt: json.RawMessage(`{
+		"1": {"inputs": {"filename_prefix": "a/b", "images": ["9", 0]}, "class_type": "SaveImage", "_meta": {"title": "x"}},
+		"2": {"class_type": "PreviewAudio", "inputs": {"audio": ["8", 0]}}, "3": {"class_type": "PreviewImage", "inputs": {"images": ["9", 0]}}}`)}
+	task.Attempt.RunID = "run"
+	names, task, err := apart.Strict(task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := func(place int) string { return backend.RunFolder("run", place) }
+	want := `{"1": {"inputs": {"filename_prefix": "` + folder(0) + `/a/b", "images": ["9", 0]}, "class_type": "SaveImage", "_meta": {"title": "x"}}, ` +
+		`"2": {"class_type": "SaveAudio", "inputs": {"audio": ["8", 0], "filename_prefix": "` + folder(1) + `/ComfyUI_temp"}}, ` +
+		`"3": {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "` + folder(2) + `/ComfyUI_temp"}}}`
+	if string(task.Prompt) != want {
+		t.Errorf("the graph is now\n%s, want\n%s", task.Prompt, want)
+	}
+	result, err := names.Result(backend.Result{Outputs: json.RawMessage(`{"2": {"audio": [{"filename": "s.flac", "subfolder": "` + folder(1) + `", "type": "output"}]}}`)})
+	if err != nil || string(result.Outputs) != `{"2": {"audio": [{"filename": "s.flac", "subfolder": "", "type": "temp"}]}}` {
+		t.Errorf("outputs are told as %s (%v)", result.Outputs, err)
+	}
+}

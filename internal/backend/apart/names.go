@@ -18,6 +18,9 @@ import (
 // prefixInput is how saving nodes call the beginning of their files' names.
 const prefixInput = "filename_prefix"
 
+// saving are the classes of nodes that save what a node of a preview shows, in the same form.
+var saving = map[string]string{"PreviewImage": "SaveImage", "PreviewAudio": "SaveAudio"}
+
 // Names knows which file of a run is which. It is safe for concurrent use.
 type Names struct {
 	runID   string
@@ -51,11 +54,11 @@ func own(t backend.Task, strict bool) (*Names, backend.Task, error) {
 		value, ok := node.Input(prefixInput)
 		prefix, text := pyjson.Text(comfy.Literal(value))
 		switch {
-		case strict && node.ClassType == "PreviewImage":
+		case strict && saving[node.ClassType] != "":
 			prefix = "ComfyUI_temp"
 			n.preview[node.ID] = true
 			at := slices.IndexFunc(members, func(m pyjson.Member) bool { return m.Key == node.ID })
-			if members[at].Value, err = withMember(members[at].Value, "class_type", pyjson.Quote("SaveImage")); err != nil {
+			if members[at].Value, err = withMember(members[at].Value, "class_type", pyjson.Quote(saving[node.ClassType])); err != nil {
 				return nil, t, refused(node.ID, node.ClassType, "The node can't be read.")
 			}
 		case !ok, !strict && !text:
@@ -85,14 +88,20 @@ func leaves(prefix string) bool {
 	return slices.Contains(strings.FieldsFunc(prefix, func(r rune) bool { return r == '/' || r == '\\' }), "..")
 }
 
-// withMember returns an object with one member set.
+// withMember returns an object with one member set, in the place that it had: graphs are written into pictures as they are.
 func withMember(object []byte, key string, value []byte) ([]byte, error) {
 	members, err := pyjson.Members(object)
 	if err != nil {
 		return nil, err
 	}
-	members = slices.DeleteFunc(members, func(m pyjson.Member) bool { return m.Key == key })
-	return pyjson.AppendObject(nil, append(members, pyjson.Member{Key: key, Value: value})), nil
+	is := func(m pyjson.Member) bool { return m.Key == key }
+	at := slices.IndexFunc(members, is)
+	if at < 0 {
+		return pyjson.AppendObject(nil, append(members, pyjson.Member{Key: key, Value: value})), nil
+	}
+	members[at].Value = value
+	rest := slices.DeleteFunc(members[at+1:], is)
+	return pyjson.AppendObject(nil, members[:at+1+len(rest)]), nil
 }
 
 // refused is a refusal in a server's own form.
