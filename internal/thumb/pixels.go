@@ -15,6 +15,10 @@ func straight(img image.Image) *image.NRGBA {
 		return src
 	case *image.Paletted:
 		return unpalette(src)
+	case *image.YCbCr:
+		if out := smooth(src); out != nil {
+			return out
+		}
 	}
 	if isOpaque(img) {
 		// Without transparency both forms are the same, and this one is converted fast.
