@@ -1,7 +1,7 @@
 # ComfyuME. `make` alone lists what there is.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare kill servers fleet faults property floors cross race fuzz bench bench-once frontends schedule clean
+.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare drivers kill servers fleet faults property floors cross race fuzz bench bench-once frontends schedule clean
 .NOTPARALLEL:
 
 CACHE     := $(CURDIR)/.cache
@@ -105,6 +105,9 @@ compare: build ## make pictures, sounds and films through the studio and directl
 
 e2e-real: deps build frontends ## the tests in Chromium with a real ComfyUI as back end (BACKEND=url)
 	@$(REAL) -timeout 25m -run '^(TestEditor|TestCompare|TestOutputs|TestOnePersonTwoBrowsers|TestTwoTabs)$$' ./e2e/
+
+drivers: build ## the same jobs on every kind of GPU source, with a real ComfyUI that agents start (COMFYUI=folder PYTHON=program)
+	@COMFYUME_E2E_COMFYUI=$(COMFYUI) COMFYUME_E2E_PYTHON=$(PYTHON) $(E2E) -v -timeout 20m -run '^TestDrivers$$' ./e2e/
 
 kill: build ## kill -9 server, back ends and Redis KILLS (default 100) times each under load
 	@COMFYUME_KILLS=$(or $(KILLS),100) $(E2E) -v -timeout 2h -run Kill ./e2e/...

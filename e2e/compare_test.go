@@ -99,14 +99,14 @@ func TestCompare(t *testing.T) {
 		if got := texts["workflow"]; !strings.Contains(got, `"id": "bob"`) {
 			t.Errorf("the workflow in bob's picture is %s", got)
 		}
-		samePixels(t, a, b)
+		samePixels(t, a, b, 0)
 	})
 }
 
 // samePicture holds pixels and text chunks of two PNGs against each other.
 func samePicture(t *testing.T, studio, direct []byte) {
 	t.Helper()
-	samePixels(t, studio, direct)
+	samePixels(t, studio, direct, 0)
 	got, err := pngTexts(studio)
 	if err != nil {
 		t.Fatal(err)
@@ -123,28 +123,35 @@ func samePicture(t *testing.T, studio, direct []byte) {
 	}
 }
 
-func samePixels(t *testing.T, one, other []byte) {
+// samePixels holds the pixels of two PNGs against each other, whose channels may differ by so much.
+func samePixels(t *testing.T, one, other []byte, within int) {
 	t.Helper()
-	decode := func(b []byte) image.Image {
-		img, err := png.Decode(bytes.NewReader(b))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return img
-	}
-	a, b := decode(one), decode(other)
+	a, b := decodePNG(t, one), decodePNG(t, other)
 	if a.Bounds() != b.Bounds() {
 		t.Fatalf("sizes %v and %v", a.Bounds(), b.Bounds())
 	}
 	differ := 0
 	for y := range a.Bounds().Dy() {
 		for x := range a.Bounds().Dx() {
-			if a.At(x, y) != b.At(x, y) {
-				differ++
+			p, q := color.NRGBAModel.Convert(a.At(x, y)).(color.NRGBA), color.NRGBAModel.Convert(b.At(x, y)).(color.NRGBA)
+			for _, d := range []int{int(p.R) - int(q.R), int(p.G) - int(q.G), int(p.B) - int(q.B), int(p.A) - int(q.A)} {
+				if max(d, -d) > within {
+					differ++
+					break
+				}
 			}
 		}
 	}
 	if differ > 0 {
-		t.Errorf("%d pixels differ", differ)
+		t.Errorf("%d pixels differ by more than %d", differ, within)
 	}
+}
+
+func decodePNG(t *testing.T, b []byte) image.Image {
+	t.Helper()
+	img, err := png.Decode(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
 }

@@ -58,6 +58,7 @@ type studioOptions struct {
 	redis    bool          // on a Redis of its own, also where COMFYUME_E2E_STORE does not ask for it
 	host     string        // address to listen on; empty: a free one
 	prepare  func(*studio) // called before the settings are written; nil: nothing to prepare
+	started  func(*studio) // called when the server takes requests, before it has to know nodes; nil: nothing to do then
 }
 
 // studio is a running server with its back ends, as processes of their own.
@@ -153,6 +154,9 @@ func startStudio(t *testing.T, o studioOptions) *studio {
 	s.server = newProcess(t, s, "server", []string{"serve", "--config", s.config()})
 	s.server.start(t)
 	s.waitReady(t)
+	if o.started != nil {
+		o.started(s)
+	}
 	s.waitNodes(t, people[0])
 	return s
 }
@@ -301,7 +305,7 @@ func (p *process) farewell() {
 // waitOK waits until the address answers 200 or the process has ended.
 func waitOK(t *testing.T, p *process, url string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second) // a real ComfyUI takes a while
 	defer cancel()
 	// The studio's own authority is nobody's yet; this only asks whether the server is there.
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}} //nolint:gosec // see above
