@@ -125,6 +125,7 @@ func (l *loader) checkEntry(t *testing.T, id string, e finished, files map[outpu
 		return
 	case bytes.Contains(e.Status.Messages, []byte("never came to its end")): // it was under too many deaths
 		sum.lostThrice++
+		l.noteFiles(t, id, e, o, files, sum)
 		return
 	case !e.Status.Completed:
 		t.Errorf("%s: job %s ended as %s: %s", l.name, id, e.Status.Str, e.Status.Messages)

@@ -49,6 +49,13 @@ func (d deliverer) Resolve(ctx context.Context, o dispatch.Output) (file.Info, e
 	return d.Service.Resolve(ctx, outputOf(o))
 }
 
+func (d deliverer) OfJob(ctx context.Context, user string, id job.ID) ([]dispatch.Delivered, error) {
+	list, err := d.Service.OfJob(ctx, user, id)
+	return each(list, err, func(x deliver.Delivered) dispatch.Delivered {
+		return dispatch.Delivered{Node: x.Node, Key: x.Key, Ref: x.Ref}
+	})
+}
+
 // rewriterFace is the rewriter as the dispatcher wants it.
 type rewriterFace struct{ r *rewrite.Rewriter }
 

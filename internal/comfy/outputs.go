@@ -3,6 +3,7 @@ package comfy
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 )
@@ -38,6 +39,93 @@ func RewriteOutputs(outputs json.RawMessage, f func(FileSite, FileEntry) (FileEn
 		}
 	}
 	return pyjson.AppendObject(make([]byte, 0, len(outputs)+64), nodes), nil
+}
+
+// Placed is a file and where outputs are to name it.
+type Placed struct {
+	FileSite
+	FileEntry
+}
+
+// AddFiles returns outputs with those of the files that they do not name yet, in the order given, each behind what its
+// node and key list already. Where something else than a list stands under the key, the file goes into the node's images. outputs is an object by node id; empty and null are one without
+// nodes.
+func AddFiles(outputs json.RawMessage, files []Placed) (json.RawMessage, error) {
+	named := map[string]map[FileEntry]bool{} // by node
+	_, err := RewriteOutputs(outputs, func(s FileSite, f FileEntry) (FileEntry, error) {
+		if named[s.Node] == nil {
+			named[s.Node] = map[FileEntry]bool{}
+		}
+		named[s.Node][f] = true
+		return f, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		if named[f.Node][f.FileEntry] {
+			continue
+		}
+		if outputs, err = addFile(outputs, f); err != nil {
+			return nil, err
+		}
+	}
+	return outputs, nil
+}
+
+func addFile(outputs json.RawMessage, f Placed) (json.RawMessage, error) {
+	node, _ := pyjson.Get(outputs, f.Node)
+	key := f.Key
+	list, there := pyjson.Get(node, key)
+	if there && pyjson.KindOf(list) != pyjson.Array {
+		key = "images"
+		list, _ = pyjson.Get(node, key)
+	}
+	entries, err := elements(list)
+	if err != nil {
+		return nil, fmt.Errorf("output of node %q: %w", f.Node, err)
+	}
+	entries = append(entries, pyjson.AppendObject(nil, []pyjson.Member{
+		{Key: "filename", Value: pyjson.Quote(f.Filename)},
+		{Key: "subfolder", Value: pyjson.Quote(f.Subfolder)},
+		{Key: "type", Value: pyjson.Quote(f.Type)},
+	}))
+	joined := []byte{'['}
+	for i, e := range entries {
+		if i > 0 {
+			joined = append(joined, ", "...)
+		}
+		joined = append(joined, e...)
+	}
+	if node, err = with(node, key, append(joined, ']')); err != nil {
+		return nil, err
+	}
+	return with(outputs, f.Node, node)
+}
+
+// elements are those of a list; what is none has none.
+func elements(list json.RawMessage) ([]json.RawMessage, error) {
+	if pyjson.KindOf(list) != pyjson.Array {
+		return nil, nil
+	}
+	return pyjson.Elements(list)
+}
+
+// with returns an object with a member set; what is no object becomes one.
+func with(object json.RawMessage, key string, value json.RawMessage) (json.RawMessage, error) {
+	var members []pyjson.Member
+	if pyjson.KindOf(object) == pyjson.Object {
+		var err error
+		if members, err = pyjson.Members(object); err != nil {
+			return nil, err
+		}
+	}
+	if i := slices.IndexFunc(members, func(m pyjson.Member) bool { return m.Key == key }); i >= 0 {
+		members[i].Value = value
+	} else {
+		members = append(members, pyjson.Member{Key: key, Value: value})
+	}
+	return pyjson.AppendObject(nil, members), nil
 }
 
 // RewriteOutput is RewriteOutputs for the output of one node.

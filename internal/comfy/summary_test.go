@@ -82,6 +82,36 @@ func TestRewriteOutputsFindsNestedFiles(t *testing.T) {
 	}
 }
 
+func TestAddFiles(t *testing.T) {
+	t.Parallel()
+	at := func(node, key, name string) comfy.Placed {
+		return comfy.Placed{FileSite: comfy.FileSite{Node: node, Key: key}, FileEntry: comfy.FileEntry{Filename: name, Type: "output"}}
+	}
+	entry := func(name string) string {
+		return `{"filename": "` + name + `", "subfolder": "", "type": "output"}`
+	}
+	for name, c := range map[string]struct {
+		outputs string
+		add     []comfy.Placed
+		want    string
+	}{
+		"to nothing": {``, []comfy.Placed{at("9", "images", "a"), at("9", "images", "b")}, `{"9": {"images": [` + entry("a") + `, ` + entry("b") + `]}}`},
+		"nothing":    {`{"9": {"text": ["x"]}}`, nil, `{"9": {"text": ["x"]}}`},
+		"what is named": {
+			`{"9": {"images": [` + entry("a") + `]}}`,
+			[]comfy.Placed{at("9", "images", "a"), at("9", "images", "b")},
+			`{"9": {"images": [` + entry("a") + `, ` + entry("b") + `]}}`,
+		},
+		"beside another node": {`{"8": {"text": []}}`, []comfy.Placed{at("9", "gifs", "a")}, `{"8": {"text": []}, "9": {"gifs": [` + entry("a") + `]}}`},
+		"where no list is":    {`{"9": {"3d": {"k": 1}}}`, []comfy.Placed{at("9", "3d", "a")}, `{"9": {"3d": {"k": 1}, "images": [` + entry("a") + `]}}`},
+	} {
+		got, err := comfy.AddFiles(json.RawMessage(c.outputs), c.add)
+		if err != nil || string(got) != c.want {
+			t.Errorf("%s: %s, %v; want %s", name, got, err, c.want)
+		}
+	}
+}
+
 func FuzzDecodeBinary(f *testing.F) {
 	f.Add([]byte("\x00\x00\x00\x01\x00\x00\x00\x01jpeg"))
 	f.Add([]byte("\x00\x00\x00\x04\x00\x00\x00\x02{}png"))

@@ -58,6 +58,9 @@ type Store interface {
 	// Resolve returns the file of user in slot, else the one that came from there, while it still has the bytes that
 	// came. Missing otherwise.
 	Resolve(ctx context.Context, user string, slot Slot, from Origin) (file.Info, error)
+	// OfJob returns what was delivered for the job, by node, key and index, as far as the files still are the person's
+	// with the bytes that came.
+	OfJob(ctx context.Context, user string, id job.ID) ([]Delivered, error)
 	// ForgetOrigins forgets where files came from on a back end, but for one epoch.
 	ForgetOrigins(ctx context.Context, backEnd, epoch string) error
 	// PruneDeliveries forgets up to most slots of jobs that are over, and the counters of temp names that nobody
@@ -76,6 +79,12 @@ type Delivery struct {
 	Blob     string // key of the bytes
 	Sum      blob.Sum
 	Modified time.Time
+}
+
+// Delivered is a file in the place of an output.
+type Delivered struct {
+	Slot
+	Ref file.Ref // as its owner knows it
 }
 
 // Service delivers outputs. It is safe for concurrent use.
@@ -169,6 +178,12 @@ func filterPNG(r io.Reader, filter func(io.Reader) io.Reader) io.Reader {
 // Missing: it is not known as theirs, or they deleted or changed it; then it is delivered like any other.
 func (s *Service) Resolve(ctx context.Context, o Output) (file.Info, error) {
 	return s.store.Resolve(ctx, o.User, o.Slot, o.Origin)
+}
+
+// OfJob returns what the attempts of an open job have brought home until now, by node, key and index: what its end has
+// to show, however it ends. Files that their owner deleted or changed are not among them.
+func (s *Service) OfJob(ctx context.Context, user string, id job.ID) ([]Delivered, error) {
+	return s.store.OfJob(ctx, user, id)
 }
 
 // Restarted forgets what came from earlier epochs of a back end: those names mean other files by now.

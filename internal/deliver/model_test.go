@@ -138,6 +138,26 @@ func (w *world) check(t *testing.T, rt *rapid.T) {
 	if diff := cmp.Diff(w.files, got); diff != "" {
 		rt.Fatalf("-want +got:\n%s", diff)
 	}
+	shown := map[int]string{}
+	came, err := w.s.deliver.OfJob(context.Background(), w.user, w.fence.Job)
+	if err != nil {
+		rt.Fatal(err)
+	}
+	for i, d := range came {
+		if d.Node != "9" || d.Key != "images" || d.Job != w.fence.Job || i > 0 && came[i-1].Index >= d.Index {
+			rt.Fatalf("delivered for the job: %+v", came)
+		}
+		shown[d.Index] = path.Join(d.Ref.Type, d.Ref.Name)
+	}
+	intact := map[int]string{}
+	for index, s := range w.slots {
+		if w.files[s.name] == s.body {
+			intact[index] = s.name
+		}
+	}
+	if diff := cmp.Diff(intact, shown); diff != "" {
+		rt.Fatalf("delivered for the job, -want +got:\n%s", diff)
+	}
 	for index, s := range w.slots {
 		o := w.output(rt, job.Fence{Job: w.fence.Job, N: s.fence}, index, "")
 		info, err := w.s.deliver.Resolve(context.Background(), o)

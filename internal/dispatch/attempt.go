@@ -77,6 +77,7 @@ type attempt struct {
 	tr      Translation
 	posted  bool
 	starved bool // it ran out of memory, and there is no more anywhere
+	whole   bool // its outcome is that of a run, with all that the run gave
 	frames  frames
 	names   names
 
@@ -368,6 +369,12 @@ func (a *attempt) finish(out job.Outcome, how job.Cause) {
 	if a.past.failed > 0 || a.job.Attempt.N > 1 || how != causeOfEnd(out.State) {
 		t := a.record(how, out.Error)
 		out.Try = &t
+	}
+	if !a.whole || a.job.Attempt.N > 1 {
+		a.frames.drop() // what is on its way home counts too
+		if !a.keepTrying(func() error { return a.show(a.final, &a.job, &out) }) && a.final.Err() != nil {
+			return // as below
+		}
 	}
 	switch out.State {
 	case job.Completed:

@@ -64,6 +64,15 @@ type Deliverer interface {
 	// Resolve returns the person's file that an output that was not made anew means: what an earlier attempt brought
 	// home for it, else what was delivered from there before. A fault of kind Missing: neither.
 	Resolve(ctx context.Context, o Output) (file.Info, error)
+	// OfJob returns what was brought home for an open job by any of its attempts, and still is its owner's as it came.
+	OfJob(ctx context.Context, user string, id job.ID) ([]Delivered, error)
+}
+
+// Delivered is a file that an attempt brought home: it is to be shown at outputs[Node][Key].
+type Delivered struct {
+	Node string
+	Key  string
+	Ref  file.Ref // as its owner knows it
 }
 
 // Origin is where a file is: on which back end, since which of its starts, under which name.

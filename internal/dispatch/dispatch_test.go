@@ -364,6 +364,7 @@ type files struct {
 	mu       sync.Mutex
 	got      []string // job/node/key/index=bytes
 	names    map[owned]file.Ref
+	slots    map[job.ID]map[dispatch.Found]file.Ref // what came, by its place
 	resolved int
 	hold     chan struct{} // when set, deliveries wait for it
 	fail     []error       // for the next deliveries
@@ -399,9 +400,29 @@ func (f *files) Deliver(ctx context.Context, o dispatch.Output) (file.Info, erro
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.got = append(f.got, fmt.Sprintf("%s/%s/%d=%s", o.Node, o.Key, o.Index, b))
-	ref := file.Ref{Type: o.Ref.Type, Name: fmt.Sprintf("own_%d.png", len(f.got))}
+	slot := dispatch.Found{Node: o.Node, Key: o.Key, Index: o.Index}
+	ref, there := f.slots[o.Job][slot]
+	if !there {
+		ref = file.Ref{Type: o.Ref.Type, Name: fmt.Sprintf("own_%d.png", len(f.got))}
+	}
+	if f.slots == nil {
+		f.slots = map[job.ID]map[dispatch.Found]file.Ref{}
+	}
+	if f.slots[o.Job] == nil {
+		f.slots[o.Job] = map[dispatch.Found]file.Ref{}
+	}
+	f.slots[o.Job][slot] = ref
 	f.names[owned{o.User, o.Origin}] = ref
 	return file.Info{Ref: ref}, nil
+}
+
+func (f *files) OfJob(_ context.Context, _ string, id job.ID) (list []dispatch.Delivered, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for slot, ref := range f.slots[id] {
+		list = append(list, dispatch.Delivered{Node: slot.Node, Key: slot.Key, Ref: ref})
+	}
+	return list, nil
 }
 
 func (f *files) Resolve(_ context.Context, o dispatch.Output) (file.Info, error) {

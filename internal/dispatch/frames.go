@@ -153,6 +153,14 @@ func (f *frames) wait() bool {
 	return !f.failed
 }
 
+// drop forgets the frames that are held, and returns when the files of the one that is not are home, or can't be.
+func (f *frames) drop() {
+	f.mu.Lock()
+	f.held = nil
+	f.mu.Unlock()
+	f.wait()
+}
+
 // publish sends one frame to the owner's session, in the owner's ids and names.
 func (f *frames) publish(u backend.Update) {
 	a := f.attempt

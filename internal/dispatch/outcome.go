@@ -171,7 +171,11 @@ func (d *Dispatcher) outcomeOf(promptID string, state job.State, typ string, dat
 // giveUpStopped ends a waiting job that its owner wanted interrupted while an attempt, since lost, was running.
 func (d *Dispatcher) giveUpStopped(ctx context.Context, j job.Job) {
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
-		err := d.deps.Queue.Fail(ctx, j.ID, d.interruptedOutcome(j.PromptID))
+		out := d.interruptedOutcome(j.PromptID)
+		err := d.show(ctx, &j, &out)
+		if err == nil {
+			err = d.deps.Queue.Fail(ctx, j.ID, out)
+		}
 		if err == nil || fault.Is(err, fault.Conflict) || fault.Is(err, fault.Missing) {
 			return
 		}

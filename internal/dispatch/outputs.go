@@ -169,7 +169,32 @@ func (a *attempt) bringHome(r backend.Result) (job.Outcome, error) {
 	out := job.Outcome{State: own.State, Outputs: own.Outputs, Messages: own.Messages, Meta: own.Meta}
 	out.Summary, out.Error = comfy.Summarize(out.Outputs, out.Messages)
 	out.ExecSeconds = comfy.ExecSeconds(out.Summary)
+	a.whole = true
 	return out, nil
+}
+
+// show adds to an outcome what any attempt of the job brought home and it does not name: earlier attempts were lost, and
+// the last one may have come less far. Its owner was told of those files, and has them.
+func (d *Dispatcher) show(ctx context.Context, j *job.Job, out *job.Outcome) error {
+	came, err := d.deps.Deliver.OfJob(ctx, j.User, j.ID)
+	if err != nil || len(came) == 0 {
+		return err
+	}
+	files := make([]comfy.Placed, len(came))
+	for i, c := range came {
+		files[i] = comfy.Placed{
+			FileSite:  comfy.FileSite{Node: c.Node, Key: c.Key},
+			FileEntry: comfy.FileEntry{Filename: c.Ref.Name, Subfolder: c.Ref.Subfolder, Type: c.Ref.Type},
+		}
+	}
+	all, err := comfy.AddFiles(out.Outputs, files)
+	if err != nil { // it would be the same the next time
+		d.log.Error("outputs of earlier attempts can't be shown", "job", string(j.ID), "user", j.User, "err", err)
+		return nil
+	}
+	out.Outputs = all
+	out.Summary, out.Error = comfy.Summarize(out.Outputs, out.Messages)
+	return nil
 }
 
 // fetchFor is how long a back end may fail to give a file of a run that is over. After that the job runs again.

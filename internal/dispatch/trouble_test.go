@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -60,6 +61,74 @@ func TestJobThatIsLostAgainAndAgainFails(t *testing.T) {
 		}
 		s.want(s.submit("ann", "Text a"), job.Completed)
 	})
+}
+
+// TestEndShowsWhatAnyAttemptBroughtHome: what came of a lost attempt is its owner's, who was told of it. However the job
+// ends, its end shows it.
+func TestEndShowsWhatAnyAttemptBroughtHome(t *testing.T) {
+	shown := func(s *studio, e job.Entry) {
+		s.Helper()
+		if n := strings.Count(string(e.Outcome.Outputs), "own_1.png"); n != 1 || len(s.files.slots[e.Job.ID]) != 1 {
+			s.Errorf("shown %d times: %s", n, e.Outcome.Outputs)
+		}
+		if !strings.Contains(string(e.Job.Summary), `"outputs_count": 1`) {
+			s.Errorf("summary: %s", e.Job.Summary)
+		}
+	}
+	for name, c := range map[string]struct {
+		state job.State
+		end   func(s *studio, j job.Job)
+	}{
+		"lost too often": {job.Failed, func(s *studio, _ job.Job) {
+			for range 2 {
+				s.gpus[0].net.SetDown(true)
+				time.Sleep(time.Minute)
+				s.gpus[0].net.SetDown(false)
+				time.Sleep(time.Minute)
+			}
+		}},
+		"its graph fails the next time": {job.Failed, func(s *studio, _ job.Job) { s.gpus[0].Release() }},
+		"stopped while it waits": {job.Cancelled, func(s *studio, j job.Job) {
+			s.gpus[0].net.SetDown(true)
+			if _, err := s.queue.Stop(s.Context(), "ann", j.PromptID); err != nil {
+				s.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}},
+		"interrupted before it comes as far": {job.Cancelled, func(s *studio, j job.Job) {
+			if _, err := s.queue.Stop(s.Context(), "ann", j.PromptID); err != nil {
+				s.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, 1, func(s *studio) {
+				nodes := []string{"Save a", "Wait"}
+				if strings.Contains(name, "graph") || strings.Contains(name, "as far") {
+					nodes = []string{"Wait", "Fail"}
+				}
+				j := s.submit("ann", nodes...)
+				s.want(j, job.Running)
+				if nodes[0] == "Wait" { // its first attempt got further
+					e := s.get(j)
+					ref := backend.FileRef{Filename: "x.png", Type: "output"}
+					if _, err := s.files.Deliver(s.Context(), dispatch.Output{
+						User: "ann", Job: j.ID, Fence: e.Job.Attempt.Fence, Found: dispatch.Found{Node: "2", Key: "images", Ref: ref},
+						Open: func(context.Context) (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("x")), nil },
+					}); err != nil {
+						s.Fatal(err)
+					}
+				}
+				s.gpus[0].net.SetDown(true)
+				time.Sleep(time.Minute)
+				s.gpus[0].net.SetDown(false)
+				time.Sleep(time.Minute)
+				c.end(s, j)
+				shown(s, s.want(j, c.state))
+			})
+		})
+	}
 }
 
 func TestFrozenBackEndIsLeft(t *testing.T) {

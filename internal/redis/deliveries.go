@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -118,6 +119,29 @@ func (s *Files) Resolve(ctx context.Context, user string, slot deliver.Slot, fro
 		return file.Info{}, errUndelivered()
 	}
 	return infoOr(owned(c, user, o.File, o.Hash))
+}
+
+// OfJob implements deliver.Store.
+func (s *Files) OfJob(ctx context.Context, user string, id job.ID) ([]deliver.Delivered, error) {
+	c := s.db.look(ctx)
+	slots, _, err := load[[]slotDocument](c, inDeliveries, string(id))
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(slots, func(x, y slotDocument) int {
+		return cmp.Or(cmp.Compare(x.Node, y.Node), cmp.Compare(x.Key, y.Key), cmp.Compare(x.Index, y.Index))
+	})
+	var list []deliver.Delivered
+	for _, d := range slots {
+		f, ok, err := owned(c, user, d.File, d.Hash)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			list = append(list, deliver.Delivered{Slot: deliver.Slot{Job: id, Node: d.Node, Key: d.Key, Index: d.Index}, Ref: f.info().Ref})
+		}
+	}
+	return list, nil
 }
 
 // Deliver implements deliver.Store.

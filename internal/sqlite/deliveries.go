@@ -23,6 +23,8 @@ const (
 		where d.job = ? and d.node = ? and d.key = ? and d.idx = ? and d.fence = ? and d.origin = ? and f.user = ? and f.hash = d.hash`
 	sqlDeliveredBefore = `select ` + sqlFileColumns + ` from delivery d join file f on f.id = d.file
 		where d.job = ? and d.node = ? and d.key = ? and d.idx = ? and f.user = ? and f.hash = d.hash`
+	sqlDeliveriesOf = `select ` + sqlFileColumns + `, d.node, d.key, d.idx from delivery d join file f on f.id = d.file
+		where d.job = ? and f.user = ? and f.hash = d.hash order by d.node, d.key, d.idx`
 	sqlDeliverySlot = `select ` + sqlFileColumns + `, d.fence, d.number, d.hash from delivery d join file f on f.id = d.file
 		where d.job = ? and d.node = ? and d.key = ? and d.idx = ?`
 	sqlDeliverySet = `insert into delivery (job, node, key, idx, fence, attempt, file, hash, theirs, number, origin)
@@ -64,6 +66,26 @@ func (s *Files) Resolve(ctx context.Context, user string, slot deliver.Slot, fro
 	f, err = scanFile(s.db.QueryRow(ctx, sqlOriginFile, from.BackEnd, from.Epoch, from.Ref.Type, from.Ref.Subfolder, from.Ref.Name, user))
 	f, err = fileOr(f, errUndelivered(), err)
 	return f.Info, classify(err)
+}
+
+// OfJob implements deliver.Store.
+func (s *Files) OfJob(ctx context.Context, user string, id job.ID) ([]deliver.Delivered, error) {
+	rows, err := s.db.Query(ctx, sqlDeliveriesOf, string(id), user)
+	if err != nil {
+		return nil, classify(err)
+	}
+	defer rows.Close()
+	var list []deliver.Delivered
+	for rows.Next() {
+		d := deliver.Delivered{Slot: deliver.Slot{Job: id}}
+		f, err := scanFile(rows, &d.Node, &d.Key, &d.Index)
+		if err != nil {
+			return nil, classify(err)
+		}
+		d.Ref = f.Info.Ref
+		list = append(list, d)
+	}
+	return list, classify(rows.Err())
 }
 
 func errUndelivered() error {
