@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"math"
 	"net/http"
-	"strconv"
 
 	"github.com/ahelme/comfyume/internal/fault"
 )
@@ -35,15 +33,12 @@ func (p *Problem) GetHeaders() http.Header { return p.retry }
 // ContentType names the kind of body.
 func (p *Problem) ContentType(string) string { return "application/problem+json" }
 
-// statuses say what a kind of error is in HTTP.
-var statuses = map[fault.Kind]int{
-	fault.Internal:    http.StatusInternalServerError,
-	fault.Invalid:     http.StatusUnprocessableEntity,
-	fault.Denied:      http.StatusForbidden,
-	fault.Missing:     http.StatusNotFound,
-	fault.Conflict:    http.StatusConflict,
-	fault.Busy:        http.StatusTooManyRequests,
-	fault.Unavailable: http.StatusServiceUnavailable,
+// statusOf is the status of an error. What is wrong in a body that can be read is 422 here.
+func statusOf(err error) int {
+	if fault.Is(err, fault.Invalid) {
+		return http.StatusUnprocessableEntity
+	}
+	return fault.KindOf(err).Status()
 }
 
 // problem turns an error into an answer. An error that nobody classified is logged here, once, and not shown.
@@ -54,15 +49,15 @@ func (f *Face) problem(ctx context.Context, err error, status int) error {
 	}
 	p := &Problem{Status: status, retry: http.Header{}}
 	if status == 0 {
-		p.Status = statuses[kind]
+		p.Status = statusOf(err)
 	}
 	p.Title = http.StatusText(p.Status)
 	p.Detail, p.Remedy = fault.Public(err)
 	if e, ok := errors.AsType[*fault.Error](err); ok {
 		p.Code = e.Code
-		if e.RetryAfter > 0 {
-			p.retry.Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
-		}
+	}
+	if seconds, ok := fault.RetryAfter(err); ok {
+		p.retry.Set("Retry-After", seconds)
 	}
 	return p
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -89,22 +88,7 @@ func statusOf(err error) int {
 			return http.StatusRequestedRangeNotSatisfiable
 		}
 	}
-	switch fault.KindOf(err) {
-	case fault.Invalid:
-		return http.StatusBadRequest
-	case fault.Denied:
-		return http.StatusForbidden
-	case fault.Missing:
-		return http.StatusNotFound
-	case fault.Conflict:
-		return http.StatusConflict
-	case fault.Busy:
-		return http.StatusTooManyRequests
-	case fault.Unavailable:
-		return http.StatusServiceUnavailable
-	default:
-		return http.StatusInternalServerError
-	}
+	return fault.KindOf(err).Status()
 }
 
 // writeError answers with err as JSON, and logs it when it is a defect.
@@ -118,9 +102,9 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, user string,
 		if f.Code != "" {
 			typ = f.Code
 		}
-		if f.RetryAfter > 0 {
-			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(f.RetryAfter.Seconds()))))
-		}
+	}
+	if seconds, ok := fault.RetryAfter(err); ok {
+		w.Header().Set("Retry-After", seconds)
 	}
 	if status == http.StatusTooManyRequests && w.Header().Get("Retry-After") == "" {
 		w.Header().Set("Retry-After", "5")

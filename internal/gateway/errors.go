@@ -36,22 +36,7 @@ func statusOf(err error) int {
 			return http.StatusGone
 		}
 	}
-	switch fault.KindOf(err) {
-	case fault.Invalid:
-		return http.StatusBadRequest
-	case fault.Denied:
-		return http.StatusForbidden
-	case fault.Missing:
-		return http.StatusNotFound
-	case fault.Conflict:
-		return http.StatusConflict
-	case fault.Busy:
-		return http.StatusTooManyRequests
-	case fault.Unavailable:
-		return http.StatusServiceUnavailable
-	default:
-		return http.StatusInternalServerError
-	}
+	return fault.KindOf(err).Status()
 }
 
 // errorBody is an error as ComfyUI's clients read it.

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -166,7 +165,7 @@ func contentType(name string) string {
 
 // retryAfter says when an error may be over, where that is known.
 func (g *Gateway) retryAfter(v *visit, err error) {
-	if e, ok := errors.AsType[*fault.Error](err); ok && e.RetryAfter > 0 {
-		v.Header().Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
+	if seconds, ok := fault.RetryAfter(err); ok {
+		v.Header().Set("Retry-After", seconds)
 	}
 }

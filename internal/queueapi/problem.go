@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -30,14 +29,12 @@ type Problem struct {
 	NodeErrors json.RawMessage `json:"node_errors,omitempty"` // the same
 }
 
-// statuses say what a kind of error is in HTTP.
-var statuses = map[fault.Kind]int{
-	fault.Invalid:     http.StatusUnprocessableEntity,
-	fault.Denied:      http.StatusForbidden,
-	fault.Missing:     http.StatusNotFound,
-	fault.Conflict:    http.StatusConflict,
-	fault.Busy:        http.StatusTooManyRequests,
-	fault.Unavailable: http.StatusServiceUnavailable,
+// statusOf is the status of an error. What is wrong in a body that can be read is 422 here.
+func statusOf(err error) int {
+	if fault.Is(err, fault.Invalid) {
+		return http.StatusUnprocessableEntity
+	}
+	return fault.KindOf(err).Status()
 }
 
 // codes are those of errors whose status is another than their kind's.
@@ -54,12 +51,9 @@ func (f *Face) fail(w http.ResponseWriter, r *http.Request, err error) {
 		f.refused(w, refusal)
 		return
 	}
-	status, ok := statuses[fault.KindOf(err)]
-	if !ok {
-		status = http.StatusInternalServerError
-		if r.Context().Err() == nil {
-			f.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("route", r.Pattern), slog.Any("err", err))
-		}
+	status := statusOf(err)
+	if status == http.StatusInternalServerError && r.Context().Err() == nil {
+		f.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("route", r.Pattern), slog.Any("err", err))
 	}
 	var p Problem
 	p.Detail, p.Remedy = fault.Public(err)
@@ -68,9 +62,9 @@ func (f *Face) fail(w http.ResponseWriter, r *http.Request, err error) {
 		if s, ok := codes[e.Code]; ok {
 			status = s
 		}
-		if e.RetryAfter > 0 {
-			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
-		}
+	}
+	if seconds, ok := fault.RetryAfter(err); ok {
+		w.Header().Set("Retry-After", seconds)
 	}
 	if status == http.StatusTooManyRequests && w.Header().Get("Retry-After") == "" {
 		w.Header().Set("Retry-After", "5")

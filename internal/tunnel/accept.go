@@ -8,7 +8,6 @@ import (
 	"mime"
 	"net"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -45,30 +44,19 @@ func (h *Hub) refuse(w http.ResponseWriter, status int, err error) {
 		raw = []byte(`{}`)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if e, ok := errors.AsType[*fault.Error](err); ok && e.RetryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int((e.RetryAfter+time.Second-1)/time.Second)))
+	if seconds, ok := fault.RetryAfter(err); ok {
+		w.Header().Set("Retry-After", seconds)
 	}
 	w.WriteHeader(status)
 	w.Write(raw) //nolint:errcheck // nobody may be there any more
 }
 
+// statusOf says that a key is wrong as HTTP does: what is denied to an agent is denied for its key.
 func statusOf(err error) int {
-	switch fault.KindOf(err) {
-	case fault.Invalid:
-		return http.StatusBadRequest
-	case fault.Denied:
+	if fault.Is(err, fault.Denied) {
 		return http.StatusUnauthorized
-	case fault.Missing:
-		return http.StatusNotFound
-	case fault.Conflict:
-		return http.StatusConflict
-	case fault.Busy:
-		return http.StatusTooManyRequests
-	case fault.Unavailable:
-		return http.StatusServiceUnavailable
-	default:
-		return http.StatusInternalServerError
 	}
+	return fault.KindOf(err).Status()
 }
 
 // fail answers with err, and logs what only the log may know.
