@@ -3,7 +3,6 @@
 package dispatch_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -58,32 +56,7 @@ func TestMain(m *testing.M) {
 
 func fakeProcess(b *testing.B) (addresses []string) {
 	b.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env, cmd.Stderr = append(os.Environ(), serveVariable+"=1"), os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil {
-			b.Error(err)
-		}
-	})
-	lines := bufio.NewScanner(out)
-	for len(addresses) < fakes && lines.Scan() {
-		addresses = append(addresses, lines.Text())
-	}
-	if len(addresses) < fakes {
-		b.Fatal("the fakes did not start: ", lines.Err())
-	}
+	addresses, _ = benchtest.Process(b, serveVariable+"=1", fakes)
 	return addresses
 }
 

@@ -3,13 +3,11 @@
 package comfyui_test
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"sync"
 	"testing"
 
@@ -57,33 +55,7 @@ func serveFakes() error {
 // fakeProcess starts fake servers in a process of their own.
 func fakeProcess(b *testing.B) (addresses []string) {
 	b.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), serveVariable+"=1")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil {
-			b.Error(err)
-		}
-	})
-	lines := bufio.NewScanner(out)
-	for len(addresses) < fakes && lines.Scan() {
-		addresses = append(addresses, lines.Text())
-	}
-	if len(addresses) < fakes {
-		b.Fatal("the fake servers did not start: ", lines.Err())
-	}
+	addresses, _ = benchtest.Process(b, serveVariable+"=1", fakes)
 	return addresses
 }
 

@@ -1,7 +1,6 @@
 package dialhome_test
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -13,7 +12,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -27,6 +25,7 @@ import (
 	"github.com/ahelme/comfyume/internal/backend/backendtest"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
 	"github.com/ahelme/comfyume/internal/backend/dialhome"
+	"github.com/ahelme/comfyume/internal/benchtest"
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/sim"
 	"github.com/ahelme/comfyume/internal/tunnel"
@@ -104,31 +103,8 @@ func beAgent(server, comfy string) error {
 // process starts the test binary in a role and returns its first line and its process id.
 func process(b *testing.B, role string) (line string, pid int) {
 	b.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), roleVariable+"="+role)
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil {
-			b.Error(err)
-		}
-	})
-	lines := bufio.NewScanner(out)
-	if !lines.Scan() {
-		b.Fatal("the process did not start: ", lines.Err())
-	}
-	return lines.Text(), cmd.Process.Pid
+	said, pid := benchtest.Process(b, roleVariable+"="+role, 1)
+	return said[0], pid
 }
 
 // sides are a driver of a ComfyUI by its address, and one of the same ComfyUI over an agent in a process of its own.
