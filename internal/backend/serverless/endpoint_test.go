@@ -55,7 +55,7 @@ const key = "inference-key"
 // newEndpoint serves containers, one for each ComfyUI.
 func newEndpoint(t *testing.T, o oneshot.HandlerOptions, comfies ...http.Handler) *endpoint {
 	t.Helper()
-	return newImpatientEndpoint(t, o, time.Second, comfies...)
+	return newImpatientEndpoint(t, o, 300*time.Millisecond, comfies...)
 }
 
 // newImpatientEndpoint is one whose agents ask a silent ComfyUI about a run after so long.
@@ -86,7 +86,7 @@ func newBox(t testing.TB, o oneshot.HandlerOptions, pollAfter time.Duration, h h
 	t.Helper()
 	b := &box{server: httptest.NewServer(h)}
 	var err error
-	if b.driver, err = comfyui.New(b.server.URL, comfyui.Options{Studio: "agent", PollAfter: pollAfter}); err != nil {
+	if b.driver, err = comfyui.New(b.server.URL, comfyui.Options{Studio: "agent", PollAfter: pollAfter, HistoryGrace: 100 * time.Millisecond}); err != nil {
 		t.Fatal(err)
 	}
 	o.Dir = t.TempDir()

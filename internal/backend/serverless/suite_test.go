@@ -3,14 +3,18 @@ package serverless_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/backend/backendtest"
 	"github.com/ahelme/comfyume/internal/backend/serverless"
+	"github.com/ahelme/comfyume/internal/bucket/buckettest"
 	"github.com/ahelme/comfyume/internal/handover"
 	"github.com/ahelme/comfyume/internal/oneshot"
 	"github.com/ahelme/comfyume/internal/sim"
@@ -22,8 +26,16 @@ func TestSuiteOnTheSimulator(t *testing.T) {
 	for _, c := range []struct {
 		mode       serverless.Mode
 		containers int
-		storage    bool
-	}{{serverless.Agent, 1, false}, {serverless.Agent, 2, false}, {serverless.Agent, 2, true}, {serverless.Async, 1, false}, {serverless.Async, 2, true}} {
+		storage    string
+	}{
+		{serverless.Agent, 1, ""},
+		{serverless.Agent, 2, ""},
+		{serverless.Agent, 2, "folder"},
+		{serverless.Agent, 2, "bucket"},
+		{serverless.Async, 1, ""},
+		{serverless.Async, 2, "folder"},
+		{serverless.Async, 2, "bucket"},
+	} {
 		mode, containers := c.mode, c.containers
 		t.Run(fmt.Sprint(mode, containers, c.storage), func(t *testing.T) {
 			t.Parallel()
@@ -62,14 +74,30 @@ func TestSuiteOnTheSimulator(t *testing.T) {
 	}
 }
 
-// newPlace returns a folder on shared storage, or nil.
-func newPlace(t *testing.T, there bool) handover.Place {
+// newPlace returns a place on shared storage of a kind; nil: there is none.
+func newPlace(t *testing.T, kind string) handover.Place {
 	t.Helper()
-	if !there {
+	address := "file://" + t.TempDir()
+	switch kind {
+	case "":
 		return nil
+	case "bucket":
+		server := buckettest.New(t)
+		var sealed atomic.Int32
+		server.Fault(func(_ http.ResponseWriter, r *http.Request) bool {
+			if r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/manifest.json") {
+				sealed.Add(1)
+			}
+			return false
+		})
+		t.Cleanup(func() {
+			if sealed.Load() == 0 {
+				t.Error("nothing went through the bucket")
+			}
+		})
+		address = server.Address("suite")
 	}
-	folder := t.TempDir()
-	place, err := handover.New("file://" + folder)
+	place, err := handover.New(address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,6 +105,11 @@ func newPlace(t *testing.T, there bool) handover.Place {
 		runs, err := place.Runs(context.Background(), time.Now().Add(time.Hour))
 		if err != nil || len(runs) > 4 { // runs that were given up while a container had them go by their age
 			t.Errorf("runs stay in storage: %v, %v", runs, err)
+		}
+		if c, ok := place.(io.Closer); ok {
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
 		}
 	})
 	return place
