@@ -29,7 +29,7 @@ func crowdOf(t *testing.T, s *studio, names []string) *crowd {
 	for i, name := range names {
 		l := &loader{
 			name: name, base: "http://" + s.host, token: s.token(t, name), http: &http.Client{Timeout: 10 * time.Second},
-			sid: uuid.NewString(), acked: map[string]*order{}, uploads: map[string]int{}, colours: &colours,
+			sid: uuid.NewString(), acked: map[string]*order{}, uploads: map[string]int{}, colours: &colours, log: s.server.log.Name(),
 		}
 		l.watch = newWatcher(l, i%2 == 0)
 		c.people = append(c.people, l)

@@ -63,6 +63,10 @@ func TestFaults(t *testing.T) {
 	}
 	rand.Shuffle(len(m.breaks), func(i, j int) { m.breaks[i], m.breaks[j] = m.breaks[j], m.breaks[i] })
 	crowd := crowdOf(t, m.studio, people)
+	broken := &journal{}
+	for _, l := range crowd.people {
+		l.journal = broken
+	}
 	crowd.start(t, 2*n)
 	began := time.Now()
 	done := map[string]int{}
@@ -72,6 +76,7 @@ func TestFaults(t *testing.T) {
 		if rand.IntN(2) == 0 {         // at any instant
 			<-time.After(time.Duration(rand.IntN(50)) * time.Millisecond)
 		}
+		broken.note(b.name)
 		b.do(t)
 		done[b.name]++
 	}
@@ -85,6 +90,11 @@ func TestFaults(t *testing.T) {
 	}
 	if sum.lostThrice > 0 {
 		t.Errorf("%d jobs never came to their end", sum.lostThrice)
+		for _, l := range crowd.people {
+			for _, id := range l.lost {
+				t.Logf("%s: job %s never came to its end\n%s", l.name, id, l.story(id))
+			}
+		}
 	}
 	for _, name := range []string{"gpu0", "gpu1", "lab0", "lab1", "plain", "cloud"} {
 		if ran[name] == 0 {
@@ -194,24 +204,24 @@ func (m *mixed) joinLab(t *testing.T, name string) {
 	agent := newProcess(t, m.studio, name+"-agent", []string{"agent", "--server", "http://" + line.host(), "--data", data, "--comfyui", "http://" + comfy})
 	agent.start(t)
 	until(t, "agent at work", 30*time.Second, func() bool { return ready(t, m.studio, name) })
-	m.add("agent killed", func(t *testing.T) {
+	m.add("agent of "+name+" killed", func(t *testing.T) {
 		agent.kill()
 		agent.start(t)
 	})
-	m.add("ComfyUI of an agent killed", func(t *testing.T) {
+	m.add("ComfyUI of the agent "+name+" killed", func(t *testing.T) {
 		gpu.kill()
 		gpu.start(t)
 	})
-	m.breakLine("agent's line", line)
+	m.breakLine("line of the agent "+name, line)
 }
 
 // breakComfyUI adds what can happen to a ComfyUI by its address.
 func (m *mixed) breakComfyUI(p *process, line *cutter) {
-	m.add("ComfyUI killed", func(t *testing.T) {
+	m.add("ComfyUI "+p.name+" killed", func(t *testing.T) {
 		p.kill()
 		p.start(t)
 	})
-	m.breakLine("line", line)
+	m.breakLine("line to "+p.name, line)
 }
 
 // breakLine adds what can happen to a line.
@@ -337,11 +347,8 @@ func (l *loader) checkAttempts(t *testing.T, causes, ran map[string]int) (again 
 	}
 	for _, id := range ids {
 		var j struct {
-			Attempts []struct {
-				N             int
-				Backend       string
-				Cause, Reason string
-			}
+			PromptID string `json:"prompt_id"`
+			Attempts []attempt
 		}
 		if err := l.call("GET", "/studio/api/v1/jobs/"+id, nil, &j); err != nil {
 			t.Errorf("%s: %v", l.name, err)
@@ -350,7 +357,7 @@ func (l *loader) checkAttempts(t *testing.T, causes, ran map[string]int) (again 
 		for i, a := range j.Attempts {
 			last := i == len(j.Attempts)-1
 			if a.Backend == "" || a.Cause == "" || !last && a.Reason == "" {
-				t.Errorf("%s: attempt %d of job %s tells no cause: %+v", l.name, a.N, id, a)
+				l.wrong(t, j.PromptID, "tells no cause of its attempt %d", a.N)
 			}
 			if last {
 				ran[a.Backend]++

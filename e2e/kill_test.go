@@ -105,6 +105,8 @@ type loader struct {
 	left                   *atomic.Int64 // orders that nobody of all has sent yet; nil: without end
 	colours                *atomic.Int64 // the last one that was used, by anybody
 	watch                  *watcher
+	log                    string   // file of the server's log
+	journal                *journal // what is broken meanwhile; nil: nobody notes it
 
 	// Of the load alone, until it has ended.
 	acked    map[string]*order // what was acknowledged, by prompt id
@@ -113,6 +115,7 @@ type loader struct {
 	saved    int               // version of the document that was acknowledged last
 	tried    int               // and sent last
 	named    int               // outputs and temp files that history shows
+	lost     []string          // jobs that were given up
 }
 
 // load does what people do, at most four jobs open at a time, until ctx ends. A failed request is no

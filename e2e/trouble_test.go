@@ -183,7 +183,7 @@ func TestFullDisk(t *testing.T) {
 		for _, out := range e.Outputs {
 			for _, f := range out.Images {
 				if colour >= 0 {
-					l.checkPicture(t, f, colour)
+					l.checkPicture(t, f, order{id: id, colour: colour})
 				}
 			}
 		}

@@ -391,6 +391,9 @@ func (a *attempt) finish(out job.Outcome, how job.Cause) {
 	if held && a.log.Enabled(a.final, slog.LevelDebug) {
 		a.note().Debug("finished", "state", string(out.State), "dur", out.ExecSeconds)
 	}
+	if held && out.State == job.Completed {
+		a.deaths.ended(&a.job, time.Now())
+	}
 	if held && a.posted && a.deps.Ran != nil {
 		a.deps.Ran(a.job, a.backEnd, time.Duration(out.ExecSeconds*float64(time.Second)), out.State == job.Completed)
 	}

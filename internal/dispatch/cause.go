@@ -18,13 +18,13 @@ type past struct {
 	lost   int      // runs that were lost after they were posted
 	failed int      // attempts that came to nothing, posted or not
 	avoid  []string // back ends on which that happened
-	killed []string // back ends that died while they worked at it
+	killed []victim // back ends that died while they worked at it
 	needs  []string // node classes it was found to need
 	memory int64    // bytes that were found to be too few, and one more
 }
 
 // take adds an attempt that was lost.
-func (p *past) take(backEnd string, lost bool, cause job.Cause) {
+func (p *past) take(backEnd string, lost bool, cause job.Cause, at time.Time) {
 	p.failed++
 	if lost {
 		p.lost++
@@ -33,7 +33,7 @@ func (p *past) take(backEnd string, lost bool, cause job.Cause) {
 		p.avoid = append(slices.Clip(p.avoid), backEnd)
 	}
 	if cause == job.CauseCrashed {
-		p.killed = append(slices.Clip(p.killed), backEnd)
+		p.killed = append(slices.Clip(p.killed), victim{backEnd, at})
 	}
 }
 
@@ -42,7 +42,8 @@ func recallPast(tries []job.Try) (p past) {
 	for _, t := range tries {
 		switch t.Cause {
 		case job.CauseLost, job.CauseCrashed, job.CauseFrozen, job.CauseUnreachable, job.CauseInternal, job.CauseForeign:
-			p.take(t.BackEnd, t.Posted && t.Cause != job.CauseForeign, t.Cause)
+			posted := t.Posted || t.Cause == job.CauseCrashed
+			p.take(t.BackEnd, posted && t.Cause != job.CauseForeign, t.Cause, t.Ended)
 		}
 	}
 	return p
@@ -149,12 +150,14 @@ func (a *attempt) others() (list []backend.Status) {
 }
 
 // kills reports whether the job is to be stopped since back ends die of it: two of them, or one twice where no other
-// could run it.
+// could run it. Those that died under other jobs as well do not count.
 func (a *attempt) kills(cause job.Cause) (victims []string, ok bool) {
 	if cause != job.CauseCrashed {
 		return nil, false
 	}
-	victims = append(slices.Clone(a.past.killed), a.backEnd)
+	now := time.Now()
+	a.deaths.died(a.backEnd, &a.job, now)
+	victims = a.deaths.against(&a.job, append(slices.Clone(a.past.killed), victim{a.backEnd, now}))
 	slices.Sort(victims)
 	times := len(victims)
 	victims = slices.Compact(victims)

@@ -212,6 +212,7 @@ type Dispatcher struct {
 	inbox   inbox
 	offers  offers
 	hunger  appetites
+	deaths  deaths
 	wg      sync.WaitGroup // attempts and what they leave to others
 	newID   func() string
 }

@@ -146,6 +146,70 @@ func TestJobThatKillsBackEndsIsStopped(t *testing.T) {
 	})
 }
 
+// dying is a back end that dies once under every job, with some deaths at the same time as others'.
+func dying(name string) *stub {
+	seen := map[job.ID]bool{}
+	return gpuStub(name, func(s *stub) {
+		s.ends = func(t backend.Task) (backend.Result, error) {
+			if seen[t.Job] {
+				return wellDone, nil
+			}
+			seen[t.Job] = true
+			return backend.Result{}, backend.ErrCrashed
+		}
+	})
+}
+
+// TestBackEndsThatDieUnderEverythingAccuseNobody: two deaths are no proof where other jobs met them as well.
+func TestBackEndsThatDieUnderEverythingAccuseNobody(t *testing.T) {
+	alike := func(s *job.Submission) { s.Profile = job.Profile{Like: "template"} }
+	for name, c := range map[string]struct {
+		change  func(*job.Submission)
+		earlier bool // a like graph came to its end
+		want    job.State
+	}{
+		"other graphs":                    {func(s *job.Submission) { s.Profile = job.Profile{Like: string(s.ID)} }, false, job.Completed},
+		"nothing is known of them":        {func(*job.Submission) {}, false, job.Completed},
+		"like graphs, one of which lived": {alike, true, job.Completed},
+		"like graphs that all kill":       {alike, false, job.Failed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			onFarm(t, dispatch.Deps{}, []*stub{dying("a"), dying("b")}, func(s *farm) {
+				if c.earlier {
+					ends := s.stubs[0].ends
+					s.set(func() { s.stubs[0].ends = nil })
+					if out := s.ended(s.add(c.change)); out.State != "" {
+						s.Errorf("it is over before it ran: %s", out.State)
+					}
+					time.Sleep(2 * time.Second)
+					s.set(func() { s.stubs[0].ends = ends })
+				}
+				ids := []job.ID{s.add(c.change), s.add(c.change)}
+				time.Sleep(time.Minute)
+				for _, id := range ids {
+					if out := s.ended(id); out.State != c.want {
+						s.Errorf("%s ended as %q: %s", id, out.State, out.Error)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestDeathsCountAgainInTime: what a back end died of long ago is no excuse for today's job.
+func TestDeathsCountAgainInTime(t *testing.T) {
+	onFarm(t, dispatch.Deps{}, []*stub{dying("a"), dying("b"), dying("c")}, func(s *farm) {
+		s.add() // a and b
+		s.add()
+		time.Sleep(time.Hour)
+		id := s.add()
+		time.Sleep(time.Minute)
+		if out := s.ended(id); out.State != job.Failed || !strings.Contains(out.Error, "died while working at it") {
+			s.Errorf("ended as %q: %s", out.State, out.Error)
+		}
+	})
+}
+
 func TestLostRunsGoElsewhereAndOnlySoOften(t *testing.T) {
 	onFarm(t, dispatch.Deps{}, []*stub{gpuStub("a", failing(backend.ErrLost)), gpuStub("b", failing(backend.ErrFrozen)), gpuStub("c", failing(backend.ErrLost)), gpuStub("d")}, func(s *farm) {
 		id := s.add()

@@ -35,7 +35,7 @@ func (a *attempt) giveBack(cause error) {
 	noRoom, full := errors.AsType[hindrance](cause)
 	how, memory := causeOf(cause), errors.Is(cause, backend.ErrMemory)
 	if !misfit && !recalled && !unknown && !full && !memory {
-		if lost = a.posted; ofBackEnd(cause) {
+		if lost = a.posted || how == job.CauseCrashed; ofBackEnd(cause) {
 			a.deps.Fleet.Report(a.backEnd, cause)
 		} else {
 			lost = true // ours: the next try may do better, but not for ever
@@ -44,6 +44,7 @@ func (a *attempt) giveBack(cause error) {
 	}
 	if victims, ok := a.kills(how); ok {
 		a.note().Error("back ends die of a job; it is stopped", "backends", victims)
+		a.deaths.explained(a.id)
 		for _, name := range victims {
 			a.deps.Fleet.Forgive(name)
 		}

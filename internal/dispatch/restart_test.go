@@ -2,6 +2,7 @@ package dispatch_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -202,4 +203,44 @@ func TestKilledProcessLeavesNoTraces(t *testing.T) {
 		s.gpus[0].Release()
 		s.want(waits, job.Completed)
 	})
+}
+
+// TestDeathsAreKnownAfterARestart: a back end that died under another job before accuses nobody.
+func TestDeathsAreKnownAfterARestart(t *testing.T) {
+	for _, other := range []bool{false, true} {
+		t.Run(fmt.Sprintf("under another job too: %t", other), func(t *testing.T) {
+			inBubble(t, 1, func(s *studio) {
+				if other {
+					j := s.submit("bob", "Wait")
+					s.die()
+					s.gpus[0].Release()
+					s.want(j, job.Completed)
+				}
+				j := s.submit("ann", "Wait")
+				s.die()
+				s.restart()
+				time.Sleep(time.Minute)
+				s.die()
+				if !other {
+					if e := s.want(j, job.Failed); !strings.Contains(e.Job.Error, "gpu1 died while working at it, twice") {
+						s.Errorf("error: %s", e.Job.Error)
+					}
+					return
+				}
+				s.gpus[0].Release()
+				s.want(j, job.Completed)
+			})
+		})
+	}
+}
+
+// die has the only back end die at what runs there.
+func (s *studio) die() {
+	s.Helper()
+	synctest.Wait()
+	if running, _ := s.gpus[0].Queue(); running == "" {
+		s.Error("nothing runs that could be killed")
+	}
+	s.gpus[0].Restart()
+	time.Sleep(time.Minute)
 }
