@@ -173,13 +173,15 @@ func (f *folder) Put(ctx context.Context, run, name string, r io.Reader) (Entry,
 // write makes a file of a run: its bytes come from give, and it gets its name when it is whole and durable.
 func (f *folder) write(ctx context.Context, run, name string, give func(io.Writer) error) (err error) {
 	dir := runFolder(run)
-	temp := dir + "/" + part + rand.Text()
-	file, err := ask(ctx, f, func(root *os.Root) (*os.File, error) {
+	temp := part + rand.Text()
+	file, err := ask(ctx, f, func(root *os.Root) (file *os.File, err error) {
 		if err := makeFolders(root, dir); err != nil {
 			return nil, f.trouble("make the folder of a run", err)
 		}
-		file, err := root.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fileMode)
-		return file, f.trouble("make a file", err)
+		return file, f.trouble("make a file", within(root, dir, func(in *os.Root) error {
+			file, err = in.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fileMode)
+			return err
+		}))
 	})
 	if err != nil {
 		return err
@@ -191,16 +193,17 @@ func (f *folder) write(ctx context.Context, run, name string, give func(io.Write
 	err = errors.Join(err, f.trouble("close a file", file.Close()))
 	if err == nil {
 		_, err = ask(ctx, f, func(root *os.Root) (struct{}, error) {
-			err := root.Rename(temp, dir+"/"+name)
-			if err == nil {
-				err = syncFolder(root, dir)
-			}
-			return struct{}{}, f.trouble("name a file", err)
+			return struct{}{}, f.trouble("name a file", within(root, dir, func(in *os.Root) error {
+				if err := in.Rename(temp, name); err != nil {
+					return err
+				}
+				return syncFolder(in, ".")
+			}))
 		})
 	}
 	if err != nil {
 		_, gone := ask(context.WithoutCancel(ctx), f, func(root *os.Root) (struct{}, error) {
-			return struct{}{}, ignoreMissing(root.Remove(temp))
+			return struct{}{}, within(root, dir, func(in *os.Root) error { return ignoreMissing(in.Remove(temp)) })
 		})
 		if gone != nil { // Sweep finds it
 			f.log.Debug("a half-written output stays", "folder", f.dir, "run", run, "err", gone)
@@ -218,6 +221,15 @@ type storeWriter struct {
 func (w storeWriter) Write(p []byte) (int, error) {
 	n, err := w.file.Write(p)
 	return n, w.f.trouble("write a file", err)
+}
+
+// within has f work in the folder dir, by whatever name it goes meanwhile.
+func within(root *os.Root, dir string, f func(in *os.Root) error) error {
+	in, err := OpenFolder(root, dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(in), in.Close())
 }
 
 // makeFolders makes dir and what is missing above it, for both sides to write to. The parts that exist already are left
@@ -268,9 +280,9 @@ func (f *folder) Delete(ctx context.Context, run string) error {
 		return err
 	}
 	_, err := ask(ctx, f, func(root *os.Root) (struct{}, error) {
-		err := ignoreMissing(root.Remove(runFolder(run) + "/" + manifest))
-		if err == nil {
-			err = root.RemoveAll(runFolder(run))
+		err := ignoreMissing(within(root, runFolder(run), func(in *os.Root) error { return ignoreMissing(in.Remove(manifest)) }))
+		if err == nil || isNotPlain(err) { // a link in its place goes, and not what it leads to
+			err = ignoreMissing(within(root, runs, func(in *os.Root) error { return in.RemoveAll(run) }))
 		}
 		return struct{}{}, f.trouble("delete a run", err)
 	})

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path"
 	"strings"
 	"time"
 
@@ -37,11 +38,16 @@ func writeMark(root *os.Root, dir, name string) error {
 	if err := makeFolders(root, dir); err != nil {
 		return err
 	}
-	file, err := root.OpenFile(dir+"/"+name, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, fileMode)
-	if err != nil {
-		return err
-	}
-	return errors.Join(file.Close(), root.Chtimes(dir+"/"+name, time.Time{}, time.Now()), syncFolder(root, dir))
+	return within(root, dir, func(in *os.Root) error {
+		if err := ignoreMissing(in.Remove(name)); err != nil { // a link in its place would lead elsewhere
+			return err
+		}
+		file, err := in.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fileMode)
+		if err != nil {
+			return err
+		}
+		return errors.Join(file.Close(), in.Chtimes(name, time.Time{}, time.Now()), syncFolder(in, "."))
+	})
 }
 
 // ID implements Prober. Of two programs that mark a new place at once one wins, and both read its id: the server makes
@@ -55,22 +61,25 @@ func (f *folder) ID(ctx context.Context) (string, error) {
 		if err := makeFolders(root, base); err != nil {
 			return "", f.trouble("make a folder", err)
 		}
-		temp := base + "/" + part + rand.Text()
-		file, err := root.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fileMode)
-		if err != nil {
-			return "", f.trouble("mark the place", err)
-		}
-		_, err = file.WriteString(rand.Text() + "\n")
-		if err = errors.Join(err, ignoreUnsupported(file.Chmod(fileMode)), file.Sync(), file.Close()); err == nil {
-			err = root.Link(temp, placeID)
-			if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) { // no second names: SMB, some FUSE
-				err = root.Rename(temp, placeID)
+		err = within(root, base, func(in *os.Root) error {
+			temp, name := part+rand.Text(), path.Base(placeID)
+			file, err := in.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, fileMode)
+			if err != nil {
+				return err
 			}
-		}
-		if errors.Is(err, fs.ErrExist) {
-			err = nil
-		}
-		if err = errors.Join(err, ignoreMissing(root.Remove(temp)), syncFolder(root, base)); err != nil {
+			_, err = file.WriteString(rand.Text() + "\n")
+			if err = errors.Join(err, ignoreUnsupported(file.Chmod(fileMode)), file.Sync(), file.Close()); err == nil {
+				err = in.Link(temp, name)
+				if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, fs.ErrPermission) { // no second names: SMB, some FUSE
+					err = in.Rename(temp, name)
+				}
+			}
+			if errors.Is(err, fs.ErrExist) {
+				err = nil
+			}
+			return errors.Join(err, ignoreMissing(in.Remove(temp)), syncFolder(in, "."))
+		})
+		if err != nil {
 			return "", f.trouble("mark the place", err)
 		}
 		id, err = readID(root)
@@ -79,7 +88,7 @@ func (f *folder) ID(ctx context.Context) (string, error) {
 }
 
 func readID(root *os.Root) (string, error) {
-	file, err := openFresh(root, placeID)
+	file, err := openWithin(root, placeID)
 	if err != nil {
 		return "", err
 	}
@@ -110,7 +119,7 @@ func (f *folder) Sees(ctx context.Context, token string) error {
 	}
 	err := poll(ctx, func() (bool, error) {
 		return ask(ctx, f, func(root *os.Root) (bool, error) {
-			file, err := openFresh(root, marks+"/"+token)
+			file, err := openWithin(root, marks+"/"+token)
 			if errors.Is(err, fs.ErrNotExist) {
 				return false, nil
 			}
@@ -236,21 +245,20 @@ func (f *folder) Sweep(ctx context.Context, olderThan time.Time) (int, error) {
 	return ask(ctx, f, func(root *os.Root) (int, error) {
 		gone := 0
 		old := func(dir string, before time.Time, mine func(name string) bool) error {
-			all, err := list(root, dir)
-			if err != nil {
-				return ignoreMissing(err)
-			}
-			for _, e := range all {
-				info, err := e.Info()
-				if err != nil || !info.Mode().IsRegular() || !mine(e.Name()) || !info.ModTime().Before(before) {
-					continue
+			return ignoreMissing(within(root, dir, func(in *os.Root) error {
+				all, err := list(in, ".")
+				for _, e := range all {
+					info, err := in.Lstat(e.Name())
+					if err != nil || !info.Mode().IsRegular() || !mine(e.Name()) || !info.ModTime().Before(before) {
+						continue
+					}
+					if err := ignoreMissing(in.Remove(e.Name())); err != nil {
+						return err
+					}
+					gone++
 				}
-				if err := ignoreMissing(root.Remove(dir + "/" + e.Name())); err != nil {
-					return err
-				}
-				gone++
-			}
-			return nil
+				return err
+			}))
 		}
 		every, half := func(string) bool { return true }, func(name string) bool { return strings.HasPrefix(name, part) }
 		errs := []error{

@@ -115,7 +115,7 @@ func (f *folder) Manifest(ctx context.Context, run string) ([]Entry, error) {
 	var entries []Entry
 	err := poll(ctx, func() (bool, error) {
 		file, err := ask(ctx, f, func(root *os.Root) (*os.File, error) {
-			return openFresh(root, runFolder(run)+"/"+manifest)
+			return openWithin(root, runFolder(run)+"/"+manifest)
 		})
 		if err == nil {
 			entries, err = decodeIndex(run, file)
@@ -140,7 +140,7 @@ func (f *folder) Open(ctx context.Context, run string, e Entry) (io.ReadCloser, 
 	name := runFolder(run) + "/" + fileName(e.Name)
 	open := func(ctx context.Context) (*os.File, error) {
 		return ask(ctx, f, func(root *os.Root) (*os.File, error) {
-			file, err := openFresh(root, name)
+			file, err := openWithin(root, name)
 			if err != nil {
 				return nil, err
 			}
@@ -241,13 +241,18 @@ func openPlain(root *os.Root, name string) (*os.File, error) {
 }
 
 func notPlain(name string) error {
-	return fault.New(fault.Invalid, "%q in the shared folder is a link, a pipe or a folder, and no file.", path.Base(name)).
+	return fault.New(fault.Invalid, "%q in the shared folder is a link or something else that does not belong there.", path.Base(name)).
 		WithCode("handover_entry").WithRemedy("Look who else writes to that folder.")
 }
 
-func isDamaged(err error) bool {
+func isDamaged(err error) bool { return hasCode(err, "handover_damaged") }
+
+// isNotPlain reports whether err is of a link, or of something else, where a file or folder had to be.
+func isNotPlain(err error) bool { return hasCode(err, "handover_entry") }
+
+func hasCode(err error, code string) bool {
 	e, ok := errors.AsType[*fault.Error](err)
-	return ok && e.Code == "handover_damaged"
+	return ok && e.Code == code
 }
 
 func ignoreEnd(err error) error {

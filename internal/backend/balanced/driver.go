@@ -162,10 +162,12 @@ func (d *Driver) background(f func()) {
 func (d *Driver) keepTidy() {
 	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
-	for {
-		select {
-		case now := <-tick.C:
+	for now := time.Now(); ; {
+		if d.shelf.ready() == nil { // a folder that is not mounted is the matter of Probe
 			d.shelf.sweep(now)
+		}
+		select {
+		case now = <-tick.C:
 		case <-d.closed.Done():
 			return
 		}

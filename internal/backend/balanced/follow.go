@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -308,8 +309,8 @@ func (f *follower) told(node string) ([]byte, bool) {
 
 // isWhole reports whether a file of a replica that is gone has all its bytes. Formats that don't say count as cut.
 func (f *follower) isWhole(s stored) bool {
-	name, err := f.d.shelf.path(s.ref)
-	if err != nil {
+	name, err := f.d.shelf.name(s.ref)
+	if err != nil || s.size > f.d.shelf.most {
 		return false
 	}
 	file, err := f.d.shelf.open(name)
@@ -318,5 +319,5 @@ func (f *follower) isWhole(s stored) bool {
 	}
 	defer file.Close() //nolint:errcheck // it was read
 	var e ending
-	return drain(&e, file) == nil && e.whole() == whole
+	return drain(&e, io.LimitReader(file, s.size)) == nil && e.whole() == whole
 }

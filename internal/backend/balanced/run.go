@@ -243,6 +243,7 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 		tell()
 		f.taken = true
 	} else {
+		r.d.shelf.begin(r.id)
 		state, err := r.post(ctx)
 		switch state {
 		case comfyui.NotTaken:

@@ -3,6 +3,7 @@ package balanced
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -11,9 +12,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,27 +26,43 @@ import (
 )
 
 // shelf is the shared folder as it is mounted here. Network disks show what others wrote late, and hand out handles
-// that go stale: so a file counts when it was read twice alike.
+// that go stale: so a file counts when it was read twice alike. Containers write there as they like: no link of theirs is
+// followed, and neither the size nor the number of what they leave is believed to be small.
 type shelf struct {
 	outputs string
 	inputs  string // empty: inputs are not shared
+	made    ledger // what is this studio's own, in either
+	most    int64  // bytes of one output
 	log     *slog.Logger
-	open    func(name string) (fs.File, error) // of a file in outputs
+	open    func(name string) (fs.File, error) // of a file in outputs, with slashes
+
+	tidying sync.RWMutex // an input is not cleared away while it is seen to be there
 }
 
 func newShelf(outputs, inputs string, o Options) *shelf {
 	open := func(name string) (fs.File, error) {
-		rel, err := filepath.Rel(outputs, name)
-		if err != nil {
-			return nil, err
-		}
-		file, err := handover.OpenWithin(outputs, rel) // replicas may leave links to anywhere
+		file, err := handover.OpenWithin(outputs, name)
 		if err != nil {
 			return nil, err
 		}
 		return file, nil
 	}
-	return &shelf{outputs: outputs, inputs: inputs, log: o.Log, open: open}
+	return &shelf{outputs: outputs, inputs: inputs, made: ledgerOf(o.Studio), most: maxOutput, log: o.Log, open: open}
+}
+
+// Bounds of what replicas leave.
+const (
+	maxOutput = 8 << 30 // bytes of one output
+	maxFiles  = 20_000  // files and folders of one run that are looked at
+)
+
+// in has f work in a folder, as it is mounted now and out of which nothing leads.
+func in(dir string, f func(root *os.Root) error) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(root), root.Close())
 }
 
 // ready reports that the folders are there.
@@ -67,41 +86,53 @@ type stored struct {
 	when time.Time
 }
 
-// files lists what is in the folders of a run now.
+// tops are the folders of a run.
+func tops(root *os.Root, runID string) ([]string, error) {
+	names, err := list(root)
+	return slices.DeleteFunc(names, func(name string) bool { return !strings.HasPrefix(name, backend.RunFolders(runID)) }), err
+}
+
+// files lists what is in the folders of a run now. What is not seen, because it is being written, is seen at the next look.
 func (s *shelf) files(runID string) []stored {
-	tops, err := filepath.Glob(filepath.Join(s.outputs, backend.RunFolders(runID)+"*"))
-	if err != nil {
-		return nil // run ids are no patterns
-	}
 	var all []stored
-	for _, top := range tops {
-		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || d.IsDir() {
-				return nil // it is being written: what is not seen now is seen at the next look
+	seen := 0
+	_ = in(s.outputs, func(root *os.Root) error {
+		names, err := tops(root, runID)
+		for _, top := range names {
+			folder, err := handover.OpenFolder(root, top)
+			if err != nil {
+				continue
 			}
-			info, err := d.Info()
-			rel, err2 := filepath.Rel(s.outputs, filepath.Dir(path))
-			if err != nil || err2 != nil || !info.Mode().IsRegular() || strings.HasPrefix(d.Name(), ".") {
+			_ = fs.WalkDir(folder.FS(), ".", func(at string, d fs.DirEntry, err error) error {
+				if seen++; seen > maxFiles {
+					return fs.SkipAll
+				}
+				if err != nil || !d.Type().IsRegular() || strings.HasPrefix(d.Name(), ".") {
+					return nil
+				}
+				if info, err := folder.Lstat(at); err == nil && info.Mode().IsRegular() {
+					ref := backend.FileRef{Filename: d.Name(), Subfolder: path.Join(top, path.Dir(at)), Type: "output"}
+					all = append(all, stored{ref, info.Size(), info.ModTime()})
+				}
 				return nil
-			}
-			ref := backend.FileRef{Filename: d.Name(), Subfolder: filepath.ToSlash(rel), Type: "output"}
-			all = append(all, stored{ref, info.Size(), info.ModTime()})
-			return nil
-		})
-	}
+			})
+			_ = folder.Close()
+		}
+		return err
+	})
 	slices.SortFunc(all, func(a, b stored) int {
 		return strings.Compare(a.ref.Subfolder+"/"+a.ref.Filename, b.ref.Subfolder+"/"+b.ref.Filename)
 	})
 	return all
 }
 
-// path returns where a file of a run lies. It is in a folder of the run's: names does not let others through.
-func (s *shelf) path(f backend.FileRef) (string, error) {
-	rel := filepath.Join(filepath.FromSlash(strings.ReplaceAll(f.Subfolder, `\`, "/")), f.Filename)
-	if !filepath.IsLocal(rel) || f.Filename != filepath.Base(rel) {
+// name returns where a file of a run lies in outputs. It is in a folder of the run's: names does not let others through.
+func (s *shelf) name(f backend.FileRef) (string, error) {
+	name := path.Join(strings.ReplaceAll(f.Subfolder, `\`, "/"), f.Filename)
+	if !filepath.IsLocal(filepath.FromSlash(name)) || f.Filename != path.Base(name) {
 		return "", fault.New(fault.Missing, "%q is not the name of an output.", f.Filename)
 	}
-	return filepath.Join(s.outputs, rel), nil
+	return name, nil
 }
 
 // errUnsettled says that a file is there and not yet to be trusted.
@@ -110,11 +141,11 @@ var errUnsettled = errors.New("the file is still changing, or its end has not ar
 // read opens a file once it was read to its end twice alike, and looks whole: then the one who wrote it is done, and all
 // of it has arrived. Stale handles are opened again.
 func (s *shelf) read(ctx context.Context, f backend.FileRef) (io.ReadCloser, error) {
-	name, err := s.path(f)
+	name, err := s.name(f)
 	if err != nil {
 		return nil, err
 	}
-	first, size, err := s.digest(name)
+	first, size, err := s.digest(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +156,7 @@ func (s *shelf) read(ctx context.Context, f backend.FileRef) (io.ReadCloser, err
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	second, _, err := s.digest(name)
+	second, _, err := s.digest(ctx, name)
 	if err != nil {
 		return nil, err
 	}
@@ -140,16 +171,16 @@ func (s *shelf) read(ctx context.Context, f backend.FileRef) (io.ReadCloser, err
 }
 
 // digest reads a file to its end. A stale handle is opened again.
-func (s *shelf) digest(name string) (sum [32]byte, size int64, err error) {
+func (s *shelf) digest(ctx context.Context, name string) (sum [32]byte, size int64, err error) {
 	for range 3 {
-		if sum, size, err = s.digestOnce(name); !errors.Is(err, syscall.ESTALE) {
+		if sum, size, err = s.digestOnce(ctx, name); !errors.Is(err, syscall.ESTALE) {
 			break
 		}
 	}
 	return sum, size, err
 }
 
-func (s *shelf) digestOnce(name string) (sum [32]byte, size int64, err error) {
+func (s *shelf) digestOnce(ctx context.Context, name string) (sum [32]byte, size int64, err error) {
 	file, err := s.open(name)
 	if err != nil {
 		return sum, 0, err
@@ -159,9 +190,12 @@ func (s *shelf) digestOnce(name string) (sum [32]byte, size int64, err error) {
 	if err != nil {
 		return sum, 0, err
 	}
+	if before.Size() > s.most { // it may be one hole without an end
+		return sum, 0, fault.New(fault.Invalid, "The output %.80q has %d MB, where %d are taken.", path.Base(name), before.Size()>>20, s.most>>20)
+	}
 	h := sha256.New()
 	var ends ending
-	size, err = io.Copy(io.MultiWriter(h, &ends), file)
+	size, err = io.Copy(io.MultiWriter(h, &ends), io.LimitReader(&wanted{file, ctx}, before.Size()+1))
 	if err != nil {
 		return sum, 0, err
 	}
@@ -169,6 +203,19 @@ func (s *shelf) digestOnce(name string) (sum [32]byte, size int64, err error) {
 		return sum, 0, errUnsettled
 	}
 	return [32]byte(h.Sum(nil)), size, nil
+}
+
+// wanted is a file that is read for as long as somebody wants it.
+type wanted struct {
+	io.Reader
+	ctx context.Context // of the reading
+}
+
+func (w *wanted) Read(p []byte) (int, error) {
+	if w.ctx.Err() != nil {
+		return 0, context.Cause(w.ctx)
+	}
+	return w.Reader.Read(p)
 }
 
 // verified is a file that has to be what it was. Its handle may go stale on the way.
@@ -195,7 +242,7 @@ func (v *verified) Read(p []byte) (int, error) {
 	}
 	v.sum.Write(p[:n]) //nolint:errcheck // a digest takes everything
 	v.read += int64(n)
-	if errors.Is(err, io.EOF) && (v.read != v.left || [32]byte(v.sum.Sum(nil)) != v.want) {
+	if v.read > v.left || errors.Is(err, io.EOF) && (v.read != v.left || [32]byte(v.sum.Sum(nil)) != v.want) {
 		return n, fmt.Errorf("%w: a file in the shared folder changed while it was read", backend.ErrUnreachable)
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -260,12 +307,25 @@ func (e *ending) whole() wholeness {
 	return unknown
 }
 
+// begin writes down that the folders of a run are this studio's.
+func (s *shelf) begin(runID string) {
+	if err := in(s.outputs, func(root *os.Root) error { return s.made.note(root, runID) }); err != nil {
+		s.log.Warn("outputs that a run may leave are not cleared away later", "req", runID, "err", err)
+	}
+}
+
 // remove deletes the folders of a run.
 func (s *shelf) remove(runID string) {
-	tops, err := filepath.Glob(filepath.Join(s.outputs, backend.RunFolders(runID)+"*"))
-	for _, top := range tops {
-		err = errors.Join(err, os.RemoveAll(top))
-	}
+	err := in(s.outputs, func(root *os.Root) error {
+		names, err := tops(root, runID)
+		for _, top := range names {
+			err = errors.Join(err, root.RemoveAll(top))
+		}
+		if err != nil {
+			return err
+		}
+		return s.made.strike(root, runID)
+	})
 	if err != nil {
 		s.log.Warn("outputs of a run stay in the shared folder", "req", runID, "err", err)
 	}
@@ -273,76 +333,148 @@ func (s *shelf) remove(runID string) {
 
 // put writes an input file, unless it is there. It appears whole or not at all.
 func (s *shelf) put(u backend.Upload) error {
-	dir := filepath.Join(s.inputs, filepath.FromSlash(u.Subfolder))
-	name := filepath.Join(dir, u.Name)
-	if !filepath.IsLocal(filepath.Join(filepath.FromSlash(u.Subfolder), u.Name)) {
+	at := path.Join(u.Subfolder, u.Name)
+	if !filepath.IsLocal(filepath.FromSlash(at)) || u.Name != path.Base(at) || strings.HasPrefix(at, ".") {
 		return fault.New(fault.Invalid, "%q is not the name of an input.", u.Name)
 	}
-	if info, err := os.Stat(name); err == nil && info.Size() == u.Size {
-		return nil
-	}
-	trouble := func(err error) error {
+	s.tidying.RLock()
+	defer s.tidying.RUnlock()
+	var source error
+	err := in(s.inputs, func(root *os.Root) error {
+		top, _, _ := strings.Cut(at, "/")
+		if err := s.made.note(root, top); err != nil {
+			return err
+		}
+		dir := path.Dir(at)
+		if err := root.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		folder, err := handover.OpenFolder(root, dir)
+		if err != nil {
+			return err
+		}
+		err = s.fill(folder, u, &source)
+		return errors.Join(err, folder.Close())
+	})
+	switch {
+	case source != nil:
+		return source
+	case err != nil:
 		return fault.Wrap(fault.Unavailable, err, "An input can't be written to the shared folder %s.", s.inputs).
-			WithRemedy("See that the account of the studio may write there, and that the disk is not full.")
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return trouble(err)
-	}
-	from, err := u.Open()
-	if err != nil {
-		return fmt.Errorf("opening input %s: %w", u.Name, err)
-	}
-	defer from.Close() //nolint:errcheck // it was read
-	to, err := os.CreateTemp(dir, ".comfyume-*")
-	if err != nil {
-		return trouble(err)
-	}
-	_, err = io.Copy(to, from)
-	err = errors.Join(err, to.Chmod(0o644), to.Sync(), to.Close())
-	if err == nil {
-		err = os.Rename(to.Name(), name)
-	}
-	if err != nil {
-		return trouble(errors.Join(err, os.Remove(to.Name())))
+			WithRemedy("See that the account of the studio may write there, that the disk is not full, and that nobody else puts links there.")
 	}
 	return nil
 }
 
-// oldRuns is how long folders of runs may stay that nobody removed.
-const oldRuns = 24 * time.Hour
-
-// sweep removes what runs left whose owner never came back.
-func (s *shelf) sweep(now time.Time) {
-	tops, err := filepath.Glob(filepath.Join(s.outputs, "comfyume-*-*"))
+// fill writes an input into its folder. source is what was wrong with the bytes of the input, if that was it.
+func (s *shelf) fill(folder *os.Root, u backend.Upload, source *error) error {
+	if info, err := folder.Lstat(u.Name); err == nil && info.Mode().IsRegular() && info.Size() == u.Size {
+		return nil
+	}
+	from, err := u.Open()
 	if err != nil {
-		return // it is a pattern
+		*source = fmt.Errorf("opening input %s: %w", u.Name, err)
+		return *source
 	}
-	for _, top := range tops {
-		info, err := os.Stat(top)
-		if err != nil || now.Sub(info.ModTime()) < oldRuns {
-			continue
+	defer from.Close() //nolint:errcheck // it was read
+	temp := s.half() + rand.Text()
+	to, err := folder.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(to, from)
+	if err == nil && n != u.Size {
+		*source = fmt.Errorf("input %s has %d bytes, and should have %d", u.Name, n, u.Size)
+		err = *source
+	}
+	err = errors.Join(err, to.Chmod(0o644), to.Sync(), to.Close())
+	if err == nil {
+		err = folder.Rename(temp, u.Name)
+	}
+	if err != nil {
+		return errors.Join(err, folder.Remove(temp))
+	}
+	return nil
+}
+
+// half begins the names of inputs that are not whole yet.
+func (s *shelf) half() string { return string(s.made) + "-" }
+
+// How long what this studio made may stay that nobody removed or wanted.
+const (
+	oldRuns   = 24 * time.Hour
+	oldInputs = 7 * 24 * time.Hour
+)
+
+// sweep removes what runs left whose owner never came back, and inputs that no run wanted for long.
+func (s *shelf) sweep(now time.Time) {
+	err := in(s.outputs, func(root *os.Root) error {
+		old, err := s.made.old(root, now.Add(-oldRuns))
+		for _, runID := range old {
+			if !s.changed(root, runID, now.Add(-oldRuns)) {
+				s.remove(runID)
+			}
 		}
-		if err := os.RemoveAll(top); err != nil {
-			s.log.Warn("an old folder of a run stays in the shared folder", "err", err)
+		return err
+	})
+	if s.inputs != "" {
+		err = errors.Join(err, in(s.inputs, func(root *os.Root) error { return s.sweepInputs(root, now.Add(-oldInputs)) }))
+	}
+	if err != nil {
+		s.log.Warn("what is old in the shared folder stays", "err", err)
+	}
+}
+
+// changed reports whether something was made in the folders of a run since a time.
+func (s *shelf) changed(root *os.Root, runID string, since time.Time) bool {
+	names, err := tops(root, runID)
+	for _, top := range names {
+		info, bad := root.Lstat(top)
+		if err = errors.Join(err, bad); bad == nil && !info.ModTime().Before(since) {
+			return true
 		}
 	}
+	return err != nil
+}
+
+func (s *shelf) sweepInputs(root *os.Root, since time.Time) error {
+	old, err := s.made.old(root, since)
+	drop := func(name string) error {
+		s.tidying.Lock()
+		defer s.tidying.Unlock()
+		if !s.made.still(root, name, since) {
+			return nil
+		}
+		if err := root.RemoveAll(name); err != nil {
+			return err
+		}
+		return s.made.strike(root, name)
+	}
+	for _, name := range old {
+		err = errors.Join(err, drop(name))
+	}
+	all, bad := list(root)
+	err = errors.Join(err, bad)
+	for _, name := range all { // of a studio that ended while it wrote
+		if info, bad := root.Lstat(name); bad == nil && strings.HasPrefix(name, s.half()) && info.Mode().IsRegular() && info.ModTime().Before(since) {
+			err = errors.Join(err, root.Remove(name))
+		}
+	}
+	return err
 }
 
 // mark leaves a file by which replicas show that they have the same folder.
 func (s *shelf) mark(name string) error {
-	root, err := os.OpenRoot(s.outputs)
-	if err != nil {
-		return err
-	}
-	defer root.Close() //nolint:errcheck // it was written to by then
-	// A new file: a link in its place would have the studio write to wherever it leads.
-	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	file, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = file.WriteString("This folder is shared with a ComfyuME studio.\n")
-	return errors.Join(err, file.Close())
+	return in(s.outputs, func(root *os.Root) error {
+		// A new file: a link in its place would have the studio write to wherever it leads.
+		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		file, err := root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+		if err != nil {
+			return err
+		}
+		_, err = file.WriteString("This folder is shared with a ComfyuME studio.\n")
+		return errors.Join(err, file.Close())
+	})
 }

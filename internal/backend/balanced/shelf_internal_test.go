@@ -1,11 +1,13 @@
 package balanced
 
 import (
+	"context"
 	"errors"
 	"image"
 	"image/png"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/fault"
 )
 
 // stale is a file whose handle goes stale after some bytes, as on a network disk whose server was started anew.
@@ -54,7 +57,7 @@ func TestStaleHandle(t *testing.T) {
 	want := picture(t, filepath.Join(s.outputs, folder, "a.png"))
 	opened := 0
 	s.open = func(name string) (fs.File, error) {
-		f, err := os.Open(name)
+		f, err := os.Open(filepath.Join(s.outputs, filepath.FromSlash(name)))
 		opened++
 		left := 1 << 30
 		if opened == 1 || opened == 4 { // the first look, and the reading
@@ -116,25 +119,137 @@ func TestUnsettled(t *testing.T) {
 	}
 }
 
-// TestSweep deletes what runs of yesterday left, and nothing else.
+// TestSweep deletes what runs of this studio left long ago and inputs that it has not wanted for long, and nothing else:
+// other studios, and people, use the same disk.
 func TestSweep(t *testing.T) {
 	t.Parallel()
-	s := newShelf(t.TempDir(), "", Options{})
-	old, fresh, other := filepath.Join(s.outputs, backend.RunFolder("old", 0)), filepath.Join(s.outputs, backend.RunFolder("new", 0)), filepath.Join(s.outputs, "mine")
-	long := time.Now().Add(-2 * oldRuns)
-	for _, dir := range []string{old, fresh, other} {
-		if err := os.Mkdir(dir, 0o700); err != nil {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, filepath.FromSlash(name)) }
+	for _, name := range []string{"out", "in"} {
+		if err := os.Mkdir(at(name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := errors.Join(os.Chtimes(old, long, long), os.Chtimes(other, long, long)); err != nil {
+	mine, theirs := newShelf(at("out"), at("in"), Options{Studio: "mine", Log: slog.New(slog.DiscardHandler)}), newShelf(at("out"), at("in"), Options{Studio: "theirs", Log: slog.New(slog.DiscardHandler)})
+	input := func(name, folder string) backend.Upload {
+		return backend.Upload{Name: name, Subfolder: folder, Size: 1, Open: func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("x")), nil }}
+	}
+	for _, run := range []string{"old", "new", "long"} {
+		mine.begin(run)
+	}
+	theirs.begin("other")
+	for _, err := range []error{
+		mine.put(input("old.png", "")), mine.put(input("1.png", "oldset")), mine.put(input("new.png", "")), mine.put(input("again.png", "")),
+		theirs.put(input("theirs.png", "")), os.WriteFile(at("in/"+mine.half()+"X"), nil, 0o600), os.WriteFile(at("in/"+theirs.half()+"X"), nil, 0o600),
+		os.WriteFile(at("in/persons.png"), nil, 0o600),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, run := range []string{"old", "new", "long", "other", "unmarked"} {
+		picture(t, at("out/"+backend.RunFolder(run, 0)+"/sub/a.png"))
+	}
+	age := func(names ...string) {
+		for _, name := range names {
+			long := time.Now().Add(-2 * oldInputs)
+			if err := os.Chtimes(at(name), long, long); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	age("out/.comfyume-mine/old", "out/.comfyume-mine/long", "out/.comfyume-theirs/other", "in/.comfyume-mine/old.png", "in/.comfyume-mine/oldset",
+		"in/.comfyume-mine/again.png", "in/.comfyume-theirs/theirs.png", "in/"+mine.half()+"X", "in/"+theirs.half()+"X", "in/persons.png",
+		"out/comfyume-old-0", "out/comfyume-new-0", "out/comfyume-other-0", "out/comfyume-unmarked-0")
+	if err := mine.put(input("again.png", "")); err != nil {
 		t.Fatal(err)
 	}
-	s.sweep(time.Now())
-	for dir, stays := range map[string]bool{old: false, fresh: true, other: true} {
-		if _, err := os.Stat(dir); (err == nil) != stays {
-			t.Errorf("%s: %v", dir, err)
+	mine.sweep(time.Now())
+	for name, stays := range map[string]bool{
+		"out/comfyume-old-0": false, "out/.comfyume-mine/old": false, "out/comfyume-new-0": true, "out/comfyume-long-0": true,
+		"out/comfyume-other-0": true, "out/comfyume-unmarked-0": true,
+		"in/old.png": false, "in/.comfyume-mine/old.png": false, "in/oldset": false, "in/new.png": true, "in/again.png": true, "in/theirs.png": true,
+		"in/persons.png": true, "in/" + mine.half() + "X": false, "in/" + theirs.half() + "X": true,
+	} {
+		if _, err := os.Stat(at(name)); (err == nil) != stays {
+			t.Errorf("%s: %v, it should stay: %t", name, err, stays)
 		}
+	}
+	mine.remove("new")
+	if _, err := os.Stat(at("out/.comfyume-mine/new")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a run that is removed stays in the ledger: %v", err)
+	}
+}
+
+// TestInputsFollowNoLinks: a container that may write to the folder of inputs has the studio neither write elsewhere, nor
+// take a link for the file.
+func TestInputsFollowNoLinks(t *testing.T) {
+	t.Parallel()
+	outside := t.TempDir()
+	for what, c := range map[string]struct {
+		link, to string
+		folder   string // of the input
+		refused  bool
+	}{
+		"a file outside":               {"a.png", filepath.Join(outside, "a.png"), "", false},
+		"another's file":               {"a.png", "other.png", "", false},
+		"a folder outside":             {"set", outside, "set", true},
+		"another's folder":             {"set", "others", "set", true},
+		"the ledger's folder":          {".comfyume-mine", outside, "", true},
+		"the ledger's, another's here": {".comfyume-mine", "others", "", true},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			s := newShelf(t.TempDir(), t.TempDir(), Options{Studio: "mine"})
+			other := picture(t, filepath.Join(s.inputs, "other.png"))
+			err := os.Mkdir(filepath.Join(s.inputs, "others"), 0o700)
+			if err == nil {
+				err = os.Symlink(c.to, filepath.Join(s.inputs, c.link))
+			}
+			if err != nil {
+				t.Skip("this system makes no symlinks: ", err)
+			}
+			body := strings.Repeat("x", len(other)) // as large as what the link leads to
+			err = s.put(backend.Upload{Name: "a.png", Subfolder: c.folder, Size: int64(len(body)), Open: func() (io.ReadCloser, error) {
+				return io.NopCloser(strings.NewReader(body)), nil
+			}})
+			if (err != nil) != c.refused {
+				t.Errorf("it gave %v", err)
+			}
+			for _, dir := range []string{outside, filepath.Join(s.inputs, "others")} {
+				if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+					t.Errorf("the studio left %v, %v", left, err)
+				}
+			}
+			if now, err := os.ReadFile(filepath.Join(s.inputs, "other.png")); err != nil || string(now) != string(other) {
+				t.Error("another's input was changed", err)
+			}
+			if got, err := os.ReadFile(filepath.Join(s.inputs, c.folder, "a.png")); !c.refused && (err != nil || string(got) != body) {
+				t.Errorf("the input has %d bytes, %v", len(got), err)
+			}
+		})
+	}
+}
+
+// TestEndlessOutputs: neither a file without an end nor files without number hold the studio.
+func TestEndlessOutputs(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t.TempDir(), "", Options{})
+	s.most = 1 << 20
+	folder := backend.RunFolder("r", 0)
+	name := filepath.Join(s.outputs, folder, "a.bin")
+	picture(t, name)
+	if err := os.Truncate(name, 1<<40); err != nil {
+		t.Skip("this disk has no holes: ", err)
+	}
+	if _, err := s.read(t.Context(), backend.FileRef{Filename: "a.bin", Subfolder: folder}); !fault.Is(err, fault.Invalid) {
+		t.Errorf("1 TB gave %v", err)
+	}
+	s.most = 1 << 41
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.read(gone, backend.FileRef{Filename: "a.bin", Subfolder: folder}); !errors.Is(err, context.Canceled) {
+		t.Errorf("read for nobody: %v", err)
 	}
 }
 
