@@ -23,7 +23,7 @@ type Settings struct {
 	Data      string        // the agent's own folder: its key and ComfyUI's log
 	Listen    string        // address for one request a job
 	Key       config.Secret // of Listen
-	Storage   string        // where outputs are left for studios that share it: file:///mnt/outputs or s3://bucket/prefix?endpoint=HOST
+	Storage   string        // where outputs are left and inputs found, for studios that share it: file:///mnt/outputs or s3://bucket/prefix?endpoint=HOST
 	URL       string        // a ComfyUI that runs
 	Dir       string        // a ComfyUI to start
 	Python    string

@@ -276,14 +276,14 @@ func TestStorageIsCheckedAndTidied(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ours := handover.RunName(strings.TrimPrefix(s.CookieName(), "comfyume-"), "1")
-		for _, run := range []string{ours, "other_1"} {
+		id := strings.TrimPrefix(s.CookieName(), "comfyume-")
+		for _, run := range []string{handover.RunName(id, "1"), handover.InputName(id, "film"), "other_1"} {
 			if _, err := p.Put(t.Context(), run, "a", strings.NewReader("x")); err != nil {
 				t.Fatal(err)
 			}
 		}
 		s.Tidy(t.Context(), time.Now().Add(6*24*time.Hour))
-		if left, err := p.Runs(t.Context(), time.Now().Add(time.Hour)); err != nil || len(left) != 2 {
+		if left, err := p.Runs(t.Context(), time.Now().Add(time.Hour)); err != nil || len(left) != 3 {
 			t.Errorf("after six days: %q, %v", left, err)
 		}
 		s.Tidy(t.Context(), time.Now().Add(8*24*time.Hour))

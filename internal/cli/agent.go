@@ -59,7 +59,7 @@ type agentRun struct {
 	ComfyuiArg []string      `name:"comfyui-arg" help:"Another argument for ComfyUI, as it is: --comfyui-arg=--new-flag. May be repeated." sep:"none" placeholder:"TEXT"`
 	Listen     string        `help:"Answer one request a job at this address, for serverless containers." placeholder:"ADDR"`
 	Key        string        `help:"What callers of --listen have to send: env:NAME or file:PATH." placeholder:"REF"`
-	Storage    string        `help:"Leave outputs there for studios that share it: file:///mnt/outputs or s3://bucket/prefix?endpoint=HOST." placeholder:"ADDRESS"`
+	Storage    string        `help:"Leave outputs and find inputs there, for studios that share it: file:///mnt/outputs or s3://bucket/prefix?endpoint=HOST." placeholder:"ADDRESS"`
 	AllowNodes bool          `help:"Let operators of the studio install custom nodes, which are programs, on this machine."`
 	ModelKey   []string      `help:"Key for downloads of models: HOST=env:NAME or HOST=file:PATH. May be repeated." sep:"none" placeholder:"HOST=REF"`
 	Check      bool          `help:"Say what would be started and what is wrong with it, and end."`

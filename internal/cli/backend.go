@@ -71,7 +71,7 @@ type backendAdd struct {
 	Key         string            `help:"Where its key is: env:NAME or file:PATH, on the studio's machine." placeholder:"REFERENCE"`
 	Mode        string            `help:"Of a serverless one: agent, plain or async." placeholder:"MODE"`
 	MaxParallel int               `help:"Of a serverless one: jobs that run at the same time." placeholder:"N"`
-	Storage     string            `help:"Where its outputs are left." placeholder:"ADDRESS"`
+	Storage     string            `help:"Where its outputs are left and large inputs found." placeholder:"ADDRESS"`
 	Provider    string            `help:"Of a serverless one: whose control interface it has." placeholder:"NAME"`
 	Deployment  string            `help:"How the provider calls it." placeholder:"NAME"`
 	Groups      []string          `help:"Whose jobs it runs; everybody's when left out." placeholder:"GROUP"`

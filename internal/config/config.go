@@ -126,7 +126,7 @@ type Back struct {
 
 	Mode        string   `yaml:"mode" doc:"serverless: agent (one request a job) | plain (ComfyUI behind a balancer) | async (the provider's queue, agent inside)"`
 	MaxParallel int      `yaml:"max_parallel" doc:"serverless: jobs that run at the same time; 1 where nothing is said"`
-	Storage     string   `yaml:"storage" doc:"where its outputs are left: file:///mnt/sfs/outputs, or s3://bucket/prefix?endpoint=HOST; empty: they come with the answer; mode plain: file:///mnt/sfs/outputs?inputs=/mnt/sfs/inputs, both as its ComfyUI has them"`
+	Storage     string   `yaml:"storage" doc:"where its outputs are left and large inputs found: file:///mnt/sfs/outputs, or s3://bucket/prefix?endpoint=HOST; empty: they go over the wire; mode plain: file:///mnt/sfs/outputs?inputs=/mnt/sfs/inputs, both as its ComfyUI has them"`
 	Provider    Provider `yaml:"provider" doc:"serverless: control interface of the provider"`
 	Warm        []Warm   `yaml:"warm" doc:"serverless: when containers are kept awake, [{days: mon-fri, from: 09:00, to: 17:00, min: 1}]; by the provider where one is named, else by light requests"`
 

@@ -1,5 +1,5 @@
-// Package handover is where a back end leaves the outputs of a run and the studio takes them from: a folder on shared
-// storage, or a bucket. Neither side trusts that a file which appeared is whole: a manifest with sizes and hashes is
+// Package handover is where a back end leaves the outputs of a run and the studio takes them from, and where inputs are
+// the other way round: a folder on shared storage, or a bucket. Neither side trusts that a file which appeared is whole: a manifest with sizes and hashes is
 // written last, and every byte is checked against it.
 //
 // Names of outputs never become names of files, so no name can lead out of a run; files are called by a hash of theirs.
@@ -7,6 +7,7 @@ package handover
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -109,6 +110,21 @@ func RunName(studio, run string) string { return studio + "_" + run }
 
 // RunOf reports whether name was made by RunName for studio.
 func RunOf(studio, name string) bool { return strings.HasPrefix(name, studio+"_") }
+
+// inputWord begins what comes after the studio in names of inputs. A run's id never begins so.
+const inputWord = "in-"
+
+// InputName makes the name under which a studio keeps one input of jobs. A run of the place is then one input, whichever
+// jobs want it. key is a word that follows from the input and is known to nobody else.
+func InputName(studio, key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return RunName(studio, inputWord+hex.EncodeToString(sum[:20]))
+}
+
+// IsInput reports whether name was made by InputName, and thus is of no run's outputs.
+func IsInput(name string) bool {
+	return checkRun(name) == nil && strings.HasPrefix(name[strings.LastIndexByte(name, '_')+1:], inputWord)
+}
 
 // Bounds of what is read from a place: the other side may be hostile or broken.
 const (

@@ -230,6 +230,16 @@ func cleanUp(t *testing.T, p Place, other func() Place) {
 	if got, err := there.Runs(t.Context(), time.Now().Add(time.Hour)); err != nil || len(got) != 2 {
 		t.Errorf("runs after Delete: %q, %v", got, err)
 	}
+	for name, is := range map[string]bool{
+		InputName("a_b", "x"): true, RunName("a_in-b", "0197-AB"): false, RunName("a", "b"): false, "in-a": true, "a_in-../b": false, "": false,
+	} {
+		if IsInput(name) != is {
+			t.Errorf("%q is taken for an input: %t", name, !is)
+		}
+	}
+	if !RunOf("studio", InputName("studio", "7")) || InputName("studio", "7") == InputName("studio", "8") {
+		t.Error("inputs are not the studio's own, or have one name")
+	}
 	if !RunOf("studio", RunName("studio", "7")) || RunOf("studio", RunName("studio2", "7")) || RunOf("", "x_1") {
 		t.Error("runs are taken for those of another studio")
 	}

@@ -23,6 +23,9 @@
 //	GET    /web        ?path= a web file of a custom node
 //	POST   /free       gives up memory: {"unload_models":true,"free_memory":true}
 //
+// Where both sides have one storage (package handover), files can go by it in either direction: a request then names where
+// an input is, and its size and SHA-256, and an answer does so with outputs. What can't be had there goes over the wire.
+//
 // Each side takes the other for hostile: sizes, counts and names are bounded and checked, and names that come from
 // outside never become names of files here.
 package oneshot

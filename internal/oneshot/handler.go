@@ -31,10 +31,12 @@ type HandlerOptions struct {
 	MaxInputs int64         // bytes of the inputs of one job; 0: 4 GiB
 	KeepFor   time.Duration // how long results are kept for a caller who was cut off; 0: 10 min
 	Grace     time.Duration // how long a run goes on without a caller, where its request says nothing; 0: 1 min
+	FindFor   time.Duration // how long an input that is in storage may take to show up there; 0: 10 s
 	BeatEvery time.Duration // the longest silence in an answer; 0: 1.5 s
 	Stall     time.Duration // how long a caller may send or take nothing; 0: 30 s
 	Refresh   time.Duration // how often what the ComfyUI can run is read anew; 0: 5 min
-	// Place is where outputs are left for studios that ask for it. Nil: they go with the answer.
+	// Place is where outputs are left, and inputs are, for studios that ask for it. Nil: they go with the answer, and come
+	// with the request.
 	Place handover.Place
 	// CallBack makes the requests that tell of progress. Nil: one that follows no redirects.
 	CallBack *http.Client
@@ -49,6 +51,7 @@ func (o *HandlerOptions) setDefaults() {
 	}
 	def(&o.KeepFor, 10*time.Minute)
 	def(&o.Grace, time.Minute)
+	def(&o.FindFor, 10*time.Second)
 	def(&o.BeatEvery, 1500*time.Millisecond)
 	def(&o.Stall, 30*time.Second)
 	def(&o.Refresh, 5*time.Minute)
@@ -102,6 +105,7 @@ func Handler(driver backend.Driver, o HandlerOptions) *Jobs {
 		works: make(map[string]*work), gone: make(map[string]bool),
 	}
 	j.ctx, j.end = context.WithCancelCause(context.Background())
+	j.wg.Go(j.tidy)
 	j.mux.HandleFunc("POST /run", j.post)
 	j.mux.HandleFunc("GET /runs/{id}", j.get)
 	j.mux.HandleFunc("DELETE /runs/{id}", j.interrupt)
@@ -192,7 +196,7 @@ func (j *Jobs) post(w http.ResponseWriter, r *http.Request) {
 	var folder string
 	err := j.options.makeDir()
 	if err == nil {
-		folder, err = os.MkdirTemp(j.options.Dir, "comfyume-run-")
+		folder, err = os.MkdirTemp(j.options.Dir, inputsPrefix)
 	}
 	if err != nil {
 		j.log.Error("inputs can't be taken", "err", err)

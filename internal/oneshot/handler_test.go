@@ -8,6 +8,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +20,7 @@ import (
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/backend/backendtest"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
+	"github.com/ahelme/comfyume/internal/handover"
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/oneshot"
 )
@@ -274,5 +278,107 @@ func TestInterrupt(t *testing.T) {
 	}
 	if a := read(resp.Body); a.result == nil || a.result.State != job.Cancelled {
 		t.Errorf("%+v", a)
+	}
+}
+
+// TestInputsFromStorage: an input that a request names in storage is taken when it is the one that was meant, to its last
+// byte, and never from where a job's outputs are.
+func TestInputsFromStorage(t *testing.T) {
+	t.Parallel()
+	place, err := handover.New("file://" + filepath.ToSlash(t.TempDir()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newContainer(t, oneshot.HandlerOptions{Place: place, FindFor: 200 * time.Millisecond})
+	store := func(run, name, text string) oneshot.Input {
+		e, err := place.Put(t.Context(), run, name, strings.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return oneshot.Input{Name: e.Name, Size: e.Size, Stored: run, SHA256: e.SHA256}
+	}
+	mine := store(handover.InputName("lab", "mine"), "mine.png", "my picture")
+	other := store(handover.RunName("lab", "0197"), "other.png", "another's")
+	lie, long, both := mine, mine, mine
+	lie.Name, lie.SHA256 = "lie.png", strings.Repeat("0", 64)
+	long.Size++
+	both.Sent = true
+	for what, k := range map[string]struct {
+		in     oneshot.Input
+		store  string
+		status int
+		class  string // of trouble; empty: it runs
+	}{
+		"as meant":             {mine, "", http.StatusOK, ""},
+		"another hash":         {lie, "", http.StatusOK, "inputs"},
+		"another size":         {long, "", http.StatusOK, "inputs"},
+		"not there":            {oneshot.Input{Name: "b", Size: 1, Stored: handover.InputName("lab", "b"), SHA256: mine.SHA256}, "", http.StatusOK, "inputs"},
+		"another job's output": {other, "", http.StatusBadRequest, ""},
+		"no hash":              {oneshot.Input{Name: "b", Size: 1, Stored: mine.Stored}, "", http.StatusBadRequest, ""},
+		"a path":               {oneshot.Input{Name: "b", Size: 1, Stored: "x_in-/../y", SHA256: mine.SHA256}, "", http.StatusBadRequest, ""},
+		"sent as well":         {both, "", http.StatusBadRequest, ""},
+		"outputs over inputs":  {mine, mine.Stored, http.StatusBadRequest, ""},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			q := request(textGraph)
+			q.Inputs, q.Store = []oneshot.Input{k.in}, k.store
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			resp := post(t, ctx, c.url, q, backend.Upload{Size: k.in.Size, Open: func() (io.ReadCloser, error) {
+				return io.NopCloser(strings.NewReader("my picture")), nil
+			}})
+			if resp.StatusCode != k.status {
+				t.Fatalf("status %d, want %d", resp.StatusCode, k.status)
+			}
+			if k.status != http.StatusOK {
+				return
+			}
+			told := read(resp.Body)
+			got, there := c.fake.File("input", k.in.Name)
+			switch {
+			case k.class == "" && (told.result == nil || string(got) != "my picture"):
+				t.Errorf("%+v, the ComfyUI has %q", told, got)
+			case k.class != "" && (told.trouble == nil || told.trouble.Class != k.class || told.posted != 0):
+				t.Errorf("it gave %+v", told)
+			case what == "another hash" && there:
+				t.Errorf("the ComfyUI has %q", got)
+			}
+		})
+	}
+	t.Cleanup(func() {
+		if left, err := filepath.Glob(filepath.Join(c.dir, "*", "*")); err != nil || len(left) != 0 {
+			t.Errorf("copies stay: %q, %v", left, err)
+		}
+	})
+}
+
+// TestInputsOfAKilledAgent are deleted at a later start, and nothing else.
+func TestInputsOfAKilledAgent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, old := range map[string]bool{"comfyume-run-1": true, "comfyume-run-2": false, "mine": true} {
+		when := time.Now()
+		if old {
+			when = when.Add(-48 * time.Hour)
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, name), 0o700), os.Chtimes(filepath.Join(dir, name), when, when)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	driver, err := comfyui.New("http://127.0.0.1:9", comfyui.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := oneshot.Handler(driver, oneshot.HandlerOptions{Dir: dir})
+	if err := errors.Join(j.Close(), driver.Close()); err != nil {
+		t.Error(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	for i := range left {
+		left[i] = filepath.Base(left[i])
+	}
+	if err != nil || !slices.Equal(left, []string{"comfyume-run-2", "mine"}) {
+		t.Errorf("left: %q, %v", left, err)
 	}
 }

@@ -3,6 +3,8 @@ package oneshot
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"path"
 	"time"
 
@@ -80,6 +82,54 @@ func (w *work) put(run backend.Run, ref backend.FileRef) (e handover.Entry, err 
 	}
 	e, err = w.j.options.Place.Put(w.ctx, w.q.Store, path.Join(ref.Type, ref.Subfolder, ref.Filename), body)
 	return e, errors.Join(err, body.Close())
+}
+
+// input opens an input that came along or that is in storage. Of one there a copy is made first: nothing else than what the
+// caller meant, to its last byte, comes near the ComfyUI.
+func (w *work) input(n int) (io.ReadCloser, error) {
+	if in := w.q.Inputs[n]; in.Stored != "" && !w.in.have[n] {
+		if err := w.take(n, in); err != nil {
+			if w.ctx.Err() == nil {
+				w.log.Warn("an input can't be had from storage, and is asked for", "err", err)
+			}
+			return nil, fmt.Errorf("input %d: %w: %w", n, errNotSent, err)
+		}
+	}
+	return w.in.open(n)
+}
+
+// take copies an input from storage.
+func (w *work) take(n int, in Input) error {
+	if w.j.options.Place == nil {
+		return fault.New(fault.Unavailable, "The agent has no storage.").WithRemedy("Start it with --storage.")
+	}
+	if err := w.sameStorage(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	w.j.wg.Go(func() {
+		select {
+		case <-w.stopped:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	late := time.AfterFunc(w.j.options.FindFor, cancel)
+	from, err := w.j.options.Place.Open(ctx, in.Stored, handover.Entry{Name: in.Name, Size: in.Size, SHA256: in.SHA256})
+	late.Stop()
+	if err != nil {
+		return err
+	}
+	to, err := w.in.keep(n, in)
+	if err == nil {
+		_, err = io.Copy(to, from)
+		err = errors.Join(err, to.Close())
+	}
+	if err = errors.Join(err, from.Close()); err != nil {
+		return errors.Join(err, w.in.drop(n))
+	}
+	return nil
 }
 
 // keptAt returns how a file reaches the caller. ready is false while that is not known.

@@ -9,11 +9,13 @@ import (
 	"hash"
 	"io"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/handover"
 )
 
 // Request is a job as it travels: what backend.Task has, and what only matters on the way.
@@ -33,13 +35,15 @@ type Request struct {
 	Grace     time.Duration   `json:"grace,omitempty"`     // how long it goes on when nobody is connected; ns, 0: the container's own
 }
 
-// Input is a file that the graph reads. Its bytes come along only if Sent is set: a container that has no file of this
-// name and size says so, and is asked again with them.
+// Input is a file that the graph reads. Its bytes come along only if Sent is set, and are in storage if Stored is: a
+// container that has no file of this name and size, and can't have it from there, says so, and is asked again with them.
 type Input struct {
 	Name      string `json:"name"`
 	Subfolder string `json:"subfolder,omitempty"`
 	Size      int64  `json:"size"`
 	Sent      bool   `json:"sent,omitempty"`
+	Stored    string `json:"stored,omitempty"` // its name in storage, by handover.InputName
+	SHA256    string `json:"sha256,omitempty"` // of what is stored, in lower-case hex
 }
 
 // CallBack is where a container tells the progress of one run, with a token that is good for nothing else.
@@ -72,6 +76,9 @@ func validRun(s string) bool {
 
 const maxStoreID = 200
 
+// sha256Hex is how hashes are written.
+var sha256Hex = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
 // check reports what is wrong with a request before any of it is used.
 func (q *Request) check(maxBytes int64) error {
 	switch {
@@ -85,6 +92,8 @@ func (q *Request) check(maxBytes int64) error {
 		return fault.New(fault.Invalid, "The request names more than %d targets or outputs.", maxTargets)
 	case len(q.Store) > 2*maxRunID || strings.ContainsFunc(q.Store, func(c rune) bool { return c != '_' && c != '-' && (c > 'z' || !validRun(string(c))) }):
 		return fault.New(fault.Invalid, "The request's name of a run in storage is not made of letters, digits, dashes and underscores.")
+	case handover.IsInput(q.Store):
+		return fault.New(fault.Invalid, "The request's name of a run in storage is that of an input.")
 	case len(q.StoreID) > maxStoreID:
 		return fault.New(fault.Invalid, "The request's mark of a storage has more than %d bytes.", maxStoreID)
 	case q.Deadline < 0 || q.Grace < 0:
@@ -120,6 +129,10 @@ func (in Input) check() error {
 	}
 	if bad {
 		return fault.New(fault.Invalid, "The input %q in %q is not the name of a file below the folder of inputs.", clip(in.Name), clip(in.Subfolder))
+	}
+	// An address in storage is that of an input: never that of what another job gave.
+	if in.Stored != "" && (!handover.IsInput(in.Stored) || !sha256Hex.MatchString(in.SHA256) || in.Sent) {
+		return fault.New(fault.Invalid, "The input %q is not where inputs are in storage, or has no hash.", clip(in.Name))
 	}
 	return nil
 }

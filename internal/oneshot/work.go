@@ -148,7 +148,7 @@ func (w *work) task() backend.Task {
 	for i, in := range w.q.Inputs {
 		t.Uploads = append(t.Uploads, backend.Upload{
 			Name: in.Name, Subfolder: in.Subfolder, Size: in.Size,
-			Open: func() (io.ReadCloser, error) { return w.in.open(i) },
+			Open: func() (io.ReadCloser, error) { return w.input(i) },
 		})
 	}
 	return t

@@ -306,7 +306,7 @@ func (o *Options) requests(a *agent.Agent, c comfy, control agentControl) (func(
 	}, nil
 }
 
-// place is where outputs are left; nil: they go with the answer.
+// place is where outputs are left and inputs found; nil: they go over the wire.
 func (o *Options) place() (handover.Place, error) {
 	if o.Storage == "" {
 		return nil, nil

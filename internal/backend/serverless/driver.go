@@ -55,9 +55,12 @@ type Options struct {
 	// https://lab.example/studio/agents/v1/runs. Empty: they can't call back.
 	CallBack string
 	Updates  *Updates
-	Place    handover.Place // where containers leave outputs; nil: they come with the answer
-	MaxRun   time.Duration  // a run that takes longer is interrupted by its container; 0: never
-	MaxBytes int64          // of the outputs of one run; 0: 8 GiB
+	// Place is where containers leave outputs and find large inputs. Nil: they come with the answer, and go with the
+	// request.
+	Place     handover.Place
+	StoreFrom int64         // bytes from which an input goes by Place; 0: 1 MiB
+	MaxRun    time.Duration // a run that takes longer is interrupted by its container; 0: never
+	MaxBytes  int64         // of the outputs of one run; 0: 8 GiB
 	// KeepWarm returns how many containers are to be kept awake at a time, and when that may change next. One is kept
 	// by light requests of ours. Nil: none.
 	KeepWarm func(now time.Time) (least int, next time.Time)
@@ -108,6 +111,9 @@ func (o *Options) setDefaults() {
 	if o.Mode == "" {
 		o.Mode = Agent
 	}
+	if o.StoreFrom <= 0 {
+		o.StoreFrom = 1 << 20
+	}
 	if o.MaxBytes <= 0 {
 		o.MaxBytes = 8 << 30
 	}
@@ -132,6 +138,7 @@ type Driver struct {
 	client  *http.Client
 	notes   notes
 	know    knowledge
+	shelf   inputShelf
 
 	unstored sync.Once // it was said that containers leave nothing in storage
 
@@ -156,6 +163,7 @@ func New(address string, o Options) (*Driver, error) {
 		return nil, fault.New(fault.Invalid, "The mode %q of %s is neither agent nor async.", o.Mode, o.Name)
 	}
 	d := &Driver{base: base, options: o, log: o.Log}
+	d.shelf.inputs = make(map[string]*stored)
 	d.client = &http.Client{
 		// A connection of its own for each request: a balancer that chooses by connection chooses anew, and none is one
 		// that the other side is about to close.

@@ -30,7 +30,7 @@ type follower struct {
 	gap       bool
 	result    *backend.Result
 	coldTold  bool
-	inputs    bool      // they were sent along
+	inputs    handing
 	buffered  bool      // something between holds answers back
 	broken    error     // why the run is looked for; nil: it is not
 	until     time.Time // how long it is looked for
@@ -212,7 +212,7 @@ func (f *follower) greet(h *oneshot.Hello) error {
 		return f.d.streamTrouble(fmt.Errorf("%w: the answer is that of another run", oneshot.ErrCorrupt))
 	}
 	if f.hello == nil && !f.resumed {
-		if took := time.Since(f.began); took > f.d.options.ColdAfter && f.coldTold {
+		if took := time.Since(f.began); took > f.d.options.ColdAfter && f.coldTold && f.inputs == byName {
 			f.d.know.woke(took)
 		}
 	}
@@ -282,8 +282,12 @@ func (f *follower) beat(b oneshot.Beat) {
 // trouble handles that the run came to no result.
 func (f *follower) trouble(ctx context.Context, t oneshot.Trouble) error {
 	err := t.Err()
-	if errors.Is(err, oneshot.ErrInputs) && !f.inputs {
-		f.inputs, f.hello = true, nil
+	if errors.Is(err, oneshot.ErrInputs) && f.inputs != byRequest {
+		if f.inputs == byStorage {
+			f.d.log.Warn("a container can't have inputs from the storage that is set: they go with requests for now", "req", f.id, "for", avoidFor)
+			f.d.shelf.avoid(f.d.options.Studio, f.t.Uploads)
+		}
+		f.inputs, f.hello = f.nextHanding(), nil
 		f.hangUp()
 		if f.calls != nil {
 			f.calls.release()

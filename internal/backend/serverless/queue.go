@@ -35,7 +35,7 @@ const (
 
 // queued puts the job into the provider's queue, unless it is there, and reads its answer once that is there. It is
 // the reader of a stream.
-func (f *follower) queued(ctx context.Context, s *stream, inputs bool) piece {
+func (f *follower) queued(ctx context.Context, s *stream, inputs handing) piece {
 	if f.written().Inference == "" {
 		resp, err := f.submit(ctx, inputs)
 		if err != nil {
@@ -71,7 +71,7 @@ func (f *follower) queued(ctx context.Context, s *stream, inputs bool) piece {
 }
 
 // submit offers the job to the queue until it is taken. An answer that it returns is the run's own.
-func (f *follower) submit(ctx context.Context, inputs bool) (*http.Response, error) {
+func (f *follower) submit(ctx context.Context, inputs handing) (*http.Response, error) {
 	pause := 200 * time.Millisecond
 	for {
 		resp, err := f.post(ctx, inputs, http.Header{preferHeader: {preferAsync}})

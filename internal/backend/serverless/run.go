@@ -176,21 +176,20 @@ func (r *run) forget() {
 }
 
 // request is the job as it travels.
-func (r *run) request(sendInputs bool) oneshot.Request {
+func (r *run) request(ctx context.Context, way handing) oneshot.Request {
 	o := &r.d.options
 	q := oneshot.Request{
 		Run: r.id, Prompt: r.t.Prompt, ExtraData: r.t.ExtraData, Targets: r.t.Targets, Outputs: r.t.Outputs,
 		Core: r.t.Core, Previews: r.t.Previews, Deadline: o.MaxRun,
 	}
-	for _, u := range r.t.Uploads {
-		q.Inputs = append(q.Inputs, oneshot.Input{Name: u.Name, Subfolder: u.Subfolder, Size: u.Size, Sent: sendInputs})
-	}
+	usable := false
 	if o.Place != nil {
-		if id, ok := r.d.storeID(); ok {
-			q.Store, q.StoreID = r.stored(), id
+		if q.StoreID, usable = r.d.storeID(); usable {
+			q.Store = r.stored()
 			r.stores.Store(true)
 		}
 	}
+	q.Inputs = r.inputsOf(ctx, way, usable)
 	if o.Updates != nil && o.CallBack != "" {
 		q.CallBack = &oneshot.CallBack{
 			URL: strings.TrimRight(o.CallBack, "/") + "/" + r.id + "/updates", Token: o.Updates.token(r.id), Frames: o.Mode == Async,
@@ -222,8 +221,8 @@ func (d *Driver) storeID() (id string, ok bool) {
 const expectFrom = 1 << 20
 
 // post sends the job.
-func (r *run) post(ctx context.Context, sendInputs bool, header http.Header) (*http.Response, error) {
-	body, length, err := oneshot.Body(r.request(sendInputs), r.t.Uploads)
+func (r *run) post(ctx context.Context, way handing, header http.Header) (*http.Response, error) {
+	body, length, err := oneshot.Body(r.request(ctx, way), r.t.Uploads)
 	if err != nil {
 		return nil, unsent{err}
 	}

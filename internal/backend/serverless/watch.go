@@ -59,7 +59,9 @@ func (f *follower) tellCold(now time.Time) error {
 	f.coldTold = true
 	k, name := &f.d.know, f.d.options.Name
 	text := "All containers of " + name + " are busy: the job waits for one."
-	if !k.awake(f.d.options.WarmFor) {
+	if f.inputs != byName {
+		text = "The files that the job reads are on their way to " + name + "."
+	} else if !k.awake(f.d.options.WarmFor) {
 		text = name + " is being woken"
 		k.mu.Lock()
 		if k.memory.Cold > 0 {
