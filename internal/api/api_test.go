@@ -188,6 +188,10 @@ func (f *fake) SetClass(ctx context.Context, id job.ID, c job.Class) (job.Job, e
 	return f.act(ctx, id, "class", strconv.Itoa(int(c)))
 }
 
+func (f *fake) SetDeadline(ctx context.Context, id job.ID, at time.Time) (job.Job, error) {
+	return f.act(ctx, id, "deadline", at.Format(time.RFC3339))
+}
+
 func (f *fake) Retry(ctx context.Context, id job.ID) (job.Job, error) { return f.act(ctx, id, "retry") }
 
 func (f *fake) Reorder(_ context.Context, user string, ids []job.ID) ([]job.Job, error) {

@@ -74,6 +74,8 @@ type Queue interface {
 	Hold(ctx context.Context, id job.ID, on bool) (job.Job, error)
 	ToFront(ctx context.Context, id job.ID) (job.Job, error)
 	SetClass(ctx context.Context, id job.ID, c job.Class) (job.Job, error)
+	// SetDeadline notes when a waiting job is needed; zero: nobody says.
+	SetDeadline(ctx context.Context, id job.ID, at time.Time) (job.Job, error)
 	// Reorder puts waiting jobs of a person, all of one class, into this order, in the places that they have.
 	Reorder(ctx context.Context, user string, ids []job.ID) ([]job.Job, error)
 	// Retry submits once more what a final job asked for.

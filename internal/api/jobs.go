@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/event"
 	"github.com/ahelme/comfyume/internal/fault"
@@ -81,7 +82,7 @@ func (f *Face) jobActs() {
 			}
 			return f.Queue.Retry(ctx, j.ID)
 		})
-	on(f, route{http.MethodPatch, "/jobs/{id}", "change-job", "Change a waiting job's priority", anyone, 0},
+	on(f, route{http.MethodPatch, "/jobs/{id}", "change-job", "Change a waiting job's priority or deadline", anyone, 0},
 		func(ctx context.Context, who identity.Person, in *struct {
 			ID   string `path:"id"`
 			Body JobChange
@@ -90,6 +91,12 @@ func (f *Face) jobActs() {
 			j, err := f.ownJob(ctx, who, in.ID)
 			if err == nil && in.Body.Class != nil {
 				j, err = f.classify(ctx, who, j, *in.Body.Class)
+			}
+			if err == nil && in.Body.Deadline != nil {
+				var at time.Time
+				if at, err = job.ParseDeadline("deadline", *in.Body.Deadline, time.Now()); err == nil {
+					j, err = f.Queue.SetDeadline(ctx, j.ID, at)
+				}
 			}
 			if err != nil {
 				return nil, err
@@ -245,6 +252,7 @@ func (f *Face) shapes(ctx context.Context, list []job.Job) []Job {
 			ID: j.ID, User: j.User, Group: j.Group, PromptID: j.PromptID, State: j.State, Class: j.Class, Held: j.Held,
 			Created: j.Created, Started: When(j.Started), Finished: When(j.Finished),
 			Attempt: j.Attempt.N, BackEnd: j.Attempt.BackEnd, Stopping: j.Stop && !j.State.Final(), Error: j.Error,
+			Deadline: When(j.Deadline), Late: j.Late(time.Now()),
 		}
 		if j.State == job.Running && !j.Attempt.Posted {
 			one.State, one.Staged = job.Pending, true

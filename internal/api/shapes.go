@@ -102,6 +102,8 @@ type Job struct {
 	Staged   bool       `json:"staged" doc:"a back end is chosen and the prompt not sent yet"`
 	Stopping bool       `json:"stopping" doc:"somebody asked to interrupt it"`
 	Held     bool       `json:"held" doc:"its owner, or staff, keeps it from running"`
+	Deadline *time.Time `json:"deadline,omitempty" doc:"when its owner needs it; it changes nobody's turn, and lets GPUs that cost money help"`
+	Late     bool       `json:"late,omitempty" doc:"it was not done by its deadline"`
 	Error    string     `json:"error,omitempty"`
 	Attempts []Attempt  `json:"attempts,omitempty" doc:"only where one job is asked for: what came of its attempts, those apart that were taken back before they began"`
 
@@ -139,7 +141,8 @@ func (j Job) Place() event.Place {
 
 // JobChange names what of a waiting job is to be another.
 type JobChange struct {
-	Class *job.Class `json:"priority,omitempty" minimum:"0" maximum:"3" doc:"0 instructor, 1 high, 2 normal, 3 low; participants only lower it"`
+	Class    *job.Class `json:"priority,omitempty" minimum:"0" maximum:"3" doc:"0 instructor, 1 high, 2 normal, 3 low; participants only lower it"`
+	Deadline *string    `json:"deadline,omitempty" maxLength:"64" doc:"when its owner needs it, in RFC 3339; empty: nobody says"`
 }
 
 // JobOrder is the order of waiting jobs of one person.

@@ -20,6 +20,7 @@ type jobCmd struct {
 	Release  jobRelease  `cmd:"" help:"Let a held job wait for its turn again."`
 	Front    jobFront    `cmd:"" help:"Put a waiting job before its owner's others."`
 	Priority jobPriority `cmd:"" help:"Give a waiting job another priority."`
+	Deadline jobDeadline `cmd:"" help:"Say when a waiting job is needed; it moves nobody, and lets GPUs that cost money help."`
 	Retry    jobRetry    `cmd:"" help:"Submit once more what a job that is over asked for."`
 	Export   jobExport   `cmd:"" help:"Write a job's graph and results as JSON."`
 }
@@ -120,6 +121,13 @@ func writeJob(w io.Writer, j api.Job) {
 	optional("place", p.Line())
 	optional("begins", p.Wait())
 	optional("waits", p.Reason)
+	if j.Deadline != nil {
+		by := j.Deadline.Local().Format(time.DateTime)
+		if j.Late {
+			by += " (missed)"
+		}
+		optional("needed by", by)
+	}
 	optional("error", j.Error)
 	table(w, []string{"job", string(j.ID)}, rows)
 	writeAttempts(w, j.Attempts)
@@ -248,6 +256,27 @@ func (cmd *jobPriority) Run(c *call) error {
 		}
 	}
 	return c.oneJob(func(s *client.Client) (api.Job, error) { return s.SetPriority(c.ctx, cmd.ID, class) })
+}
+
+type jobDeadline struct {
+	ID   job.ID `arg:""`
+	Time string `arg:"" help:"16:30 (the next time that it is), 2026-11-27T16:30:00+01:00, or none."`
+}
+
+// Run says when a job is needed.
+func (cmd *jobDeadline) Run(c *call) error {
+	at := cmd.Time
+	if at == "none" {
+		at = ""
+	} else if clock, err := time.ParseInLocation("15:04", at, time.Local); err == nil {
+		now := time.Now()
+		next := time.Date(now.Year(), now.Month(), now.Day(), clock.Hour(), clock.Minute(), 0, 0, time.Local)
+		if !next.After(now) {
+			next = time.Date(now.Year(), now.Month(), now.Day()+1, clock.Hour(), clock.Minute(), 0, 0, time.Local)
+		}
+		at = next.Format(time.RFC3339)
+	}
+	return c.oneJob(func(s *client.Client) (api.Job, error) { return s.SetDeadline(c.ctx, cmd.ID, at) })
 }
 
 type jobRetry struct {

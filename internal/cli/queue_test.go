@@ -105,10 +105,26 @@ func TestQueueCommands(t *testing.T) {
 	if j := asked[api.Job](p, "job", "priority", ids[1], "low"); j.Class != job.ClassLow {
 		t.Errorf("priority is %d", j.Class)
 	}
+	soon := time.Now().Add(time.Hour).Truncate(time.Second)
+	if j := asked[api.Job](p, "job", "deadline", ids[1], soon.Format(time.RFC3339)); j.Deadline == nil || !j.Deadline.Equal(soon) || j.Late {
+		t.Errorf("a deadline is %+v", j)
+	}
+	if got := p.must("job", "show", ids[1]); !strings.Contains(got, "needed by  "+soon.Local().Format(time.DateTime)) || !strings.Contains(got, "needed by "+soon.Local().Format("15:04")) {
+		t.Errorf("a job with a deadline is\n%s", got)
+	}
+	clock := asked[api.Job](p, "job", "deadline", ids[1], "23:59").Deadline
+	if clock == nil || clock.Local().Format("15:04") != "23:59" || time.Until(*clock) > 25*time.Hour {
+		t.Errorf("23:59 is %v", clock)
+	}
+	if j := asked[api.Job](p, "job", "deadline", ids[1], "none"); j.Deadline != nil {
+		t.Errorf("without a deadline it is %+v", j)
+	}
 	for what, c := range map[string]struct {
 		args []string
 		says string
 	}{
+		"sets another's deadline":  {[]string{"job", "deadline", bens, "23:59"}, "There is no job"},
+		"needs a job at no time":   {[]string{"job", "deadline", ids[1], "soon"}, "is not a time"},
 		"raises her priority":      {[]string{"job", "priority", ids[1], "normal"}, "not raise it"},
 		"holds another's job":      {[]string{"job", "hold", bens}, "There is no job"},
 		"pauses the queue":         {[]string{"queue", "pause"}, "may not do this"},

@@ -76,6 +76,11 @@ func (c *Client) SetPriority(ctx context.Context, id job.ID, p job.Class) (j api
 	return j, c.call(ctx, http.MethodPatch, jobAt(id), nil, api.JobChange{Class: &p}, &j)
 }
 
+// SetDeadline says when a waiting job is needed, in RFC 3339; empty: nobody says.
+func (c *Client) SetDeadline(ctx context.Context, id job.ID, at string) (j api.Job, err error) {
+	return j, c.call(ctx, http.MethodPatch, jobAt(id), nil, api.JobChange{Deadline: &at}, &j)
+}
+
 // Retry submits once more what a job that is over asked for, and returns the new job.
 func (c *Client) Retry(ctx context.Context, id job.ID) (j api.Job, err error) {
 	return j, c.call(ctx, http.MethodPost, jobAt(id)+"/retry", nil, nil, &j)

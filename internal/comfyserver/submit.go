@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/file"
 	"github.com/ahelme/comfyume/internal/identity"
@@ -73,6 +74,9 @@ func (s *Server) Submit(ctx context.Context, p identity.Person, body []byte, o O
 	return answer(Accepted{Job: j, Existing: existing, NodeErrors: verdict.NodeErrors})
 }
 
+// deadlineKey is where in the extra data a program may say when it needs a run.
+const deadlineKey = "deadline"
+
 // address says whose the submission is, when it came, and how it is ordered.
 func address(sub *job.Submission, p identity.Person, o Order) error {
 	id, err := uuid.NewV7()
@@ -81,6 +85,15 @@ func address(sub *job.Submission, p identity.Person, o Order) error {
 	}
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	sub.ID, sub.User, sub.Group, sub.Created, sub.Key = job.ID(id.String()), p.Name, p.Group, now, o.Key
+	if raw, ok := pyjson.Get(sub.Request.ExtraData, deadlineKey); ok {
+		text, isText := pyjson.Text(raw)
+		if !isText {
+			text = string(raw)
+		}
+		if sub.Deadline, err = job.ParseDeadline("extra_data."+deadlineKey, text, now); err != nil {
+			return err
+		}
+	}
 	sub.Request.ExtraData = stamp(sub.Request.ExtraData, now)
 	sub.Class = job.ClassNormal
 	switch {

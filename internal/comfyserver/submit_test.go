@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ahelme/comfyume/internal/comfyserver"
+	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/file"
 	"github.com/ahelme/comfyume/internal/identity"
 	"github.com/ahelme/comfyume/internal/job"
@@ -68,6 +70,32 @@ func TestSubmitForAnotherFace(t *testing.T) {
 	}
 	if told != 3 || len(subs) != 3 {
 		t.Errorf("told %d times, submitted %d times", told, len(subs))
+	}
+}
+
+// TestDeadlineOfASubmission: it is read from the extra data, and a bad one is refused with its name.
+func TestDeadlineOfASubmission(t *testing.T) {
+	t.Parallel()
+	var subs []job.Submission
+	s := newStudio(t, comfyserver.Options{}, func(d *comfyserver.Deps) { d.Queue = noting{d.Queue, &subs} })
+	for deadline, says := range map[string]string{
+		`"2126-11-27T16:30:00+01:00"`: "",
+		`""`:                          "",
+		`"tomorrow"`:                  `extra_data.deadline: "tomorrow" is not a time`,
+		`17`:                          `extra_data.deadline: "17" is not a time`,
+		`"2020-11-27T16:30:00Z"`:      "extra_data.deadline: 2020-11-27T16:30:00Z is over already",
+	} {
+		subs = nil
+		body := `{"prompt": {"3": {"class_type": "SaveImage", "inputs": {}}}, "extra_data": {"deadline": ` + deadline + `}}`
+		err := s.server.Submit(t.Context(), identity.Person{Name: "ann"}, []byte(body), comfyserver.Order{}, func(comfyserver.Accepted) error { return nil })
+		if sentence, remedy := fault.Public(err); says != "" && (!fault.Is(err, fault.Invalid) || !strings.Contains(sentence, says) || remedy == "" || len(subs) > 0) {
+			t.Errorf("%s: %v", deadline, err)
+		} else if says == "" && (err != nil || len(subs) != 1) {
+			t.Errorf("%s: %v", deadline, err)
+		}
+		if len(subs) == 1 && subs[0].Deadline.IsZero() != (deadline == `""`) {
+			t.Errorf("%s: needed by %v", deadline, subs[0].Deadline)
+		}
 	}
 }
 

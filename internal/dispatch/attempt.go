@@ -401,7 +401,20 @@ func (a *attempt) finish(out job.Outcome, how job.Cause) {
 	if ofRun := a.frames.ended.Load(); ofRun && held { // the loop has gone on at its end frame already
 		a.deps.Fleet.Report(a.backEnd, nil)
 	}
+	if held && out.State == job.Completed {
+		a.tellLate(time.Now())
+	}
 	a.inbox.send(over{a})
+}
+
+// tellLate tells the owner of a run that was done after they needed it.
+func (a *attempt) tellLate(now time.Time) {
+	if !a.job.Late(now) {
+		return
+	}
+	text := fmt.Sprintf("Run %s was done %s after it was needed.", a.job.PromptID, max(now.Sub(a.job.Deadline).Round(time.Second), time.Second))
+	a.line("%s", text)
+	a.deps.Bus.Publish(event.Event{User: a.user, Body: event.Notice{Severity: "info", Text: text}})
 }
 
 // keepTrying repeats a change of the queue until it is done. It reports false when the attempt has no right to it

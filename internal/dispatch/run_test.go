@@ -1,6 +1,8 @@
 package dispatch_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,6 +60,33 @@ func TestOwnersLogTellsOfTheRuns(t *testing.T) {
 		}
 		if len(lines) != 4 {
 			s.Errorf("%d lines:\n%s", len(lines), got)
+		}
+	})
+}
+
+func TestMissedDeadlineIsTold(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		for i, by := range []time.Duration{-time.Hour, time.Hour, 0} {
+			sub := job.Submission{User: "ann", ClientID: "sid", Request: job.Request{
+				Prompt: json.RawMessage(fmt.Sprintf(`{"1": {"class_type": "Text", "inputs": {"text": "%d"}}}`, i)), ExtraData: json.RawMessage(`{}`), Outputs: []string{"1"},
+			}}
+			if by != 0 {
+				sub.Deadline = time.Now().Add(by)
+			}
+			j, _, err := s.queue.Submit(s.Context(), sub)
+			if err != nil {
+				s.Fatal(err)
+			}
+			s.want(j, job.Completed)
+			var told []string
+			for _, e := range s.all.TryBatch(nil) {
+				if n, ok := e.Body.(event.Notice); ok {
+					told = append(told, n.Text)
+				}
+			}
+			if want := by < 0; want != (len(told) == 1 && strings.Contains(told[0], j.PromptID+" was done 1h0m0s after it was needed.")) || !want && len(told) > 0 {
+				s.Errorf("needed in %v: told %q", by, told)
+			}
 		}
 	})
 }

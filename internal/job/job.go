@@ -70,7 +70,8 @@ type Job struct {
 	WorkflowID string // extra_data.extra_pnginfo.workflow.id when it is a string
 	Digest     [32]byte
 	Profile    Profile
-	Held       bool // its owner, or an operator, keeps it from running
+	Held       bool      // its owner, or an operator, keeps it from running
+	Deadline   time.Time // when its owner needs it; zero: they did not say
 	Created    time.Time
 	Started    time.Time // first time a back end began it
 	Finished   time.Time
@@ -88,6 +89,14 @@ type Profile struct {
 	Like   string  // the same for graphs whose time grows with Work alike; at most 32 bytes
 	Work   float64 // how much there is to do in units that mean the same within Like, such as pixels times steps
 	Models string  // the model files that it loads, in sorted order, joined by \n
+}
+
+// Late reports whether a job is over, or goes on, after its owner needed it.
+func (j Job) Late(now time.Time) bool {
+	if !j.Finished.IsZero() {
+		now = j.Finished
+	}
+	return !j.Deadline.IsZero() && now.After(j.Deadline)
 }
 
 // Duration returns how long a finished job ran; zero for all others.
@@ -137,8 +146,9 @@ type Submission struct {
 	Number      *float64 // given by the client; nil: the person's own counter
 	Front       bool     // before the person's other jobs; ignored when Number is set
 	Class       Class
-	Held        bool   // it is accepted and waits until it is let go
-	Key         string // Idempotency-Key: a second submission of the person with it is the first one; empty: none
+	Held        bool      // it is accepted and waits until it is let go
+	Deadline    time.Time // when its owner needs it; zero: they did not say
+	Key         string    // Idempotency-Key: a second submission of the person with it is the first one; empty: none
 	WorkflowID  string
 	Profile     Profile
 	Request     Request
@@ -183,7 +193,7 @@ const (
 	Removed        Change = "removed"         // taken out while pending
 	StopRequested  Change = "stop_requested"  // its owner wants a running job interrupted
 	HistoryChanged Change = "history_changed" // entries were deleted; only Job.User is set
-	Moved          Change = "moved"           // its class or number changed, or it is held or let go: its place changed
+	Moved          Change = "moved"           // its class, number or deadline changed, or it is held or let go
 )
 
 // Changed says that a job changed.

@@ -10,7 +10,7 @@ import (
 )
 
 // Digest tells whether two submissions with one prompt id or key ask for the same: graph, extra data, targets, place,
-// priority and session. The creation time in the extra data is ours and left out, so that a repeated request is recognised.
+// priority, deadline and session. The creation time in the extra data is ours and left out, so that a repeated request is recognised.
 func Digest(sub job.Submission) (sum [32]byte) {
 	h := sha256.New()
 	field(h, sub.Request.Prompt)
@@ -44,6 +44,9 @@ func Digest(sub job.Submission) (sum [32]byte) {
 			order[1] = 1
 		}
 		field(h, order)
+	}
+	if !sub.Deadline.IsZero() {
+		field(h, binary.BigEndian.AppendUint64(nil, uint64(sub.Deadline.UnixMilli()))) //nolint:gosec // bits, not a number
 	}
 	h.Sum(sum[:0])
 	return sum

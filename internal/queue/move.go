@@ -47,6 +47,7 @@ type exportLine struct {
 	Work        float64        `json:"work,omitempty"`
 	Models      string         `json:"models,omitempty"`
 	Held        bool           `json:"held,omitempty"`
+	Deadline    int64          `json:"deadline,omitempty"`
 	Created     int64          `json:"created,omitempty"` // times are milliseconds since 1970
 	Started     int64          `json:"started,omitempty"`
 	Finished    int64          `json:"finished,omitempty"`
@@ -186,7 +187,7 @@ func lineOf(r Record) exportLine {
 	line := exportLine{
 		Seq: j.Seq, ID: j.ID, User: j.User, Group: j.Group, PromptID: j.PromptID, ClientID: j.ClientID, Number: j.Number,
 		Class: j.Class, State: j.State, WorkflowID: j.WorkflowID, Like: j.Profile.Like, Work: j.Profile.Work,
-		Models: j.Profile.Models, Held: j.Held, Created: since1970(j.Created), Started: since1970(j.Started),
+		Models: j.Profile.Models, Held: j.Held, Deadline: since1970(j.Deadline), Created: since1970(j.Created), Started: since1970(j.Started),
 		Finished: since1970(j.Finished), Stop: j.Stop, Hidden: j.Hidden, Error: j.Error, Summary: j.Summary,
 		Ended: r.Ended, Credentials: r.Credentials, Key: r.Key, KeyUntil: since1970(r.KeyUntil),
 	}
@@ -215,7 +216,7 @@ func (l exportLine) record() Record {
 	r.Job = job.Job{
 		ID: l.ID, User: l.User, Group: l.Group, PromptID: l.PromptID, ClientID: l.ClientID, Number: l.Number, Seq: l.Seq,
 		Class: l.Class, State: l.State, WorkflowID: l.WorkflowID, Profile: job.Profile{Like: l.Like, Work: l.Work, Models: l.Models},
-		Held: l.Held, Created: from1970(l.Created), Started: from1970(l.Started), Finished: from1970(l.Finished),
+		Held: l.Held, Deadline: from1970(l.Deadline), Created: from1970(l.Created), Started: from1970(l.Started), Finished: from1970(l.Finished),
 		Stop: l.Stop, Hidden: l.Hidden, Error: l.Error, Summary: l.Summary,
 	}
 	copy(r.Job.Digest[:], l.Digest)

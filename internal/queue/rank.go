@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/job"
@@ -32,6 +33,15 @@ func (s *Service) Hold(ctx context.Context, id job.ID, on bool) (job.Job, error)
 		r := rankOf(j)
 		r.Held = on
 		return r, j.Held != on
+	})
+}
+
+// SetDeadline notes when a waiting job is needed; the zero time: nobody says. It changes nobody's turn.
+func (s *Service) SetDeadline(ctx context.Context, id job.ID, at time.Time) (job.Job, error) {
+	return s.move(ctx, id, func(j job.Job) (Rank, bool) {
+		r := rankOf(j)
+		r.Deadline = millis(at)
+		return r, !j.Deadline.Equal(r.Deadline)
 	})
 }
 
@@ -106,7 +116,7 @@ func (s *Service) Reorder(ctx context.Context, user string, ids []job.ID) ([]job
 }
 
 func rankOf(j job.Job) Rank {
-	r := Rank{Ref: Ref{Seq: j.Seq}, User: j.User, Class: j.Class, Number: j.Number, Held: j.Held}
+	r := Rank{Ref: Ref{Seq: j.Seq}, User: j.User, Class: j.Class, Number: j.Number, Held: j.Held, Deadline: j.Deadline}
 	if j.State == job.Running {
 		r.Fence = j.Attempt.Fence
 	}
@@ -150,7 +160,7 @@ func (s *Service) rank(ctx context.Context, jobs []job.Job, ranks []Rank) (moved
 				continue
 			}
 			s.replace(jobs[i].ID, job.Moved, func(j *job.Job) {
-				j.Class, j.Number, j.Held = ranks[i].Class, ranks[i].Number, ranks[i].Held
+				j.Class, j.Number, j.Held, j.Deadline = ranks[i].Class, ranks[i].Number, ranks[i].Held, ranks[i].Deadline
 				moved = append(moved, *j)
 			})
 		}

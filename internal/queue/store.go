@@ -54,7 +54,7 @@ type Store interface {
 	// Hide takes final jobs out of the person's history and drops what they asked and gave: those with the prompt
 	// ids, or all when prompts is nil. done learns how many.
 	Hide(ctx context.Context, user string, prompts []string, done func(n int)) error
-	// Rank changes what orders open jobs: their class, number, and whether they are held. done learns for each whether
+	// Rank changes what open jobs wait by: their class, number and deadline, and whether they are held. done learns for each whether
 	// its condition held, and the job became what its Rank says.
 	Rank(ctx context.Context, ranks []Rank, done func(ranked []bool)) error
 	// PutSetting keeps one of the few facts of the queue that are no job's, such as its mode; nil deletes it.
@@ -160,7 +160,8 @@ type Rank struct {
 	Class      job.Class
 	Number     float64
 	Held       bool
-	NumberMark int64 // as that of an insertion; kept also where the condition does not hold
+	Deadline   time.Time // orders nothing, and is kept with the rest
+	NumberMark int64     // as that of an insertion; kept also where the condition does not hold
 }
 
 // Pruning says which final jobs go.

@@ -177,7 +177,7 @@ func (s *Service) insertion(sub job.Submission) (Insertion, error) {
 	j := job.Job{
 		ID: id, User: sub.User, Group: sub.Group, PromptID: sub.PromptID, ClientID: sub.ClientID,
 		Class: sub.Class, State: job.Pending, WorkflowID: sub.WorkflowID, Profile: sub.Profile, Held: sub.Held,
-		Created: millis(sub.Created),
+		Created: millis(sub.Created), Deadline: millis(sub.Deadline),
 	}
 	if j.PromptID == "" {
 		j.PromptID = string(id)

@@ -43,9 +43,10 @@ func newWaiting() waiting {
 	return waiting{ids: map[[16]byte]uint32{}, named: map[uint32]string{}, origins: origins{numbers: map[origin]uint32{}}}
 }
 
-// plain reports whether waiting can take the job: it waits, no attempt was made so far, and its id is a UUID.
+// plain reports whether waiting can take the job: it waits, no attempt was made so far, it has no deadline, and its id is a
+// UUID.
 func plain(j *job.Job) ([16]byte, bool) {
-	if j.State != job.Pending || j.Attempt != (job.Attempt{}) || j.Stop || !j.Started.IsZero() {
+	if j.State != job.Pending || j.Attempt != (job.Attempt{}) || j.Stop || !j.Started.IsZero() || !j.Deadline.IsZero() {
 		return [16]byte{}, false
 	}
 	return parseID(string(j.ID))

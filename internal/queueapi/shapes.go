@@ -21,6 +21,7 @@ type Job struct {
 	Status            job.State       `json:"status"`
 	Priority          job.Class       `json:"priority"`
 	CreatedAt         time.Time       `json:"created_at"`
+	Deadline          *time.Time      `json:"deadline,omitempty"` // when its owner needs it
 	StartedAt         *time.Time      `json:"started_at"`
 	CompletedAt       *time.Time      `json:"completed_at"`
 	WorkerID          *string         `json:"worker_id"`
@@ -72,7 +73,7 @@ func (f *Face) shape(ctx context.Context, j job.Job) Job { return f.shapes(ctx, 
 func shape(j job.Job) Job {
 	out := Job{
 		ID: j.ID, JobID: j.ID, PromptID: j.PromptID, UserID: j.User, Status: visible(j), Priority: j.Class,
-		CreatedAt: j.Created, CompletedAt: when(j.Finished), Metadata: json.RawMessage("{}"),
+		CreatedAt: j.Created, CompletedAt: when(j.Finished), Deadline: when(j.Deadline), Metadata: json.RawMessage("{}"),
 	}
 	if j.Error != "" {
 		out.Error = &j.Error

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/comfy/pyjson"
 	"github.com/ahelme/comfyume/internal/identity"
@@ -24,6 +25,7 @@ type submission struct {
 	user               string
 	workflow, metadata json.RawMessage
 	class              *job.Class
+	deadline           string // of metadata.deadline; empty: none
 }
 
 // submit answers POST /api/jobs.
@@ -97,7 +99,15 @@ func readSubmission(body []byte) (s submission, err error) {
 	case bytes.Equal(bytes.TrimSpace(s.workflow), []byte("{}")):
 		return s, wrong("workflow", export, "it has no nodes.")
 	}
-	s.metadata, err = s.object(members, "metadata", maxMetadata)
+	if s.metadata, err = s.object(members, "metadata", maxMetadata); err != nil {
+		return s, err
+	}
+	if raw, ok := pyjson.Get(s.metadata, "deadline"); ok && pyjson.KindOf(raw) != pyjson.Null {
+		if s.deadline, ok = pyjson.Text(raw); !ok {
+			s.deadline = clip(string(raw))
+		}
+		_, err = job.ParseDeadline("metadata.deadline", s.deadline, time.Now())
+	}
 	return s, err
 }
 
@@ -127,5 +137,9 @@ func (s submission) extra() json.RawMessage {
 	if s.metadata == nil {
 		return json.RawMessage("{}")
 	}
-	return append(append([]byte(`{"metadata": `), s.metadata...), '}')
+	b := append([]byte(`{"metadata": `), s.metadata...)
+	if s.deadline != "" {
+		b = append(append(b, `, "deadline": `...), pyjson.Quote(s.deadline)...)
+	}
+	return append(b, '}')
 }

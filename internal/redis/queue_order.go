@@ -16,14 +16,18 @@ import (
 
 // Rank implements queue.Store.
 func (q *Queue) Rank(ctx context.Context, ranks []queue.Rank, done func([]bool)) error {
-	args := make([]string, 0, 8*len(ranks))
+	args := make([]string, 0, 9*len(ranks))
 	for _, r := range ranks {
 		fence := ""
 		if r.Fence != 0 {
 			fence = number8(r.Fence)
 		}
+		deadline := ""
+		if !r.Deadline.IsZero() {
+			deadline = time8(r.Deadline)
+		}
 		args = append(args, "M", decimal(r.Seq), fence, string([]byte{byte(r.Class)}),
-			string(binary.BigEndian.AppendUint64(nil, math.Float64bits(r.Number))), bit(r.Held), r.User, decimal(r.NumberMark))
+			string(binary.BigEndian.AppendUint64(nil, math.Float64bits(r.Number))), bit(r.Held), r.User, decimal(r.NumberMark), deadline)
 	}
 	return q.write(ctx, &request{args: args, results: len(ranks), apply: func(results []rueidis.RedisMessage) error {
 		ranked, err := held(results)

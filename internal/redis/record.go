@@ -37,6 +37,7 @@ const (
 	flagHeld
 	flagSealed // it has sealed credentials while it is open
 	flagKey    // it came with an idempotency key
+	flagDated  // it has a deadline, at the end of what never changes otherwise
 )
 
 // letters are the states in records. Change.lua knows p and r.
@@ -102,6 +103,9 @@ func appendRecord(b []byte, r *row) ([]byte, error) {
 	for _, text := range []string{j.Group, j.ClientID, j.WorkflowID, j.Profile.Like, j.Profile.Models} {
 		b = appendText(b, text)
 	}
+	if !j.Deadline.IsZero() {
+		b = appendTime(b, j.Deadline)
+	}
 	binary.BigEndian.PutUint32(b[at:], uint32(len(b)-at-4))
 	b = appendAttempt(b, &j.Attempt)
 	if j.State.Final() {
@@ -122,6 +126,7 @@ func flagsOf(r *row) byte {
 	set(flagHidden, r.job.Hidden)
 	set(flagHeld, r.job.Held)
 	set(flagKey, r.key != "")
+	set(flagDated, !r.job.Deadline.IsZero())
 	return f
 }
 
@@ -193,6 +198,9 @@ func readRecord(seq int64, s string) (r row, err error) {
 	copy(j.Digest[:], d.take(len(j.Digest)))
 	j.Profile.Work = math.Float64frombits(d.uint64())
 	j.Group, j.ClientID, j.WorkflowID, j.Profile.Like, j.Profile.Models = d.text(), d.text(), d.text(), d.text(), d.text()
+	if r.flags&flagDated != 0 {
+		j.Deadline = d.time()
+	}
 	d.rest = d.after
 	if rest := d.take(4); len(rest) == 4 {
 		a := reader{rest: d.take(int(uint32At(rest, 0)))}

@@ -32,13 +32,15 @@ type Job struct {
 	Models  string        // the models that it loads, job.Profile.Models
 	Like    string        // the same for like graphs, job.Profile.Like
 	Cost    time.Duration // how long it is expected to run on a back end of usual speed; 0: nobody knows
+	// Deadline is when it is needed; zero: nobody says. It changes nobody's turn.
+	Deadline time.Time
 }
 
 // Of returns what the machine has to know of j, which needs the node classes.
 func Of(j job.Job, needs []string) Job {
 	return Job{
 		ID: j.ID, User: j.User, Group: j.Group, Class: j.Class, Number: j.Number, Seq: j.Seq, Created: j.Created, Held: j.Held,
-		Needs: needs, Models: j.Profile.Models, Like: j.Profile.Like,
+		Needs: needs, Models: j.Profile.Models, Like: j.Profile.Like, Deadline: j.Deadline,
 	}
 }
 

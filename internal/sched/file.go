@@ -155,6 +155,7 @@ func (m *Machine) add(j Job) *item {
 	}
 	if it.claimed { // it goes on, unless it is held or others are to go first
 		it.held, it.number = j.Held, j.Number
+		m.date(it, j.Deadline)
 		if j.Class != it.lot.class {
 			l := *it.lot
 			l.class, l.items = j.Class, list[*item]{}
@@ -181,8 +182,12 @@ func (m *Machine) describe(it *item, j Job) {
 		m.drop(old)
 	}
 	it.lot = &lot{user: it.lot.user, kind: k, class: j.Class, held: j.Held}
+	if it.seq != j.Seq {
+		m.date(it, time.Time{}) // it stands in the order of deadlines by that
+	}
 	it.number, it.seq, it.like = j.Number, j.Seq, unique.Make(j.Like)
 	it.held = false
+	m.date(it, j.Deadline)
 	if !j.Created.IsZero() {
 		it.created = j.Created.UnixMilli()
 	}

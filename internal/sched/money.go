@@ -43,7 +43,7 @@ func (m *Machine) budget(e Budget) {
 		e.Wait = usualWait
 	}
 	m.money.Budget = e
-	m.stirred = true
+	m.stirred, m.due.looked = true, time.Time{}
 }
 
 // price is what so long a run costs.
@@ -104,34 +104,8 @@ func (m *Machine) affords(b *backEnd, it *item) (spent string, ok bool) {
 // worth reports whether a waiting item is worth a paid back end: nobody else can run it, or people would wait for too
 // long. It is the wait of whoever is last in line that counts, not only the item's own: the line is served in its order.
 func (m *Machine) worth(it *item) bool {
-	first, places := time.Duration(-1), 0
-	var ahead time.Duration
-	for _, b := range m.backends {
-		if b.Price > 0 || !b.open() || !m.runsOn(b, it.lot) {
-			continue
-		}
-		var left time.Duration
-		for _, r := range b.runs {
-			left += m.overdue(r)
-		}
-		ahead += left
-		places += b.Parallel
-		if b.idle() {
-			left = 0
-		}
-		if left /= time.Duration(b.Parallel); first < 0 || left < first {
-			first = left
-		}
-	}
-	if places == 0 {
-		return true
-	}
-	for _, g := range m.groups {
-		if !g.paused {
-			ahead += m.each(g.work) * time.Duration(g.n)
-		}
-	}
-	return max(first, ahead/time.Duration(places)) > m.money.Wait
+	l := m.ours(it)
+	return l.places == 0 || max(l.first, (l.ahead+m.queued())/time.Duration(l.places)) > m.money.Wait
 }
 
 // overdue is how long a run is expected to go on. One that takes longer than expected will take as long again.
@@ -148,7 +122,7 @@ func (m *Machine) paid() choice {
 		return choice{}
 	}
 	c := m.first(m.free(true, true), "")
-	if c.item != nil && m.worth(c.item) {
+	if c.item != nil && (m.worth(c.item) || m.pressing(c)) {
 		return c
 	}
 	// Others may wait that nobody else can run.

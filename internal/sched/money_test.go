@@ -172,7 +172,11 @@ func TestBudgetHolds(t *testing.T) {
 				user := rapid.SampledFrom(people).Draw(t, "user")
 				id := job.ID(fmt.Sprint("j", len(costs)))
 				costs[id], groups[id] = time.Duration(rapid.IntRange(1, 60).Draw(t, "cost"))*time.Second, groupOf[user]
-				m.Apply(sched.Added{Job: sched.Job{ID: id, User: user, Group: groupOf[user], Seq: int64(len(costs)), Created: now, Cost: costs[id]}})
+				var by time.Time
+				if rapid.Bool().Draw(t, "dated") {
+					by = now.Add(time.Duration(rapid.IntRange(0, 90).Draw(t, "deadline")) * time.Second)
+				}
+				m.Apply(sched.Added{Job: sched.Job{ID: id, User: user, Group: groupOf[user], Seq: int64(len(costs)), Created: now, Cost: costs[id], Deadline: by}})
 			},
 			"decide": func(t *rapid.T) {
 				for d, ok := m.Next(now); ok; d, ok = m.Next(now) {

@@ -28,6 +28,10 @@ func (m *Machine) Recall(now time.Time) (job.ID, bool) {
 				m.stirred = stirred // there may be more
 				return m.id(r.item), true
 			}
+			if m.rescue(r, i) {
+				m.stirred, r.recalled = stirred, true
+				return m.id(r.item), true
+			}
 			if stirred && i >= b.Parallel && i == len(b.runs)-1 && !r.recalled && m.outrun(r) {
 				m.stirred, r.recalled = true, true
 				return m.id(r.item), true

@@ -49,6 +49,7 @@ type Machine struct {
 
 	served, joins, lots int64 // how often that happened
 	money               money
+	due                 deadlines
 	known               experience
 	pressed             presses
 	said                map[job.ID][]promise
@@ -71,7 +72,7 @@ func New(o Options) *Machine {
 	}
 	return &Machine{
 		opts: o, users: map[string]*user{}, groups: map[string]*group{}, items: map[packed]*item{}, long: map[packed]job.ID{}, runs: map[*item]*run{},
-		kinds: map[kindKey]*kind{}, money: newMoney(), known: newExperience(), said: map[job.ID][]promise{},
+		kinds: map[kindKey]*kind{}, money: newMoney(), due: deadlines{of: map[*item]int64{}}, known: newExperience(), said: map[job.ID][]promise{},
 	}
 }
 
@@ -209,6 +210,7 @@ func (m *Machine) end(e Ended) {
 		m.unfile(it)
 	}
 	m.drop(it.lot.kind)
+	m.date(it, time.Time{})
 	delete(m.items, it.id)
 	delete(m.long, it.id)
 	if len(m.said) > 0 {

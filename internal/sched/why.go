@@ -50,6 +50,19 @@ func (m *Machine) Why(id job.ID, now time.Time) Reason {
 }
 
 func (m *Machine) whyWaiting(it *item, position int, now time.Time) Reason {
+	r := m.whyWaits(it, position, now)
+	if at, has := m.deadline(it); has {
+		switch r.Code {
+		case WhyTurn, WhyNext, WhyBudget, WhyLimit:
+		default: // nobody can tell when it goes on
+			position = 0
+		}
+		r.Sentence += " " + m.hope(it, at, position, now)
+	}
+	return r
+}
+
+func (m *Machine) whyWaits(it *item, position int, now time.Time) Reason {
 	switch {
 	case it.lot.held:
 		return Reason{WhyHeld, "It is held until somebody lets it go."}
@@ -64,7 +77,7 @@ func (m *Machine) whyWaiting(it *item, position int, now time.Time) Reason {
 	if r := it.lot.retry; r != nil && r.notBefore.After(now) {
 		return because(WhyRetry, r.why, "It is tried again in a moment.")
 	}
-	if spent, ok := m.poor(it); ok {
+	if spent, ok := m.poor(it, position); ok {
 		return because(WhyBudget, spent, "It waits for the studio's own GPUs.")
 	}
 	if m.limited(it) {
@@ -148,7 +161,7 @@ func (m *Machine) stuck(it *item) (Reason, bool) {
 }
 
 // poor reports what is spent, where only money keeps an item from a paid back end that would be worth it.
-func (m *Machine) poor(it *item) (spent string, ok bool) {
+func (m *Machine) poor(it *item, position int) (spent string, ok bool) {
 	for _, b := range m.backends {
 		if b.Price <= 0 || !b.open() || !m.runsOn(b, it.lot) {
 			continue
@@ -159,7 +172,11 @@ func (m *Machine) poor(it *item) (spent string, ok bool) {
 		}
 		spent, ok = of, true
 	}
-	return spent, ok && m.worth(it)
+	if ok && !m.worth(it) {
+		at, has := m.deadline(it)
+		ok = has && m.late(it, at, position, m.now)
+	}
+	return spent, ok
 }
 
 // usually says how long waking usually takes.

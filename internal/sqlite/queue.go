@@ -78,11 +78,11 @@ func (q *Queue) next(tx *Tx) (int64, error) {
 }
 
 const (
-	sqlInsertJob = `insert into job(seq, id, user, grp, prompt_id, client_id, number, class, state, workflow_id, digest, created, held, profile)
-	values(?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?)`
-	sqlInsertClaimed = `insert into job(seq, id, user, grp, prompt_id, client_id, number, class, state, workflow_id, digest, created, held, profile,
+	sqlInsertJob = `insert into job(seq, id, user, grp, prompt_id, client_id, number, class, state, workflow_id, digest, created, held, profile, deadline)
+	values(?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?, ?)`
+	sqlInsertClaimed = `insert into job(seq, id, user, grp, prompt_id, client_id, number, class, state, workflow_id, digest, created, held, profile, deadline,
 		attempt, fence, back_end, run_id, run_client, lease)
-	values(?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	values(?, ?, ?, ?, ?, ?, ?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 )
 
 const (
@@ -168,7 +168,7 @@ func (q *Queue) insertJob(tx *Tx, in *queue.Insertion) (seq, fence int64, err er
 	j := &in.Job
 	args := []any{
 		seq, string(j.ID), j.User, j.Group, j.PromptID, j.ClientID, j.Number, int64(j.Class), j.WorkflowID,
-		digest(j.Digest), j.Created.UnixMilli(), j.Held, payload.Profile(j.Profile),
+		digest(j.Digest), j.Created.UnixMilli(), j.Held, payload.Profile(j.Profile), jobMillis(j.Deadline),
 	}
 	if in.Attempt == nil {
 		_, err = tx.Exec(sqlInsertJob, args...)

@@ -83,9 +83,9 @@ const (
 	sqlRestore    = `insert into counter(name, mark) values('restore', 1)`
 	sqlRestored   = `delete from counter where name = 'restore'`
 	sqlRestoreJob = `insert into job(seq, id, user, grp, prompt_id, client_id, number, class, state, workflow_id, digest, created,
-		attempt, fence, back_end, run_id, run_client, lease, held, profile,
+		attempt, fence, back_end, run_id, run_client, lease, held, profile, deadline,
 		started, finished, ended, posted, stop, hidden, error, summary)
-	values(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	values(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 )
 
 // emptying takes everything out that Restore puts in.
@@ -214,7 +214,7 @@ func (q *Queue) restoreOne(tx *Tx, rec packedRecord) error {
 	}
 	_, err := tx.Exec(sqlRestoreJob, j.Seq, string(j.ID), j.User, j.Group, j.PromptID, j.ClientID, j.Number,
 		int64(j.Class), string(j.State), j.WorkflowID, digest(j.Digest), j.Created.UnixMilli(),
-		int64(a.N), a.Fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), j.Held, payload.Profile(j.Profile),
+		int64(a.N), a.Fence, a.BackEnd, a.RunID, a.ClientID, jobMillis(a.LeaseUntil), j.Held, payload.Profile(j.Profile), jobMillis(j.Deadline),
 		jobMillis(j.Started), jobMillis(j.Finished), ended, a.Posted, j.Stop, j.Hidden, j.Error, []byte(j.Summary))
 	if err != nil {
 		return err

@@ -36,7 +36,7 @@ func (q *Queue) FindKey(ctx context.Context, user, key string, at time.Time) (jo
 }
 
 const (
-	sqlRankSet     = `class = ?, number = ?, held = ?`
+	sqlRankSet     = `class = ?, number = ?, held = ?, deadline = ?`
 	sqlRankPending = `update job set ` + sqlRankSet + sqlIfPending
 	sqlRankRunning = `update job set ` + sqlRankSet + sqlIfRunning
 )
@@ -50,7 +50,7 @@ func (q *Queue) Rank(ctx context.Context, ranks []queue.Rank, done func([]bool))
 			if r.Fence == 0 {
 				query = sqlRankPending
 			}
-			n, err := tx.Affect(query, int64(r.Class), r.Number, r.Held, r.Seq, r.Fence)
+			n, err := tx.Affect(query, int64(r.Class), r.Number, r.Held, jobMillis(r.Deadline), r.Seq, r.Fence)
 			if err != nil {
 				return err
 			}

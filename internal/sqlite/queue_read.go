@@ -17,7 +17,7 @@ import (
 // jobColumns are the columns scanJob reads, in its order.
 const jobColumns = `job.seq, job.id, job.user, job.grp, job.prompt_id, job.client_id, job.number, job.class, job.state, job.workflow_id,
 	job.digest, job.created, job.started, job.finished, job.attempt, job.fence, job.back_end, job.run_id, job.run_client, job.lease,
-	job.posted, job.stop, job.hidden, job.error, job.summary, job.held, job.profile`
+	job.posted, job.stop, job.hidden, job.error, job.summary, job.held, job.profile, job.deadline`
 
 type scanner interface{ Scan(dest ...any) error }
 
@@ -28,12 +28,13 @@ func scanJob(row scanner, more ...any) (j job.Job, err error) {
 		class                             int64
 		digest, summary, profile          []byte
 		created, started, finished, lease sql.NullInt64
+		deadline                          sql.NullInt64
 	)
 	dest := append([]any{
 		&j.Seq, &id, &j.User, &j.Group, &j.PromptID, &j.ClientID, &j.Number, &class, &state, &j.WorkflowID,
 		&digest, &created, &started, &finished, &j.Attempt.N, &j.Attempt.Fence, &j.Attempt.BackEnd, &j.Attempt.RunID,
 		&j.Attempt.ClientID, &lease, &j.Attempt.Posted, &j.Stop, &j.Hidden, &j.Error, &summary,
-		&j.Held, &profile,
+		&j.Held, &profile, &deadline,
 	}, more...)
 	if err := row.Scan(dest...); err != nil {
 		return job.Job{}, err
@@ -41,7 +42,7 @@ func scanJob(row scanner, more ...any) (j job.Job, err error) {
 	j.ID, j.State, j.Class = job.ID(id), job.State(state), job.Class(class)
 	copy(j.Digest[:], digest)
 	j.Created, j.Started, j.Finished = jobTime(created), jobTime(started), jobTime(finished)
-	j.Attempt.LeaseUntil = jobTime(lease)
+	j.Attempt.LeaseUntil, j.Deadline = jobTime(lease), jobTime(deadline)
 	if summary != nil {
 		j.Summary = json.RawMessage(summary)
 	}

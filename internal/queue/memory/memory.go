@@ -323,7 +323,9 @@ func (s *Store) Rank(ctx context.Context, ranks []queue.Rank, done func(ranked [
 	defer end()
 	ranked := make([]bool, len(ranks))
 	for i, k := range ranks {
-		ranked[i] = s.update(k.Ref, func(r *row) { r.job.Class, r.job.Number, r.job.Held = k.Class, k.Number, k.Held })
+		ranked[i] = s.update(k.Ref, func(r *row) {
+			r.job.Class, r.job.Number, r.job.Held, r.job.Deadline = k.Class, k.Number, k.Held, k.Deadline
+		})
 		s.mark(k.User, k.NumberMark)
 	}
 	done(ranked)

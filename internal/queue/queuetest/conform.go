@@ -52,6 +52,7 @@ func Conform(t *testing.T, shelf Shelf) {
 
 		{"priority", testClass},
 		{"hold", testHold},
+		{"deadlines", testDeadline},
 		{"hold or claim", testHoldOrClaim},
 		{"to the front", testToFront},
 		{"reorder", testReorder},

@@ -72,6 +72,7 @@ func walk(t *testing.T, rt *rapid.T, shelf Shelf) (steps int) {
 		"stop":           m.stopOne,
 		"class":          m.classOne,
 		"hold":           m.holdOne,
+		"deadline":       m.dateOne,
 		"front":          m.frontOne,
 		"reorder":        m.reorder,
 		"cancel user":    m.cancelUser,
@@ -115,6 +116,7 @@ type subject struct {
 	class    job.Class
 	number   float64
 	held     bool
+	deadline time.Time
 	state    job.State
 	fence    int64
 	attempts int

@@ -35,12 +35,12 @@ func (m *model) checkOpen(t *rapid.T, user string, open []*subject) {
 	})
 	var want, got []string
 	for _, s := range open {
-		want = append(want, fmt.Sprint(s.id, s.state, s.posted, s.stop, s.class, s.held))
+		want = append(want, fmt.Sprint(s.id, s.state, s.posted, s.stop, s.class, s.held, s.deadline))
 	}
 	jobs, err := m.Open(m.t.Context(), user)
 	m.must(err)
 	for _, j := range jobs {
-		got = append(got, fmt.Sprint(j.ID, j.State, j.Attempt.Posted, j.Stop, j.Class, j.Held))
+		got = append(got, fmt.Sprint(j.ID, j.State, j.Attempt.Posted, j.Stop, j.Class, j.Held, j.Deadline))
 	}
 	if !slices.Equal(got, want) {
 		t.Fatalf("open of %s:\n%v\nwant\n%v", user, got, want)

@@ -3,6 +3,7 @@ package queuetest
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -39,6 +40,22 @@ func (m *model) holdOne(t *rapid.T) {
 	}
 	m.must(err)
 	if s.held = on; j.ID != s.id || j.Held != on {
+		t.Fatalf("%s became %+v", s.id, j)
+	}
+}
+
+var deadlines = []time.Time{{}, {}, at, at.Add(time.Hour)}
+
+func (m *model) dateOne(t *rapid.T) {
+	s := m.pick(t, anybody)
+	deadline := rapid.SampledFrom(deadlines).Draw(t, "deadline")
+	j, err := m.SetDeadline(m.t.Context(), s.id, deadline)
+	if kind, code := s.movable(); code != "" {
+		refused(t, "deadline", err, kind, code)
+		return
+	}
+	m.must(err)
+	if s.deadline = deadline; j.ID != s.id || !j.Deadline.Equal(deadline) {
 		t.Fatalf("%s became %+v", s.id, j)
 	}
 }

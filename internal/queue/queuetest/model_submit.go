@@ -16,6 +16,7 @@ func (m *model) submitOne(t *rapid.T) {
 	sub.Front = rapid.Bool().Draw(t, "front")
 	sub.Class = rapid.SampledFrom([]job.Class{job.ClassHigh, job.ClassNormal, job.ClassNormal}).Draw(t, "class")
 	sub.Held = rapid.IntRange(0, 5).Draw(t, "held") == 0
+	sub.Deadline = rapid.SampledFrom(deadlines).Draw(t, "deadline")
 	sub.Key = rapid.SampledFrom(keys).Draw(t, "key")
 	m.offer(t, sub)
 }
@@ -85,7 +86,7 @@ func (m *model) accepted(t *rapid.T, sub job.Submission, j job.Job) {
 		t.Fatalf("%s was given twice", j.ID)
 	}
 	s := &subject{
-		sub: sub, id: j.ID, seq: j.Seq, class: sub.Class, number: j.Number, held: sub.Held, state: job.Pending,
+		sub: sub, id: j.ID, seq: j.Seq, class: sub.Class, number: j.Number, held: sub.Held, deadline: sub.Deadline, state: job.Pending,
 	}
 	m.jobs[j.ID] = s
 	if m.place && !sub.Held {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/job"
@@ -83,6 +84,37 @@ func testHold(t *testing.T, shelf Shelf) {
 	equal(t, "a held one can be taken out", len(gone), 1)
 	_, err = b.Hold(t.Context(), j.ID, false)
 	refused(t, "then", err, fault.Conflict, "not_pending")
+}
+
+// testDeadline: when a job is needed is kept over restarts and attempts, and moves nobody.
+func testDeadline(t *testing.T, shelf Shelf) {
+	b := start(t, shelf(t), queue.Options{})
+	j := b.submit("ann", prompt("p1"), func(s *job.Submission) { s.Deadline = at.Add(1500 * time.Microsecond) })
+	equal(t, "submitted", j.Deadline, at.Add(time.Millisecond))
+	b.restart()
+	j, err := b.Get(t.Context(), j.ID)
+	b.must(err)
+	equal(t, "after a restart", j.Deadline, at.Add(time.Millisecond))
+	b.heard()
+	e := b.claim(j.ID)
+	equal(t, "claimed", e.Job.Deadline, at.Add(time.Millisecond))
+	other, err := b.SetDeadline(t.Context(), j.ID, at.Add(time.Hour))
+	b.must(err)
+	equal(t, "a staged one with another", []any{other.Deadline, other.Number, other.State}, []any{at.Add(time.Hour), j.Number, job.Running})
+	b.must(b.Release(t.Context(), j.ID, e.Job.Attempt.Fence, "recalled"))
+	b.restart()
+	other, err = b.Get(t.Context(), j.ID)
+	b.must(err)
+	equal(t, "given back", other.Deadline, at.Add(time.Hour))
+	other, err = b.SetDeadline(t.Context(), j.ID, time.Time{})
+	b.must(err)
+	equal(t, "without", other.Deadline, time.Time{})
+	b.restart()
+	e = b.claim(j.ID)
+	equal(t, "without, after a restart", e.Job.Deadline, time.Time{})
+	b.must(b.Posted(j.ID, e.Job.Attempt.Fence))
+	_, err = b.SetDeadline(t.Context(), j.ID, at)
+	refused(t, "a running one", err, fault.Conflict, "not_pending")
 }
 
 // testHoldOrClaim: of a hold and a claim at the same moment one comes first, and the other knows.

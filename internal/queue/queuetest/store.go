@@ -73,9 +73,10 @@ func testStoreRank(t *testing.T, shelf Shelf) {
 	b := start(t, shelf(t), queue.Options{})
 	in := insertion("ann", "p1")
 	in.Job.Held = true
+	in.Job.Deadline = at.Add(time.Hour)
 	in.Job.Profile = job.Profile{Like: "like\x00", Work: 0.1, Models: "a.safetensors\nb"}
 	first := b.insert(in)
-	equal(t, "as it was put in", []any{first.Held, first.Profile, first.Digest}, []any{true, in.Job.Profile, [32]byte{1}})
+	equal(t, "as it was put in", []any{first.Held, first.Deadline, first.Profile, first.Digest}, []any{true, in.Job.Deadline, in.Job.Profile, [32]byte{1}})
 	second := b.insert(insertion("ann", "p2"))
 	fence := int64(0)
 	b.must(b.store.Claim(t.Context(), second.Seq, job.Attempt{N: 1, BackEnd: "gpu", LeaseUntil: at}, func(n int64) { fence = n }))
@@ -89,19 +90,24 @@ func testStoreRank(t *testing.T, shelf Shelf) {
 		equal(t, "calls of done", calls, 1)
 	}
 	high := queue.Rank{Ref: queue.Ref{Seq: first.Seq}, User: "ann", Class: job.ClassHigh, Number: -7.5}
-	staged := queue.Rank{Ref: queue.Ref{Seq: second.Seq, Fence: fence}, User: "ann", Class: job.ClassLow, Number: 3, Held: true, NumberMark: 900}
+	staged := queue.Rank{Ref: queue.Ref{Seq: second.Seq, Fence: fence}, User: "ann", Class: job.ClassLow, Number: 3, Held: true, Deadline: at.Add(time.Minute), NumberMark: 900}
 	stale := staged
 	stale.Fence, stale.Class = fence-1, job.ClassInstructor
 	pending := stale
 	pending.Fence = 0
 	rank([]bool{true, true, false, false, false}, high, staged, stale, pending,
 		queue.Rank{Ref: queue.Ref{Seq: second.Seq + 1000}, User: "ann"})
-	first.Class, first.Number, first.Held = job.ClassHigh, -7.5, false
+	first.Class, first.Number, first.Held, first.Deadline = job.ClassHigh, -7.5, false, time.Time{}
 	want := b.stored(second.ID)
-	equal(t, "the running one", []any{want.Class, want.Number, want.Held, want.State}, []any{job.ClassLow, 3.0, true, job.Running})
+	equal(t, "the running one", []any{want.Class, want.Number, want.Held, want.Deadline, want.State}, []any{job.ClassLow, 3.0, true, staged.Deadline, job.Running})
 	b.restart()
 	equal(t, "the pending one", b.stored(first.ID), first)
 	equal(t, "the running one after a restart", b.stored(second.ID), want)
+	later := staged
+	later.Deadline = at.Add(2 * time.Hour)
+	rank([]bool{true}, later)
+	want.Deadline = later.Deadline
+	equal(t, "the running one with another deadline", b.stored(second.ID), want)
 	marks, err := b.store.Numbers(t.Context())
 	b.must(err)
 	equal(t, "the person's mark", marks["ann"], 900)
@@ -351,6 +357,7 @@ func testStoreRecords(t *testing.T, shelf Shelf) {
 	in := insertion("ann", "pending")
 	in.Credentials, in.NumberMark = []byte("sealed"), 64
 	in.Key, in.KeyUntil = "k1", at.Add(time.Hour)
+	in.Job.Deadline = at.Add(time.Hour)
 	in.Job.Held, in.Job.Profile = true, job.Profile{Like: "l", Work: 2, Models: "m"}
 	pending := b.insert(in)
 	b.endAs(b.insert(insertion("ann", "done")), false, at)

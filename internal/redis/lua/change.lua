@@ -32,13 +32,13 @@
 -- command gives one result, 0 where its condition did not hold.
 --
 -- A record: state (1 letter), flags, fence, end, started, finished, hash of the workflow id (8 each), class (1), number, lease (8),
--- length of what never changes (4); that: person, prompt id, job id, idempotency key (each behind its length in 2), and more;
--- attempt (behind its length in 4), and how it ended.
+-- length of what never changes (4); that: person, prompt id, job id, idempotency key (each behind its length in 2), and more, and at
+-- its end the deadline (8) of one that has one, which a rank changes; attempt (behind its length in 4), and how it ended.
 
 local function key(n) return KEYS[n] end
 local META, TICK, LAST, LOG, OPEN, DONE, REQUEST, OUTCOME, SEALED = 1, 2, 3, 4, 5, 6, 7, 8, 9
 local IDS, PROMPTS, KEYED, KEYENDS, NUMBERS, SETTINGS, HISTORY, GONE, PAST, TRIES = 10, 11, 12, 13, 14, 15, 16, 17, 18, 19
-local POSTED, STOP, HIDDEN, HELD, HAS_SEALED, HAS_KEY = 1, 2, 4, 8, 16, 32
+local POSTED, STOP, HIDDEN, HELD, HAS_SEALED, HAS_KEY, DATED = 1, 2, 4, 8, 16, 32, 64
 
 -- A Redis that is killed while it writes may, two starts later, have done the first commands of a step and not the rest. So
 -- what makes a change true comes last in it, and what came before is overwritten when the change comes again.
@@ -236,16 +236,20 @@ local function stop(i)
 end
 
 -- M, rank: seq (decimal), fence ('' for a pending job), class (1 byte), number, held ('1' or '0'), person, raise the number to
--- (decimal), also where the condition does not hold. Result: 1.
+-- (decimal), also where the condition does not hold, deadline or ''. Result: 1.
 local function rank(i)
   raise(ARGV[i + 5], tonumber(ARGV[i + 6]))
   local rec
   if ARGV[i + 1] == '' then rec = pending(ARGV[i]) else rec = running(ARGV[i], ARGV[i + 1]) end
-  if not rec then return 0, i + 7 end
-  local set, clear = HELD, 0
-  if ARGV[i + 4] == '0' then set, clear = 0, HELD end
+  if not rec then return 0, i + 8 end
+  local set, clear, due = HELD, DATED, ARGV[i + 7]
+  if ARGV[i + 4] == '0' then set, clear = 0, HELD + DATED end
+  local behind = 64 + unpack8('>I4', rec, 60)
+  local lasting = sub(rec, 64, behind - 1)
+  if band(byte(rec, 2), DATED) > 0 then lasting = sub(lasting, 1, -9) end
+  if due ~= '' then set, clear = bor(set, DATED), clear - DATED end
   return put('M', ARGV[i], sub(rec, 1, 1) .. flags(rec, set, clear) .. sub(rec, 3, 42) .. ARGV[i + 2] .. ARGV[i + 3] ..
-    sub(rec, 52)), i + 7
+    sub(rec, 52, 59) .. pack('>I4', #lasting + #due) .. lasting .. due .. sub(rec, behind)), i + 8
 end
 
 -- F, finish: seq (decimal), fence ('' for a pending job), state (1 letter), hidden ('1' or '0'), started, finished, outcome or '',
