@@ -146,7 +146,7 @@ func (s *Studio) watchAgents(ctx context.Context) error {
 func (s *Studio) agentMounts() []gateway.Mount {
 	relay := s.agentRelay()
 	return []gateway.Mount{{Prefix: tunnel.Base + "/", Public: true, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.follows() && r.URL.Path == tunnel.Base+"/connect" && r.Header.Get(headerRelayed) == "" {
+		if s.follows() && r.URL.Path != tunnel.Base+"/join" && r.Header.Get(headerRelayed) == "" {
 			relay(w, r)
 			return
 		}

@@ -244,6 +244,8 @@ func TestAgentFindsTheLeader(t *testing.T) {
 	ctx, endFirst := context.WithCancel(t.Context())
 	defer endFirst()
 	first, up := with(), make(chan *app.Studio, 1)
+	var log logged
+	first.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	gone := make(chan error, 1)
 	go func() {
 		gone <- app.Run(ctx, first, func(s *app.Studio) error {
@@ -272,10 +274,16 @@ func TestAgentFindsTheLeader(t *testing.T) {
 				}
 			}
 			online(a)
+			large, err := a.DialLarge(t.Context(), "lab-1")
+			ok(t, err)
+			ok(t, large.Close())
 			endFirst()
 			ok(t, <-gone)
 			online(b)
 		}))
+		if said := log.String(); !strings.Contains(said, "path=/studio/agents/v1/apart") || strings.Contains(said, "take its line") {
+			t.Errorf("a connection beside the line was not passed on:\n%s", said)
+		}
 	case err := <-gone:
 		t.Fatal(errors.Join(errors.New("the first server ended"), err))
 	}

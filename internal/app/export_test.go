@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"net"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/account"
+	"github.com/ahelme/comfyume/internal/tunnel"
 )
 
 // Mounts are the prefixes of the faces with addresses of their own.
@@ -69,6 +71,11 @@ func (s *Studio) Leads() bool { return !s.follows() }
 
 // WaitAgent waits until an agent's line ends at this server.
 func (s *Studio) WaitAgent(ctx context.Context, name string) error { return s.hub.Wait(ctx, name) }
+
+// DialLarge opens a connection for a large file to the ComfyUI of an agent whose line ends at this server.
+func (s *Studio) DialLarge(ctx context.Context, name string) (net.Conn, error) {
+	return s.hub.Dial(ctx, name, tunnel.Large)
+}
 
 // Listens is the address of the main door, whatever the public one is.
 func (s *Studio) Listens() string { return "http://" + s.listen }

@@ -19,7 +19,7 @@ import (
 // maxJoin bounds the body of POST join.
 const maxJoin = 4 << 10
 
-// ServeHTTP answers agents: POST Base/join and GET Base/connect.
+// ServeHTTP answers agents: POST Base/join, GET Base/connect and GET Base/apart.
 func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(headerStudio, h.o.Studio)
 	w.Header().Set("Cache-Control", "no-store")
@@ -28,8 +28,10 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.join(w, r)
 	case route == "/connect" && r.Method == http.MethodGet:
 		h.connect(w, r)
-	case route == "/join", route == "/connect":
-		w.Header().Set("Allow", map[string]string{"/join": "POST", "/connect": "GET"}[route])
+	case route == "/apart" && r.Method == http.MethodGet:
+		h.apart(w, r)
+	case route == "/join", route == "/connect", route == "/apart":
+		w.Header().Set("Allow", map[string]string{"/join": "POST", "/connect": "GET", "/apart": "GET"}[route])
 		h.refuse(w, http.StatusMethodNotAllowed, fault.New(fault.Invalid, "This address does not take %s.", r.Method))
 	default:
 		h.refuse(w, http.StatusNotFound, fault.New(fault.Missing, "There is nothing for agents at this address.").
@@ -151,14 +153,21 @@ func (h *Hub) connect(w http.ResponseWriter, r *http.Request) {
 	h.up(name, l, hello, h.from(r))
 }
 
-// admit finds out who asks, before anything is done for them.
-func (h *Hub) admit(r *http.Request) (name string, hello Hello, err error) {
+const passUpgrade = "Have the proxy pass Upgrade and Connection on (in nginx: proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade, proxy_set_header Connection upgrade)."
+
+// whose finds out which agent asks.
+func (h *Hub) whose(r *http.Request) (name string, err error) {
 	key, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok || key == "" || len(key) > maxWord {
-		return "", hello, fault.New(fault.Denied, "The agent sent no key.").WithCode(CodeKey).
+		return "", fault.New(fault.Denied, "The agent sent no key.").WithCode(CodeKey).
 			WithRemedy("Join first: comfyume agent join CODE --server URL.")
 	}
-	if name, err = h.o.Check(r.Context(), key); err != nil {
+	return h.o.Check(r.Context(), key)
+}
+
+// admit finds out who asks, before anything is done for them.
+func (h *Hub) admit(r *http.Request) (name string, hello Hello, err error) {
+	if name, err = h.whose(r); err != nil {
 		return "", hello, err
 	}
 	if hello, err = decodeHello(r.Header.Get(headerHello)); err != nil {
@@ -166,7 +175,7 @@ func (h *Hub) admit(r *http.Request) (name string, hello Hello, err error) {
 	}
 	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
 		return "", hello, fault.New(fault.Unavailable, "Something between the agent and the studio lets no web sockets through: the Upgrade header was lost.").
-			WithCode(CodeUpgrade).WithRemedy("Have the proxy pass Upgrade and Connection on (in nginx: proxy_http_version 1.1, proxy_set_header Upgrade $http_upgrade, proxy_set_header Connection upgrade).")
+			WithCode(CodeUpgrade).WithRemedy(passUpgrade)
 	}
 	for _, p := range strings.Split(strings.Join(r.Header.Values("Sec-WebSocket-Protocol"), ","), ",") {
 		if strings.TrimSpace(p) == protocol {
@@ -258,7 +267,7 @@ func (h *Hub) up(name string, l *line, hello Hello, from string) {
 		return
 	}
 	m := h.member(name)
-	m.line = l
+	l.agent, m.line = name, l
 	m.Presence = Presence{Name: name, Online: true, Since: time.Now(), Hello: hello, From: from}
 	if !hello.Time.IsZero() {
 		m.Clock = time.Until(hello.Time)
@@ -292,8 +301,8 @@ func (h *Hub) gone(m *member, l *line) {
 	}
 	h.mu.Unlock()
 	if news {
-		h.log.Info("an agent is away", "agent", m.Name, "why", l.why)
-		h.o.Changed(m.Name)
+		h.log.Info("an agent is away", "agent", l.agent, "why", l.why)
+		h.o.Changed(l.agent)
 	}
 }
 

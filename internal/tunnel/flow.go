@@ -5,71 +5,54 @@ import (
 	"sync"
 )
 
-// Buffers of a flow. Most connections carry a few small messages and then wait; one that carries a large file gets large
-// buffers for as long as it lasts.
-const (
-	smallBuffer = 4 << 10
-	largeBuffer = 128 << 10
+// Buffers of a flow. Most connections carry a few small messages and then wait; one that carries more gets a large buffer
+// for as long as it lasts. With less, the programs at both its ends would be woken for every few packets.
+const smallBuffer = 4 << 10
+
+var (
+	largeBuffers = buffers(256 << 10)
+	fileBuffers  = buffers(1 << 20) // of connections beside the line
 )
 
-var largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
+func buffers(size int) *sync.Pool {
+	return &sync.Pool{New: func() any {
+		b := make([]byte, size)
+		return &b
+	}}
+}
 
 // flow carries bytes until one side ends.
-func flow(to io.Writer, from io.Reader) {
+func flow(to io.Writer, from io.Reader, large *sync.Pool) {
 	small := make([]byte, smallBuffer)
 	for {
-		n, err := from.Read(small)
-		if n > 0 {
-			if _, err := to.Write(small[:n]); err != nil {
-				return
-			}
+		n, err := pass(to, from, small)
+		if err == nil && n == smallBuffer {
+			err = rush(to, from, large)
 		}
-		if err != nil || n == smallBuffer && !rush(to, from) {
+		if err != nil {
 			return
 		}
 	}
 }
 
-// rush carries bytes while many come: the next are read while the last go out. It reports false when one side ended.
-func rush(to io.Writer, from io.Reader) bool {
-	type chunk struct {
-		buf *[largeBuffer]byte
-		n   int
-	}
-	free, full := make(chan *[largeBuffer]byte, 2), make(chan chunk)
-	for range cap(free) {
-		free <- largeBuffers.Get().(*[largeBuffer]byte)
-	}
-	dead := make(chan struct{}) // closed when nothing goes out any more
-	var writing sync.WaitGroup
-	alive := true // the writer's, and read after its end
-	writing.Go(func() {
-		for c := range full {
-			if alive {
-				if _, err := to.Write(c.buf[:c.n]); err != nil {
-					alive = false
-					close(dead)
-				}
-			}
-			free <- c.buf
+// rush carries bytes while many come.
+func rush(to io.Writer, from io.Reader, large *sync.Pool) error {
+	buf := large.Get().(*[]byte)
+	defer large.Put(buf)
+	for {
+		if n, err := pass(to, from, *buf); err != nil || n < smallBuffer {
+			return err
 		}
-	})
-	var err error
-	for n := smallBuffer; err == nil && n >= smallBuffer; {
-		select {
-		case <-dead:
-			n = 0
-			continue
-		default:
+	}
+}
+
+// pass carries what one read gives.
+func pass(to io.Writer, from io.Reader, buf []byte) (n int, err error) {
+	n, err = from.Read(buf)
+	if n > 0 {
+		if _, failed := to.Write(buf[:n]); failed != nil {
+			return n, failed
 		}
-		buf := <-free
-		n, err = from.Read(buf[:])
-		full <- chunk{buf, n}
 	}
-	close(full)
-	writing.Wait()
-	for range cap(free) {
-		largeBuffers.Put(<-free)
-	}
-	return err == nil && alive
+	return n, err
 }

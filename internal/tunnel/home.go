@@ -133,7 +133,7 @@ func (h *Home) once(ctx context.Context) error {
 		h.Connected(true)
 		defer h.Connected(false)
 	}
-	err = h.serve(ctx, l)
+	err = h.serve(ctx, d, l)
 	return wasUp{fault.Wrap(fault.Unavailable, err, "The line to the studio was lost").WithCode(CodeOffline)}
 }
 
@@ -141,7 +141,7 @@ func (h *Home) once(ctx context.Context) error {
 const clockOff = 30 * time.Second
 
 // serve answers the streams of a line until it ends.
-func (h *Home) serve(ctx context.Context, l *line) error {
+func (h *Home) serve(ctx context.Context, d *dialer, l *line) error {
 	var serving sync.WaitGroup
 	defer serving.Wait()
 	control := newInbox()
@@ -158,7 +158,7 @@ func (h *Home) serve(ctx context.Context, l *line) error {
 			if err != nil {
 				return
 			}
-			serving.Go(func() { h.stream(streams, stream, control) })
+			serving.Go(func() { h.stream(streams, d, stream, control) })
 		}
 	})
 	return l.run(ctx)
@@ -173,7 +173,7 @@ func (h *Home) control() http.Handler {
 }
 
 // stream leads one stream where it wants to go.
-func (h *Home) stream(ctx context.Context, stream net.Conn, control *inbox) {
+func (h *Home) stream(ctx context.Context, d *dialer, stream net.Conn, control *inbox) {
 	defer stream.Close()                                      //nolint:errcheck // the line may have gone
 	stop := context.AfterFunc(ctx, func() { stream.Close() }) //nolint:errcheck // likewise
 	defer stop()
@@ -186,7 +186,9 @@ func (h *Home) stream(ctx context.Context, stream net.Conn, control *inbox) {
 	}
 	switch Kind(kind[0]) {
 	case ComfyUI:
-		h.comfy(ctx, stream)
+		h.comfy(ctx, stream, nil)
+	case Large:
+		h.comfy(ctx, stream, d)
 	case Control:
 		if answer(stream, nil) == nil {
 			control.give(ctx, stream)
@@ -197,9 +199,9 @@ func (h *Home) stream(ctx context.Context, stream net.Conn, control *inbox) {
 	}
 }
 
-// comfy joins a stream to the ComfyUI beside.
-func (h *Home) comfy(ctx context.Context, stream net.Conn) {
-	dialing, cancel := context.WithTimeout(ctx, answerWithin-time.Second)
+// comfy joins a stream to the ComfyUI beside. apart, if any, dials the connection that carries the bytes in its place.
+func (h *Home) comfy(ctx context.Context, stream net.Conn, apart *dialer) {
+	dialing, cancel := context.WithTimeout(ctx, answerWithin-apartWithin-time.Second)
 	conn, err := h.ComfyUI(dialing)
 	cancel()
 	if err != nil {
@@ -210,20 +212,34 @@ func (h *Home) comfy(ctx context.Context, stream net.Conn) {
 		answer(stream, err) //nolint:errcheck // the line may have gone
 		return
 	}
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer conn.Close() //nolint:errcheck // nothing is lost
+	carrier, large := stream, largeBuffers
+	if apart != nil {
+		large = fileBuffers
+		if carrier, err = apart.apart(ctx, h.Key, stream); err != nil {
+			answer(stream, err) //nolint:errcheck // the line may have gone
+			return
+		}
+	}
+	defer stream.Close()  //nolint:errcheck // the line may have gone
+	defer carrier.Close() //nolint:errcheck // likewise
 	if answer(stream, nil) != nil {
-		conn.Close() //nolint:errcheck // nothing was sent
 		return
 	}
-	var other sync.WaitGroup
-	other.Go(func() {
-		flow(conn, stream)
+	if apart != nil {
+		serving.Go(func() {
+			io.Copy(io.Discard, stream) //nolint:errcheck // nothing comes but its end
+			carrier.Close()             //nolint:errcheck // it lives as long as its stream
+		})
+	}
+	serving.Go(func() {
+		flow(conn, carrier, large)
 		conn.Close() //nolint:errcheck // the other direction ends
 	})
-	flow(stream, conn)
+	flow(carrier, conn, large)
 	// Either end ends both: the other direction may wait for somebody who reads no more.
-	conn.Close()   //nolint:errcheck // nothing is lost
-	stream.Close() //nolint:errcheck // the line may have gone
-	other.Wait()
 }
 
 // answer tells the studio whether the stream leads where it wanted, and takes the time limit off it.

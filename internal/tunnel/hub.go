@@ -143,6 +143,19 @@ func (h *Hub) Dial(ctx context.Context, name string, kind Kind) (net.Conn, error
 	if l == nil {
 		return nil, offline(name, p)
 	}
+	if kind == Large {
+		conn, err := h.dialApart(ctx, m, l)
+		if code := codeOf(err); code != CodeApart && code != CodeVersion {
+			return conn, err
+		}
+		kind = ComfyUI
+	}
+	return h.openStream(ctx, m, l, []byte{byte(kind)})
+}
+
+// openStream opens a stream on a line, which leads where ask says.
+func (h *Hub) openStream(ctx context.Context, m *member, l *line, ask []byte) (net.Conn, error) {
+	name := l.agent
 	if l.session.NumStreams() >= maxStreams {
 		return nil, fault.New(fault.Busy, "The agent %s has %d streams open already.", name, maxStreams).WithCode("agent_busy")
 	}
@@ -152,7 +165,7 @@ func (h *Hub) Dial(ctx context.Context, name string, kind Kind) (net.Conn, error
 		h.gone(m, l)
 		return nil, fault.Wrap(fault.Unavailable, err, "The line to the agent %s is being lost.", name).WithCode(CodeOffline)
 	}
-	if err := lead(ctx, stream, kind); err != nil {
+	if err := lead(ctx, stream, ask); err != nil {
 		stream.Close() //nolint:errcheck // it leads nowhere
 		if l.session.IsClosed() {
 			l.end(errCut)
@@ -180,13 +193,13 @@ func offline(name string, p Presence) error {
 }
 
 // lead tells the agent where a new stream is to lead, and hears whether it does.
-func lead(ctx context.Context, stream net.Conn, kind Kind) error {
+func lead(ctx context.Context, stream net.Conn, ask []byte) error {
 	stop := context.AfterFunc(ctx, func() { stream.SetDeadline(time.Unix(1, 0)) }) //nolint:errcheck // the stream's end says it
 	defer stop()
 	if err := stream.SetDeadline(time.Now().Add(answerWithin)); err != nil {
 		return err
 	}
-	if _, err := stream.Write([]byte{byte(kind)}); err != nil {
+	if _, err := stream.Write(ask); err != nil {
 		return err
 	}
 	var head [3]byte

@@ -35,9 +35,11 @@ type line struct {
 	socket   *websocket.Conn
 	held     *held // below the WebSocket; nil: the other end's half of the work
 	session  *yamux.Session
+	agent    string // name of the agent, at the studio's end; set before the line is used
 	began    time.Time
 	heard    atomic.Int64 // nanoseconds after began
 	in       police
+	beside   beside
 
 	writing sync.Mutex
 	out     []byte // the head of a frame whose body comes next
@@ -149,6 +151,7 @@ func (l *line) end(why error) {
 		l.why = why
 		close(l.done)
 		l.session.Close() //nolint:errcheck // it closes the socket, whose end is known
+		l.beside.end()
 	})
 }
 

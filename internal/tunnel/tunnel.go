@@ -27,6 +27,7 @@ type Kind byte
 const (
 	ComfyUI Kind = 1 // to the ComfyUI beside the agent, byte for byte
 	Control Kind = 2 // to the agent's own control interface, HTTP/1.1
+	Large   Kind = 3 // as ComfyUI, for large files: over a connection of its own where the way home lets one through
 )
 
 // String returns the kind's word for logs.
@@ -36,6 +37,8 @@ func (k Kind) String() string {
 		return "comfyui"
 	case Control:
 		return "control"
+	case Large:
+		return "large"
 	default:
 		return fmt.Sprintf("kind %d", byte(k))
 	}
@@ -68,6 +71,7 @@ const (
 	CodeUpgrade     = "agent_upgrade"     // a proxy in between lets no web sockets through
 	CodeCut         = "agent_cut"         // something in between cuts the line again and again
 	CodeVersion     = "agent_version"     // the two ends speak different versions
+	CodeApart       = "agent_apart"       // beside the line no connection of its own came about
 	CodeTaken       = "agent_taken"       // another live agent has the name
 	CodeNotLeading  = "not_leading"       // another server of the studio leads, and it can't be reached from this one
 	CodeOffline     = "agent_offline"     // the studio has no line to the agent
@@ -79,6 +83,8 @@ const (
 	protocol     = "comfyume.agent.1"  // the WebSocket's subprotocol; another number is another version
 	headerHello  = "X-Comfyume-Agent"  // Hello, JSON in base64url
 	headerStudio = "X-Comfyume-Studio" // id of the studio, in every answer of Hub
+	bytesOnly    = "comfyume-bytes"    // what a connection beside the line is upgraded to
+	headerToken  = "X-Comfyume-Token"  // of such a connection, in hexadecimal
 	maxHello     = 2 << 10             // bytes of its JSON
 	maxWord      = 128                 // bytes of each of its words
 	maxAnswer    = 16 << 10            // bytes of an answer that is read whole
@@ -91,6 +97,9 @@ const (
 	window       = 1 << 20                   // bytes of a stream that may be on their way
 	maxStreams   = 48                        // of one agent at a time
 	answerWithin = 15 * time.Second          // for the agent to take a stream and to reach its ComfyUI
+	apartWithin  = 5 * time.Second           // of it, to reach the studio beside the line
+	arriveWithin = time.Second               // for that connection to be taken, once the agent has it
+	apartAgain   = 5 * time.Minute           // after that failed, before it is tried again
 	writeWithin  = time.Minute               // for one frame to go out on a slow line
 	greetWithin  = 10 * time.Second          // for the handshake
 	patience     = 2*beatEvery + beatEvery/2 // how long an older line may be silent before a newer one takes its place

@@ -45,6 +45,8 @@ type Options struct {
 	TLS *tls.Config
 	// Dial opens connections. Nil: the network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// DialLarge opens connections of which each carries one file of 16 MB or more. Nil: such files are like others.
+	DialLarge func(ctx context.Context, network, address string) (net.Conn, error)
 
 	PollAfter      time.Duration // silence after which the server is asked about a run; 0: 5 s
 	LostAfter      time.Duration // how long a server may refuse connections in mid-run; 0: 30 s
@@ -93,6 +95,7 @@ type Driver struct {
 	options Options
 	log     *slog.Logger
 	wire    *wire
+	large   *wire        // for large files; it may be the same
 	upgrade *http.Client // socket handshakes
 
 	closed context.Context // ends with Close
@@ -131,6 +134,10 @@ func New(address string, o Options) (*Driver, error) {
 	}
 	d.closed, d.end = context.WithCancel(context.Background())
 	d.wire = &wire{dial: o.Dial, tls: o.TLS}
+	d.large = d.wire
+	if o.DialLarge != nil {
+		d.large = &wire{dial: o.DialLarge, tls: o.TLS, fresh: true}
+	}
 	d.upgrade = &http.Client{Transport: d.wire}
 	d.epochs.have, d.epochs.asking = make(map[string]int64), make(chan struct{}, 1)
 	d.tidy.known = make(map[string]struct{})

@@ -34,6 +34,9 @@ func mostOf(path string) int64 {
 // errStalled is the cause of a transfer that was given up because nothing moved.
 var errStalled = errors.New("the transfer stood still")
 
+// largeFrom is the size from which a file is large.
+const largeFrom = 16 << 20
+
 // open sends a request and returns the answer with its body still to be read. cancel frees what the request holds
 // and has to be called when the body is done. Every error is ErrUnreachable.
 func (d *Driver) open(ctx context.Context, method, path, contentType string, body io.Reader, size int64) (*http.Response, context.CancelCauseFunc, error) {
@@ -46,20 +49,25 @@ func (d *Driver) open(ctx context.Context, method, path, contentType string, bod
 	return resp, cancel, nil
 }
 
-// send is open for those whose context ends with the answer's body.
+// send is open for those whose context ends with the answer's body. size is that of body, or of the answer where it is
+// known to be large.
 func (d *Driver) send(ctx context.Context, method, path, contentType string, body io.Reader, size int64) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, d.prefix+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", backend.ErrUnreachable, err)
 	}
-	if size > 0 {
+	if size > 0 && body != nil {
 		req.ContentLength = size
 	}
 	maps.Copy(req.Header, d.header)
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	resp, err := d.wire.RoundTrip(req)
+	carrier := d.wire
+	if size >= largeFrom {
+		carrier = d.large
+	}
+	resp, err := carrier.RoundTrip(req)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 			err = fmt.Errorf("%w: %w", err, cause)

@@ -142,8 +142,13 @@ func (r *run) Fetch(ctx context.Context, f backend.FileRef) (io.ReadCloser, erro
 }
 
 func (r *run) fetch(ctx context.Context, f backend.FileRef) (io.ReadCloser, error) {
-	q := url.Values{"filename": {f.Filename}, "subfolder": {f.Subfolder}, "type": {f.Type}}
-	resp, cancel, err := r.d.open(ctx, http.MethodGet, "/view?"+q.Encode(), "", nil, 0)
+	path := "/view?" + url.Values{"filename": {f.Filename}, "subfolder": {f.Subfolder}, "type": {f.Type}}.Encode()
+	resp, cancel, err := r.d.open(ctx, http.MethodGet, path, "", nil, 0)
+	if err == nil && r.d.large != r.d.wire && resp.ContentLength >= largeFrom { // only now it is known to be
+		resp.Body.Close()
+		cancel(nil)
+		resp, cancel, err = r.d.open(ctx, http.MethodGet, path, "", nil, resp.ContentLength)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -78,7 +78,7 @@ func New(name string, lines Lines, o Options) (*Driver, error) {
 		o.Comfy.LostAfter = lostAfter
 	}
 	d := &Driver{name: name, lines: lines, o: o}
-	o.Comfy.Dial = d.dial
+	o.Comfy.Dial, o.Comfy.DialLarge = d.dial(tunnel.ComfyUI), d.dial(tunnel.Large)
 	var err error
 	if d.Driver, err = comfyui.New("http://comfyui.agent", o.Comfy); err != nil {
 		return nil, err
@@ -109,25 +109,27 @@ func (d *Driver) Close() error {
 	return err
 }
 
-// dial opens a stream to the ComfyUI. A line that was lost a moment ago is waited for.
-func (d *Driver) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	conn, err := d.lines.Dial(ctx, d.name, tunnel.ComfyUI)
-	if codeOf(err) != tunnel.CodeOffline {
-		return conn, err
-	}
-	p := d.lines.Agent(d.name)
-	if !p.Online && time.Since(p.Since) > d.o.Comfy.LostAfter { // never, or long ago
-		return nil, err
-	}
-	waiting, cancel := context.WithTimeout(ctx, waitFor)
-	defer cancel()
-	if d.lines.Wait(waiting, d.name) != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
+// dial opens streams of a kind. A line that was lost a moment ago is waited for.
+func (d *Driver) dial(kind tunnel.Kind) func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := d.lines.Dial(ctx, d.name, kind)
+		if codeOf(err) != tunnel.CodeOffline {
+			return conn, err
 		}
-		return nil, err
+		p := d.lines.Agent(d.name)
+		if !p.Online && time.Since(p.Since) > d.o.Comfy.LostAfter { // never, or long ago
+			return nil, err
+		}
+		waiting, cancel := context.WithTimeout(ctx, waitFor)
+		defer cancel()
+		if d.lines.Wait(waiting, d.name) != nil {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			return nil, err
+		}
+		return d.lines.Dial(ctx, d.name, kind)
 	}
-	return d.lines.Dial(ctx, d.name, tunnel.ComfyUI)
 }
 
 func codeOf(err error) string {

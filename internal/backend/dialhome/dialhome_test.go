@@ -208,6 +208,64 @@ func TestSuiteOnTheSimulator(t *testing.T) {
 	backendtest.Run(t, backendtest.Graphs(t, backendtest.Harness{Open: func(*testing.T) backend.Driver { return b.driver(dialhome.Options{}) }}))
 }
 
+// TestLargeFilesHaveTheirOwnConnection: outputs and inputs of 16 MB and more go beside the line, others through it.
+func TestLargeFilesHaveTheirOwnConnection(t *testing.T) {
+	t.Parallel()
+	server, err := sim.NewComfyUI(sim.Options{Version: sim.Modern, Base: t.TempDir(), Probes: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	inner := server.Handler()
+	files := map[string][]byte{"small.mp4": make([]byte, 1<<20), "large.mp4": make([]byte, 16<<20+1)}
+	b := newBench(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if body, ok := files[r.URL.Query().Get("filename")]; ok && r.URL.Query().Get("type") == "output" {
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(body))
+			return
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	source := rand.NewChaCha8([32]byte{1})
+	for _, body := range files {
+		source.Read(body)
+	}
+	b.agent()
+	d := b.driver(dialhome.Options{})
+	defer d.Close()
+	beside := func() int {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.trips - 1
+	}
+	task := backendtest.NewTask(d, json.RawMessage(`{}`))
+	task.Uploads = []backend.Upload{{Subfolder: "pasted", Name: "in.mp4", Size: 17 << 20, Open: func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(make([]byte, 17<<20))), nil
+	}}}
+	run, err := d.Prepare(t.Context(), task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer run.Close()
+	if n := beside(); n != 1 {
+		t.Errorf("%d connections beside the line for a large input, want 1", n)
+	}
+	for name, want := range map[string]int{"small.mp4": 0, "large.mp4": 1} {
+		before := beside()
+		file, err := run.Fetch(t.Context(), backend.FileRef{Filename: name, Type: "output"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(file)
+		file.Close()
+		if err != nil || !bytes.Equal(got, files[name]) {
+			t.Errorf("%s came back changed: %d bytes, %v", name, len(got), err)
+		}
+		if n := beside() - before; n != want {
+			t.Errorf("%d connections beside the line for %s, want %d", n, name, want)
+		}
+	}
+}
+
 // TestRunsOutliveCuts cuts the line at random in mid-run: every run ends once, with what it made.
 func TestRunsOutliveCuts(t *testing.T) {
 	t.Parallel()
