@@ -112,7 +112,14 @@ func studio(b testing.TB, users, backEnds int, fn func(address string, tokens []
 // simulated runs a back end that takes no time and returns its address.
 func simulated(b testing.TB) string {
 	b.Helper()
-	gpu, err := sim.NewComfyUI(sim.Options{Base: b.TempDir(), Probes: true, Log: slog.New(slog.DiscardHandler)})
+	return simulatedAs(b, sim.Options{})
+}
+
+// simulatedAs is simulated with what is said of it.
+func simulatedAs(b testing.TB, o sim.Options) string {
+	b.Helper()
+	o.Base, o.Probes, o.Log = b.TempDir(), true, slog.New(slog.DiscardHandler)
+	gpu, err := sim.NewComfyUI(o)
 	if err != nil {
 		b.Fatal(err)
 	}

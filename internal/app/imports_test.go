@@ -54,7 +54,7 @@ var layers = map[string]struct {
 	"queue/queuetest":     {[]string{"queue", "job", "fault", "benchtest"}, "a suite knows its contract only"},
 	"policy":              {[]string{"comfy", "comfy/pyjson", "job", "fault", "file"}, "policy is a pure rule over a graph"},
 	"backend":             {[]string{"comfy", "job", "fault", "file"}, "the contract of a GPU source"},
-	"backend/comfyui":     {[]string{"backend", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a driver knows its contract and words only"},
+	"backend/comfyui":     {[]string{"backend", "backend/apart", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a driver knows its contract and words only"},
 	"backend/serverless":  {[]string{"backend", "oneshot", "handover", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a driver knows its contract, the language of its containers and words only"},
 	"oneshot":             {[]string{"backend", "handover", "comfy", "comfy/pyjson", "job", "fault", "file"}, "how a job travels; who runs it comes as a driver"},
 	"backend/apart":       {[]string{"backend", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a driver around a driver knows their contract and words only"},

@@ -14,6 +14,7 @@ import (
 	"github.com/ahelme/comfyume/internal/account"
 	"github.com/ahelme/comfyume/internal/agents"
 	"github.com/ahelme/comfyume/internal/api"
+	"github.com/ahelme/comfyume/internal/backend/apart"
 	"github.com/ahelme/comfyume/internal/backend/serverless"
 	"github.com/ahelme/comfyume/internal/catalog"
 	"github.com/ahelme/comfyume/internal/comfyserver"
@@ -83,7 +84,8 @@ type Studio struct {
 	queueAPI  *queueapi.Face
 	queuePort string // address of its own port; empty: it has none
 
-	gpus    *gpus // the back ends
+	gpus    *gpus         // the back ends
+	folders apart.Folders // which of them write to one folder
 	wanted  *wanted
 	fresh   bool   // its database was empty when it was opened
 	serving bool   // a server, not a command that looks into the folder

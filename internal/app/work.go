@@ -183,7 +183,7 @@ func (s *Studio) comfyDriver(b config.Back) (backend.Driver, error) {
 		return nil, err
 	}
 	return comfyui.New(b.URL, comfyui.Options{
-		Studio: s.self.ID, Header: header, Log: s.log.With("backend", b.Name), Changed: s.nudge(b.Name),
+		Studio: s.self.ID, Header: header, Log: s.log.With("backend", b.Name), Changed: s.nudge(b.Name), Folders: &s.folders,
 	})
 }
 

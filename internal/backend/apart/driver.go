@@ -13,23 +13,11 @@ func Around(d backend.Driver) backend.Driver { return &driver{d} }
 type driver struct{ backend.Driver }
 
 func (d *driver) Prepare(ctx context.Context, t backend.Task) (backend.Run, error) {
-	return around(ctx, t, d.Driver.Prepare)
+	return Run(ctx, t, d.Driver.Prepare)
 }
 
 func (d *driver) Resume(ctx context.Context, t backend.Task) (backend.Run, error) {
-	return around(ctx, t, d.Driver.Resume)
-}
-
-func around(ctx context.Context, t backend.Task, begin func(context.Context, backend.Task) (backend.Run, error)) (backend.Run, error) {
-	n, t, err := own(t, false)
-	if err != nil {
-		return nil, err
-	}
-	r, err := begin(ctx, t)
-	if err != nil {
-		return nil, err
-	}
-	return &run{r, n}, nil
+	return Run(ctx, t, d.Driver.Resume)
 }
 
 type run struct {

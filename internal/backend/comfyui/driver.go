@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
+	"github.com/ahelme/comfyume/internal/backend/apart"
 	"github.com/ahelme/comfyume/internal/fault"
 )
 
@@ -36,6 +37,8 @@ type Options struct {
 	Studio string
 	// Header is sent with every request, for servers behind a door of their own.
 	Header http.Header
+	// Folders knows which servers of the studio write their outputs to one folder. Nil: this one has its own.
+	Folders *apart.Folders
 	// Changed is called when the driver noticed that a probe would tell something new: the server went away, or
 	// somebody else's work came or went. It must not block.
 	Changed func()
@@ -155,6 +158,7 @@ func (d *Driver) Close() error {
 
 // halt ends what goes on in the background.
 func (d *Driver) halt() {
+	d.options.Folders.Leave(d)
 	d.wgMu.Lock()
 	d.end()
 	d.wgMu.Unlock()

@@ -28,6 +28,7 @@ type prober struct {
 	epoch  string
 	read   time.Time // when nodes and models were read
 	digest [32]byte  // of what was read and handed out
+	folder bool      // it is certain which folder the server writes to
 }
 
 // Probe asks the server who it is, how long its queue is, and, after a restart or from time to time, what it can
@@ -49,7 +50,11 @@ func (d *Driver) Probe(ctx context.Context) (backend.Snapshot, error) {
 	if s.QueueOther, err = d.countForeign(ctx); err != nil {
 		return backend.Snapshot{}, err
 	}
-	if s.Epoch == d.probe.epoch && s.Taken.Sub(d.probe.read) < d.options.RefreshEvery {
+	fresh := s.Epoch == d.probe.epoch && s.Taken.Sub(d.probe.read) < d.options.RefreshEvery
+	if d.options.Folders != nil && !(fresh && d.probe.folder) {
+		d.probe.folder = d.readFolder(ctx)
+	}
+	if fresh {
 		return s, nil
 	}
 	if err := d.readAbilities(ctx, &s); err != nil {

@@ -53,8 +53,7 @@ func (d *Driver) newRun(t backend.Task) *run {
 	return &run{d: d, t: t, id: t.Attempt.RunID, client: t.Attempt.ClientID, wake: make(chan struct{}, 1)}
 }
 
-// Prepare uploads the inputs and sees to a socket.
-func (d *Driver) Prepare(ctx context.Context, t backend.Task) (backend.Run, error) {
+func (d *Driver) prepare(ctx context.Context, t backend.Task) (backend.Run, error) {
 	r := d.newRun(t)
 	var err error
 	if r.epoch, err = d.epoch(ctx, false); err != nil {
@@ -70,8 +69,7 @@ func (d *Driver) Prepare(ctx context.Context, t backend.Task) (backend.Run, erro
 	return r, nil
 }
 
-// Resume takes up a run that an earlier process may have posted.
-func (d *Driver) Resume(ctx context.Context, t backend.Task) (backend.Run, error) {
+func (d *Driver) resume(ctx context.Context, t backend.Task) (backend.Run, error) {
 	r := d.newRun(t)
 	r.resumed = true
 	r.state = posted
