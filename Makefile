@@ -120,8 +120,8 @@ servers: build ## kill the leading one of two servers KILLS (default 50) times u
 fleet: build ## run JOBS (default 1000) jobs on 20 simulated replicas behind a balancer without affinity, and the old way beside it
 	@COMFYUME_FLEET=$(or $(JOBS),1000) $(E2E) -v -timeout 1h -run TestFleet ./e2e/...
 
-faults: build ## break FAULTS (default 1000) things under twice as many jobs on a studio of mixed GPU sources
-	@COMFYUME_FAULTS=$(or $(FAULTS),1000) $(E2E) -v -timeout 2h -run TestFaults ./e2e/...
+faults: build ## break FAULTS (default 1000) things, OF some kind, under twice as many jobs on a studio of mixed GPU sources
+	@COMFYUME_FAULTS=$(or $(FAULTS),1000) COMFYUME_FAULTS_OF='$(OF)' $(E2E) -v -timeout 2h -run TestFaults ./e2e/...
 
 # The queue against a naive picture of it, over every store.
 property: ## go STEPS (default 1000000) random steps with the queue over each of its stores
