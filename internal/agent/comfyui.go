@@ -79,6 +79,19 @@ type State struct {
 	Owned     bool       `json:"owned"` // the agent started it and can start it again
 }
 
+// Death says what became of a run that was there since a time and is gone, as backend.Ended does. Nil: nobody knows, since
+// the agent did not start it.
+func (s State) Death(since time.Time) error {
+	if !s.Owned {
+		return nil
+	}
+	var e backend.Ended
+	if c := s.LastCause; c != nil && s.CauseAt != nil {
+		e = backend.Ended{At: *s.CauseAt, Code: c.Code, Text: c.Text, Remedy: c.Remedy}
+	}
+	return e.Since(since)
+}
+
 // Space is how much there is of something.
 type Space struct {
 	Total int64 `json:"total"`

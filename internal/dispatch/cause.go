@@ -149,26 +149,33 @@ func (a *attempt) others() (list []backend.Status) {
 	return list
 }
 
+// mostDeathsOf is how often one back end may die of a job while others could run it, and are not ready.
+const mostDeathsOf = 3
+
 // kills reports whether the job is to be stopped since back ends die of it: two of them, or one twice where no other
-// could run it. Those that died under other jobs as well do not count.
-func (a *attempt) kills(cause job.Cause) (victims []string, ok bool) {
+// could run it. Those that died under other jobs as well do not count. times is how many deaths that were.
+func (a *attempt) kills(cause job.Cause) (victims []string, times int, ok bool) {
 	if cause != job.CauseCrashed {
-		return nil, false
+		return nil, 0, false
 	}
 	now := time.Now()
 	a.deaths.died(a.backEnd, &a.job, now)
 	victims = a.deaths.against(&a.job, append(slices.Clone(a.past.killed), victim{a.backEnd, now}))
 	slices.Sort(victims)
-	times := len(victims)
+	times = len(victims)
 	victims = slices.Compact(victims)
-	return victims, len(victims) > 1 || times > 1 && len(a.others()) == 0
+	return victims, times, len(victims) > 1 || times >= mostDeathsOf || times > 1 && len(a.others()) == 0
 }
 
 // deadly makes the outcome of a job that back ends die of.
-func (a *attempt) deadly(victims []string) job.Outcome {
-	text := fmt.Sprintf("The job was stopped: %s died while working at it, twice.", victims[0])
-	if len(victims) > 1 {
-		text = fmt.Sprintf("The job was stopped: %s died while working at it.", and(victims))
+func (a *attempt) deadly(victims []string, times int) job.Outcome {
+	text := fmt.Sprintf("The job was stopped: %s died while working at it.", and(victims))
+	switch {
+	case len(victims) > 1:
+	case times == 2:
+		text = fmt.Sprintf("The job was stopped: %s died while working at it, twice.", victims[0])
+	default:
+		text = fmt.Sprintf("The job was stopped: %s died while working at it, %d times.", victims[0], times)
 	}
 	return a.failed("", "", typeDeadly, text+" Look for a custom node or a size that the GPU can't stand.")
 }

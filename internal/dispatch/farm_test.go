@@ -210,6 +210,39 @@ func TestDeathsCountAgainInTime(t *testing.T) {
 	})
 }
 
+// TestDeadlyJobIsNotGivenToOneBackEndAgainAndAgain: where all were tried it goes to another one than the last; where the
+// others are not there, three deaths of one are enough.
+func TestDeadlyJobIsNotGivenToOneBackEndAgainAndAgain(t *testing.T) {
+	for name, c := range map[string]struct {
+		away bool
+		want []string
+		said string
+	}{
+		"all were tried":      {false, []string{"a unreachable", "b crashed", "a crashed"}, "a and b died while working at it."},
+		"the others are away": {true, []string{"b crashed", "b crashed", "b crashed"}, "b died while working at it, 3 times."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			first := true
+			a, b := gpuStub("a", func(s *stub) { s.Ready = !c.away }), gpuStub("b", failing(backend.ErrCrashed))
+			a.ends = func(backend.Task) (backend.Result, error) {
+				if first {
+					first = false
+					return backend.Result{}, backend.ErrUnreachable
+				}
+				return backend.Result{}, backend.ErrCrashed
+			}
+			onFarm(t, dispatch.Deps{}, []*stub{a, b}, func(s *farm) {
+				id := s.add()
+				time.Sleep(time.Minute)
+				if out := s.ended(id); out.State != job.Failed || !strings.Contains(out.Error, c.said) {
+					s.Errorf("ended as %q: %s", out.State, out.Error)
+				}
+				s.wantCauses(id, c.want...)
+			})
+		})
+	}
+}
+
 func TestLostRunsGoElsewhereAndOnlySoOften(t *testing.T) {
 	onFarm(t, dispatch.Deps{}, []*stub{gpuStub("a", failing(backend.ErrLost)), gpuStub("b", failing(backend.ErrFrozen)), gpuStub("c", failing(backend.ErrLost)), gpuStub("d")}, func(s *farm) {
 		id := s.add()

@@ -42,13 +42,13 @@ func (a *attempt) giveBack(cause error) {
 		}
 		a.note().Warn("the attempt failed", "posted", a.posted, "cause", string(how), "err", cause)
 	}
-	if victims, ok := a.kills(how); ok {
+	if victims, times, ok := a.kills(how); ok {
 		a.note().Error("back ends die of a job; it is stopped", "backends", victims)
 		a.deaths.explained(a.id)
 		for _, name := range victims {
 			a.deps.Fleet.Forgive(name)
 		}
-		a.finish(a.deadly(victims), how)
+		a.finish(a.deadly(victims, times), how)
 		return
 	}
 	if lost && a.past.lost+1 >= a.options.MaxAttempts {

@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -148,6 +149,16 @@ func (l *loop) past(id job.ID) *past {
 	return p
 }
 
+// all reports whether no back end is configured beside these.
+func (l *loop) all(names []string) bool {
+	for name := range l.drivers {
+		if !slices.Contains(names, name) {
+			return false
+		}
+	}
+	return true
+}
+
 // found takes in a job that was open when the loop began.
 func (l *loop) found(j job.Job) error {
 	if j.Attempt.N > 1 || j.Attempt.N > 0 && j.State == job.Pending {
@@ -169,48 +180,6 @@ func (l *loop) found(j job.Job) error {
 	a.stopped.Store(j.Stop) // its back end may not have heard of it
 	l.begin(a)
 	return nil
-}
-
-// mostUntidy is for how many of the last runs back ends are asked at a start to forget them.
-const mostUntidy = 64
-
-// tidyUp has back ends forget the last runs: a process that was killed had not come to it, and what people asked for
-// must not stay there for others to read. What those runs tell of deaths is taken in.
-func (l *loop) tidyUp(ctx context.Context) error {
-	over := []job.State{job.Completed, job.Failed, job.Cancelled}
-	jobs, _, err := l.deps.Queue.ListAll(ctx, job.ListQuery{States: over, Limit: mostUntidy, Uncounted: true}, "")
-	if err != nil {
-		return fmt.Errorf("reading the last jobs: %w", err)
-	}
-	for _, j := range jobs {
-		if driver := l.drivers[j.Attempt.BackEnd]; driver != nil && j.Attempt.RunID != "" {
-			driver.Cancel(j.Attempt.RunID)
-		}
-		if j.State == job.Completed {
-			l.deaths.ended(&j, j.Finished)
-		}
-		if j.Attempt.N < 2 {
-			continue
-		}
-		tries, err := l.deps.Queue.Tries(ctx, j.ID)
-		if err != nil {
-			return fmt.Errorf("reading the attempts of the last jobs: %w", err)
-		}
-		// One that ended by a death was stopped for it: that says nothing of the back ends.
-		if n := len(tries); j.State != job.Failed || n == 0 || tries[n-1].Cause != job.CauseCrashed {
-			l.remember(&j, tries)
-		}
-	}
-	return nil
-}
-
-// remember takes in which back ends died under a job before our start.
-func (l *loop) remember(j *job.Job, tries []job.Try) {
-	for _, t := range tries {
-		if t.Cause == job.CauseCrashed {
-			l.deaths.died(t.BackEnd, j, t.Ended)
-		}
-	}
 }
 
 // placed takes in a job that was claimed when it was accepted.
@@ -279,6 +248,9 @@ func (l *loop) handle(m any) {
 		if m.failed {
 			p := l.past(m.a.id)
 			p.take(m.a.backEnd, m.lost, m.cause, time.Now())
+			if len(p.avoid) > 1 && l.all(p.avoid) { // then that there is another one helps no more
+				p.avoid = []string{m.a.backEnd}
+			}
 			avoid = p.avoid
 		}
 		l.back(m.a, avoid, m.notBefore, m.reason)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -61,6 +62,37 @@ func TestJobThatIsLostAgainAndAgainFails(t *testing.T) {
 		}
 		s.want(s.submit("ann", "Text a"), job.Completed)
 	})
+}
+
+// TestJobThatKillsBeforeItIsTakenIsStopped: back ends that die of a prompt before they answer have not taken it, and the
+// next one would be given it for ever.
+func TestJobThatKillsBeforeItIsTakenIsStopped(t *testing.T) {
+	for jobs, want := range map[int]string{1: "gpu1 and gpu2 died while working at it", 2: "tried 3 times"} {
+		t.Run(want, func(t *testing.T) {
+			inBubble(t, 2, func(s *studio) {
+				for _, g := range s.gpus {
+					g.Mangle("POST /prompt", func(http.ResponseWriter, *http.Request) {
+						g.Restart()
+						panic(http.ErrAbortHandler)
+					})
+				}
+				var all []job.Job
+				for range jobs {
+					all = append(all, s.submit("ann", "Text a"))
+				}
+				time.Sleep(5 * time.Minute)
+				for _, j := range all { // two of them excuse one another, but not for ever
+					if e := s.want(j, job.Failed); !strings.Contains(e.Job.Error, want) {
+						s.Errorf("error: %s", e.Job.Error)
+					}
+				}
+				for _, g := range s.gpus {
+					g.Mangle("POST /prompt", nil)
+				}
+				s.want(s.submit("bob", "Text b"), job.Completed)
+			})
+		})
+	}
 }
 
 // TestEndShowsWhatAnyAttemptBroughtHome: what came of a lost attempt is its owner's, who was told of it. However the job

@@ -27,16 +27,21 @@ const (
 	classInternal = "internal"
 )
 
-// classes are the error classes of a driver as they travel.
-var classes = map[string]error{
-	"unreachable": backend.ErrUnreachable,
-	"not_comfyui": backend.ErrNotComfyUI,
-	"too_old":     backend.ErrTooOld,
-	"unknown_run": backend.ErrUnknownRun,
-	"lost":        backend.ErrLost,
-	"frozen":      backend.ErrFrozen,
-	"foreign":     backend.ErrForeign,
-	"memory":      backend.ErrMemory,
+// classes are the error classes of a driver as they travel, the narrower ones first. To a studio that does not know the
+// word of one it is lost.
+var classes = []struct {
+	word string
+	err  error
+}{
+	{"unreachable", backend.ErrUnreachable},
+	{"not_comfyui", backend.ErrNotComfyUI},
+	{"too_old", backend.ErrTooOld},
+	{"unknown_run", backend.ErrUnknownRun},
+	{"crashed", backend.ErrCrashed},
+	{"lost", backend.ErrLost},
+	{"frozen", backend.ErrFrozen},
+	{"foreign", backend.ErrForeign},
+	{"memory", backend.ErrMemory},
 }
 
 // ErrInputs means that an input was not sent along and that the container does not have it. Nothing was run.
@@ -69,12 +74,13 @@ func troubleOf(ctx context.Context, err error) Trouble {
 		t.Class, t.Text = classStopped, "The agent was stopped during the run."
 		return t
 	}
-	for word, class := range classes {
-		if errors.Is(err, class) {
-			t.Class = word
+	for _, c := range classes {
+		if errors.Is(err, c.err) {
+			t.Class = c.word
 			if t.Remedy == "" && t.Text == "The agent could not run the job." {
-				t.Text = class.Error()
+				t.Text = c.err.Error()
 			}
+			return t
 		}
 	}
 	return t
@@ -88,9 +94,11 @@ func (t Trouble) Err() error {
 	case classRefused:
 		return &backend.Refused{Body: t.Refused}
 	}
-	class, ok := classes[t.Class]
-	if !ok { // whatever it was, the run is gone
-		class = backend.ErrLost
+	class := backend.ErrLost // whatever it was, the run is gone
+	for _, c := range classes {
+		if c.word == t.Class {
+			class = c.err
+		}
 	}
 	return fmt.Errorf("%w: %w", class, fault.Wrap(fault.Unavailable, errors.New(clipCause(t.Cause)), "%s", clipCause(t.Text)).
 		WithRemedy("%s", clipCause(t.Remedy)))

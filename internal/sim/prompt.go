@@ -133,6 +133,11 @@ func (s *ComfyUI) handlePrompt(w http.ResponseWriter, r *http.Request, l *life, 
 		broken(w)
 		return
 	}
+	if s.asked(it).kind == crashPost {
+		s.Crash()
+		<-l.ctx.Done()
+		panic(http.ErrAbortHandler)
+	}
 	l.queue.put(it)
 	defer l.queue.announce(it)
 	if s.opts.EagerFrames {

@@ -57,7 +57,8 @@ type Options struct {
 	// Chances from 0 to 1 that a run ends in that trouble.
 	FailRate, OOMRate, CrashRate, FreezeRate float64
 	// NoTriggers switches off trouble on demand: the words sim:fail, sim:oom, sim:crash, sim:freeze and
-	// sim:slow=DURATION in any text of a graph.
+	// sim:slow=DURATION in any text of a graph; sim:crash-mute dies of it before it has told that the run began, and
+	// sim:crash-post before it has answered that it took it.
 	NoTriggers   bool
 	FailNodes    []string        // classes that always raise
 	RestartAfter time.Duration   // how long the server is gone after a crash

@@ -51,6 +51,10 @@ func (l *life) run(it *item) (ok bool) {
 	}
 	l.sockets.serves(it)
 	l.machine.begin(it)
+	if l.machine.plan.kind == crashMute {
+		l.server.Crash()
+		return false
+	}
 	out, err := l.runs.Run(l.ctx, executor.Job{
 		ID: it.id, Graph: it.graph, Outputs: it.outputs, Extra: it.pnginfo, Client: it.hasClient,
 	})
@@ -75,9 +79,15 @@ type machine struct {
 	recent []string         // models, the one used last at the end
 }
 
+// Crashes of which a server says less than that it began the run.
+const (
+	crashMute = "crash-mute" // it had not told that the run began
+	crashPost = "crash-post" // nor that it took it
+)
+
 // trouble is what is to happen in a run.
 type trouble struct {
-	kind string // fail, oom, crash, freeze; empty: nothing
+	kind string // fail, oom, crash, crashMute, crashPost, freeze; empty: nothing
 	node string // where; empty: at the first sampler, or the first node when there is none
 	slow time.Duration
 	late bool // wait for the sampler
@@ -89,29 +99,35 @@ func (m *machine) begin(it *item) {
 	m.plan = m.life.server.plan(it)
 }
 
+// asked reads from the texts of a graph what trouble it asks for.
+func (s *ComfyUI) asked(it *item) (t trouble) {
+	if s.opts.NoTriggers {
+		return t
+	}
+	it.graph.Texts(func(node, text string) {
+		_, word, found := strings.Cut(text, "sim:")
+		if !found {
+			return
+		}
+		if end := strings.IndexFunc(word, func(r rune) bool { return unicode.IsSpace(r) || r == ',' || r == ')' }); end >= 0 {
+			word = word[:end]
+		}
+		if pause, ok := strings.CutPrefix(word, "slow="); ok {
+			if d, err := time.ParseDuration(pause); err == nil {
+				t.slow = d
+			}
+			return
+		}
+		if slices.Contains([]string{"fail", "oom", "crash", crashMute, crashPost, "freeze"}, word) {
+			t.kind, t.node = word, node
+		}
+	})
+	return t
+}
+
 // plan decides what trouble a run gets into.
 func (s *ComfyUI) plan(it *item) trouble {
-	var t trouble
-	if !s.opts.NoTriggers {
-		it.graph.Texts(func(node, text string) {
-			_, word, found := strings.Cut(text, "sim:")
-			if !found {
-				return
-			}
-			if end := strings.IndexFunc(word, func(r rune) bool { return unicode.IsSpace(r) || r == ',' || r == ')' }); end >= 0 {
-				word = word[:end]
-			}
-			if pause, ok := strings.CutPrefix(word, "slow="); ok {
-				if d, err := time.ParseDuration(pause); err == nil {
-					t.slow = d
-				}
-				return
-			}
-			if slices.Contains([]string{"fail", "oom", "crash", "freeze"}, word) {
-				t.kind, t.node = word, node
-			}
-		})
-	}
+	t := s.asked(it)
 	if t.kind == "" {
 		o := s.opts
 		for _, c := range []struct {

@@ -274,7 +274,8 @@ func (o *Options) requests(a *agent.Agent, c comfy, control agentControl) (func(
 	}
 	driver, err := comfyui.New(agent.OverDial(c), comfyui.Options{
 		Studio: "agent", Log: o.Log,
-		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
+		Dial:  func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
+		Death: func(_ context.Context, since time.Time) error { return c.Status().ComfyUI.Death(since) },
 	})
 	if err != nil {
 		return nil, err

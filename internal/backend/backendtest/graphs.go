@@ -26,6 +26,9 @@ func Graphs(t *testing.T, h Harness) Harness {
 	h.Refused = json.RawMessage(`{"2":{"class_type":"SaveImage","inputs":{"filename_prefix":"x"}}}`)
 	h.Input = json.RawMessage(`{"1":{"class_type":"LoadImage","inputs":{"image":"comfyume_suite.png"}},
 		"2":{"class_type":"SaveImage","inputs":{"images":["1",0],"filename_prefix":"suite/input"}}}`)
+	for _, word := range []string{"crash", "crash-mute", "crash-post"} { // the simulator does as it is told
+		h.Deadly = append(h.Deadly, json.RawMessage(`{"1":{"class_type":"ProbeText","inputs":{"text":"sim:`+word+`"}}}`))
+	}
 	h.Previews = true
 	h.InputName, h.InputBody = "comfyume_suite.png", picture(t, color.NRGBA{A: 255})
 	h.Masked = json.RawMessage(`{"1":{"class_type":"LoadImage","inputs":{"image":"comfyume_suite.png"}},

@@ -12,7 +12,7 @@ import (
 type Net struct {
 	mu     sync.Mutex
 	accept chan net.Conn
-	down   bool
+	down   error // what new connections meet; nil: nothing is wrong
 	conns  map[*conn]struct{}
 	dials  int
 	closed chan struct{}
@@ -46,9 +46,9 @@ func (n *Net) Dial(ctx context.Context, network, address string) (net.Conn, erro
 	client, server := net.Pipe()
 	c := &conn{Conn: server, peer: client, net: n}
 	n.mu.Lock()
-	if n.down {
+	if down := n.down; down != nil {
 		n.mu.Unlock()
-		return nil, refused
+		return nil, &net.OpError{Op: "dial", Net: network, Err: down}
 	}
 	n.conns[c] = struct{}{}
 	n.dials++
@@ -72,10 +72,19 @@ func (n *Net) Dials() int {
 	return n.dials
 }
 
-// SetDown refuses new connections, or takes them again, and cuts those there are when it goes down.
-func (n *Net) SetDown(down bool) {
+// SetDown has no way lead to the host, or one again, and cuts the connections there are when it goes down.
+func (n *Net) SetDown(down bool) { n.set(down, syscall.EHOSTUNREACH) }
+
+// SetRefusing has the host refuse new connections, as one whose program has ended, or take them again, and cuts those
+// there are.
+func (n *Net) SetRefusing(refusing bool) { n.set(refusing, syscall.ECONNREFUSED) }
+
+func (n *Net) set(down bool, how error) {
+	if !down {
+		how = nil
+	}
 	n.mu.Lock()
-	n.down = down
+	n.down = how
 	n.mu.Unlock()
 	if down {
 		n.Cut()

@@ -45,6 +45,8 @@ type Harness struct {
 	Containers int
 	// Brings says that a run's files come with its end: a restart after it takes none of them away.
 	Brings bool
+	// Deadly are graphs that the back end dies of, and comes back; nil: there are none.
+	Deadly []json.RawMessage
 	// Restart has the back end start anew, as after a crash, and returns when it answers again. Nil: it can't.
 	Restart func(t *testing.T)
 }
@@ -57,7 +59,7 @@ func Run(t *testing.T, h Harness) {
 	for name, f := range map[string]func(*testing.T, Harness, backend.Driver){
 		"Probe": testProbe, "Text": testText, "Picture": testPicture, "Fail": testFail, "Refused": testRefused, "Input": testInput,
 		"Interrupt": testInterrupt, "Resume": testResume, "Prepared": testPrepared, "Restart": testRestart, "RestartBetween": testRestartBetween, "Cancel": testCancel,
-		"Mask": testMask, "Audio": testSound, "Animated": testAnimated, "Binary": testBinary,
+		"Deadly": testDeadly, "Mask": testMask, "Audio": testSound, "Animated": testAnimated, "Binary": testBinary,
 	} {
 		t.Run(name, func(t *testing.T) { // one after another: a back end runs one at a time
 			d := h.Open(t)
@@ -418,74 +420,6 @@ func testPrepared(t *testing.T, h Harness, d backend.Driver) {
 	}
 	stopped := Begin(t.Context(), t, d, NewTask(d, h.Text))
 	stopped.Want(t, job.Completed)
-}
-
-func testRestart(t *testing.T, h Harness, d backend.Driver) {
-	if h.Restart == nil {
-		t.Skip("this back end can't be started anew")
-	}
-	before, err := d.Probe(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := Begin(t.Context(), t, d, NewTask(d, h.Slow))
-	a.Await(t, "progress")
-	h.Restart(t)
-	a.Wait(t)
-	if !errors.Is(a.Err, backend.ErrLost) {
-		t.Errorf("err = %v, want ErrLost", a.Err)
-	}
-	if err := a.Run.Close(); err != nil {
-		t.Error(err)
-	}
-	after, err := d.Probe(t.Context())
-	if err != nil || after.Epoch == before.Epoch {
-		t.Errorf("epoch %q before and %q after, %v", before.Epoch, after.Epoch, err)
-	}
-	Begin(t.Context(), t, d, NewTask(d, h.Text)).Want(t, job.Completed)
-}
-
-// testRestartBetween restarts the back end while a run waits for its turn, and while its results wait to be fetched.
-func testRestartBetween(t *testing.T, h Harness, d backend.Driver) {
-	if h.Restart == nil {
-		t.Skip("this back end can't be started anew")
-	}
-	task := NewTask(d, h.Picture)
-	run, err := d.Prepare(t.Context(), task)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := run.Epoch()
-	h.Restart(t)
-	if _, err := d.Probe(t.Context()); err != nil { // it notices
-		t.Fatal(err)
-	}
-	a := follow(t.Context(), task, run)
-	a.Wait(t)
-	if a.Err != nil || run.Epoch() == before {
-		t.Fatalf("after a restart: %v; epoch %q was %q", a.Err, run.Epoch(), before)
-	}
-	made := file(t, a.Result.Outputs)
-	fetch(t, run, made)
-	h.Restart(t)
-	if _, err := d.Probe(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if h.Brings {
-		fetch(t, run, made)
-		if err := run.Close(); err != nil {
-			t.Error(err)
-		}
-		return
-	}
-	for _, f := range []backend.FileRef{made, {Filename: "gone_00001_.png", Type: "temp"}} {
-		if _, err := run.Fetch(t.Context(), f); !errors.Is(err, backend.ErrLost) {
-			t.Errorf("%s of the start before: %v, want ErrLost", f.Filename, err)
-		}
-	}
-	if err := run.Close(); err != nil {
-		t.Error(err)
-	}
 }
 
 func testCancel(t *testing.T, h Harness, d backend.Driver) {

@@ -50,6 +50,10 @@ type Options struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// DialLarge opens connections of which each carries one file of 16 MB or more. Nil: such files are like others.
 	DialLarge func(ctx context.Context, network, address string) (net.Conn, error)
+	// Death says why the server was started anew since a time, where somebody looks after it: an error of the class
+	// backend.ErrCrashed when it died by itself, backend.ErrFrozen when it was ended for that, backend.ErrLost when
+	// it was ended from outside, or on purpose. Nil, as a function or an answer: nobody knows.
+	Death func(ctx context.Context, since time.Time) error
 
 	PollAfter      time.Duration // silence after which the server is asked about a run; 0: 5 s
 	LostAfter      time.Duration // how long a server may refuse connections in mid-run; 0: 30 s
@@ -110,6 +114,7 @@ type Driver struct {
 	epochs  epochs
 	sockets sockets
 	tidy    tidier
+	row     row
 	own     atomic.Int64 // prompts of ours that the server has and that are not over
 	foreign atomic.Int64 // what the last status frame said beyond ours
 }

@@ -30,6 +30,7 @@ type bench struct {
 	net    *backendtest.Net
 	driver *comfyui.Driver
 	hints  chan struct{}
+	death  func(ctx context.Context, since time.Time) error // as in Options; set before a run needs it
 }
 
 // inBubble runs f with a fake and a driver in virtual time.
@@ -72,6 +73,12 @@ func (b *bench) open() *comfyui.Driver {
 	b.Helper()
 	d, err := comfyui.New("http://gpu", comfyui.Options{
 		Studio: "test", Dial: b.net.Dial,
+		Death: func(ctx context.Context, since time.Time) error {
+			if b.death == nil {
+				return nil
+			}
+			return b.death(ctx, since)
+		},
 		Changed: func() {
 			select {
 			case b.hints <- struct{}{}:

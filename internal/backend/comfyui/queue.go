@@ -221,6 +221,7 @@ func (d *Driver) tidyOnce(ctx context.Context) error {
 	defer t.mu.Unlock()
 	for _, id := range forget {
 		delete(t.known, id)
+		d.row.leave(id, false)
 	}
 	return nil
 }

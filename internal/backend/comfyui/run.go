@@ -23,6 +23,7 @@ type run struct {
 	epoch   string
 	client  string  // client id under which it is posted
 	sock    *socket // held; nil: none; Start's alone once it has begun
+	seat    *seat   // nil: it was not handed over
 	resumed bool
 	running bool            // resumed while the server was at it
 	result  *backend.Result // known already when resumed after its end
@@ -101,6 +102,8 @@ func (d *Driver) resume(ctx context.Context, t backend.Task) (backend.Run, error
 				return nil, err
 			}
 			r.running = at == running
+			r.seat = d.row.enter(r.id)
+			d.row.settle(r.seat, !r.running) // what waits before it is not known
 			d.own.Add(1)
 			return r, nil
 		}
@@ -220,6 +223,7 @@ func (r *run) become(s runState) {
 		return
 	}
 	if s == posted {
+		r.seat = r.d.row.enter(r.id)
 		r.d.own.Add(1)
 		r.d.tidy.own(r.id)
 	} else if r.state == posted {

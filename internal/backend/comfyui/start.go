@@ -37,6 +37,7 @@ type follower struct {
 	held     *backend.Result // what it gave; the last frames, or the answer to our POST, are still on their way
 	told     *backend.Result // the result as the frames told it
 	putAway  func()          // to be called when the server has put the run away; nil: it has, or nothing is known
+	handed   time.Time       // when it was, or was taken up
 	reposted bool
 	gap      bool      // frames may have been missed
 	replied  bool      // the answer to our POST came, or was given up
@@ -68,6 +69,7 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 		r.result.Gap = true
 		return *r.result, nil
 	}
+	f.handed = time.Now()
 	if r.resumed {
 		f.replied = true
 		f.accept()
@@ -94,6 +96,7 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 		return backend.Result{}, err
 	}
 	r.become(posted)
+	f.handed = time.Now()
 	replies := make(chan reply, 1)
 	handing, cancel := context.WithCancel(ctx)
 	var hand sync.WaitGroup
@@ -123,6 +126,7 @@ func (f *follower) follow(ctx context.Context, replies <-chan reply) (backend.Re
 			}
 			if !ok {
 				f.gap = true
+				f.d.row.settle(f.seat, f.d.foreign.Load() > 0) // as the server said last
 				f.leave(nil)
 				f.pause = 0
 				f.timer.Reset(0)
@@ -143,6 +147,9 @@ func (f *follower) follow(ctx context.Context, replies <-chan reply) (backend.Re
 
 // over settles what the server has of the run.
 func (f *follower) over(result *backend.Result, err error) (backend.Result, error) {
+	if err == nil || errors.Is(err, errUnknown) {
+		f.d.row.leave(f.id, err == nil)
+	}
 	switch {
 	case err == nil && result == f.told:
 		f.putAway = f.end()
@@ -150,6 +157,7 @@ func (f *follower) over(result *backend.Result, err error) (backend.Result, erro
 		f.become(over)
 	case !f.accepted && f.postErr == nil && f.replied:
 		f.become(unposted) // it certainly did not take it
+		f.d.row.leave(f.id, false)
 	}
 	if err != nil {
 		return backend.Result{}, err
@@ -217,6 +225,7 @@ func (f *follower) accept() {
 		return
 	}
 	f.accepted = true
+	f.d.row.settle(f.seat, f.d.foreign.Load() > 0)
 	f.tell()
 	if !f.t.Core { // the next run needs another socket, and the server is busy now: a good time for the handshake
 		f.d.openLater()
@@ -237,6 +246,7 @@ func (f *follower) answered(ctx context.Context, rep reply) (*backend.Result, er
 		return f.retryRefused(ctx, rep.err)
 	default: // the connection broke: the server may have it or not
 		f.postErr = rep.err
+		f.d.row.settle(f.seat, f.d.foreign.Load() > 0)
 		f.pause = 0
 		f.timer.Reset(0)
 		return nil, nil
@@ -440,20 +450,15 @@ func (f *follower) search(ctx context.Context) (*backend.Result, error) {
 		return &result, nil
 	case !f.ended.IsZero() && f.record.end != "":
 		return nil, nil // read gives it its grace
-	case f.postErr != nil && !f.accepted:
+	}
+	how := backend.ErrLost
+	if word, err := f.d.epoch(ctx, true); err == nil && word != f.epoch {
+		how = f.death(ctx, true)
+	}
+	if f.postErr != nil && !f.accepted && !errors.Is(how, backend.ErrCrashed) {
 		return f.repost(ctx)
-	default:
-		return nil, fmt.Errorf("%w: %w", f.lostHow(ctx), errUnknown)
 	}
-}
-
-// lostHow says what became of a run of which the server knows nothing: it died while it worked at it, as far as one can
-// see, or it lost it otherwise.
-func (f *follower) lostHow(ctx context.Context) error {
-	if word, err := f.d.epoch(ctx, true); err == nil && word != f.epoch && f.began {
-		return backend.ErrCrashed
-	}
-	return backend.ErrLost
+	return nil, fmt.Errorf("%w: %w", how, errUnknown)
 }
 
 // repost hands the prompt over once more after the connection broke and the server turned out not to have it: it
@@ -477,7 +482,7 @@ func (f *follower) unreachable(ctx context.Context, err error) error {
 	case frozen && silent > f.d.options.FrozenAfter:
 		return fmt.Errorf("%w: %w", backend.ErrFrozen, err)
 	case !frozen && silent > f.d.options.LostAfter:
-		return fmt.Errorf("%w: %w", backend.ErrLost, err)
+		return fmt.Errorf("%w: %w", f.death(ctx, refused(err)), err)
 	}
 	f.pause = min(max(2*f.pause, redialFirst), redialMost)
 	f.timer.Reset(f.pause)

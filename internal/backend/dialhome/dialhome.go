@@ -79,6 +79,7 @@ func New(name string, lines Lines, o Options) (*Driver, error) {
 	}
 	d := &Driver{name: name, lines: lines, o: o}
 	o.Comfy.Dial, o.Comfy.DialLarge = d.dial(tunnel.ComfyUI), d.dial(tunnel.Large)
+	o.Comfy.Death = d.death
 	var err error
 	if d.Driver, err = comfyui.New("http://comfyui.agent", o.Comfy); err != nil {
 		return nil, err
@@ -197,11 +198,15 @@ type status struct {
 	ComfyUI struct {
 		State  string    `json:"state"`
 		Since  time.Time `json:"since"`
+		Owned  bool      `json:"owned"`
 		Reason *struct {
+			Code   string `json:"code"`
 			Text   string `json:"text"`
 			Remedy string `json:"remedy"`
 		} `json:"last_cause"`
+		At time.Time `json:"cause_at"`
 	} `json:"comfyui"`
+	Clock time.Time `json:"clock"`
 }
 
 // maxStatus bounds the report.
@@ -209,23 +214,46 @@ const maxStatus = 1 << 20
 
 // state asks the agent what is the matter with its ComfyUI; nil: nothing, or it can't say.
 func (d *Driver) state(ctx context.Context) error {
+	s, ok := d.report(ctx)
+	if !ok {
+		return nil // the ComfyUI's own trouble is told
+	}
+	return s.trouble(d.name)
+}
+
+// death asks an agent that started its ComfyUI why that ended since a time.
+func (d *Driver) death(ctx context.Context, since time.Time) error {
+	asked := time.Now()
+	s, ok := d.report(ctx)
+	if !ok || !s.ComfyUI.Owned || s.Clock.IsZero() {
+		return nil
+	}
+	e := backend.Ended{At: s.ComfyUI.At.Add(asked.Sub(s.Clock))}
+	if r := s.ComfyUI.Reason; r != nil {
+		e.Code, e.Text, e.Remedy = r.Code, short(r.Text), short(r.Remedy)
+	}
+	return e.Since(since)
+}
+
+// report is what the agent says of itself, if it does.
+func (d *Driver) report(ctx context.Context) (s status, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/status", nil)
 	if err != nil {
-		return nil
+		return status{}, false
 	}
 	resp, err := d.ask.Do(req)
 	if err != nil {
-		return nil // the ComfyUI's own trouble is told
+		return status{}, false
 	}
 	defer resp.Body.Close() //nolint:errcheck // it was read
-	var s status
-	if resp.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(resp.Body, maxStatus)).Decode(&s) != nil {
-		return nil
-	}
-	return s.trouble(d.name)
+	ok = resp.StatusCode == http.StatusOK && json.NewDecoder(io.LimitReader(resp.Body, maxStatus)).Decode(&s) == nil
+	return s, ok
 }
+
+// short bounds a sentence of an agent's.
+func short(text string) string { return text[:min(len(text), 500)] }
 
 // trouble is the state in a sentence; nil: it is well.
 func (s status) trouble(name string) error {
@@ -239,9 +267,8 @@ func (s status) trouble(name string) error {
 	e := fault.New(fault.Unavailable, "The ComfyUI of %s %s (since %s).", name, word, s.ComfyUI.Since.Format(time.DateTime)).
 		WithCode("comfyui_" + s.ComfyUI.State)
 	if r := s.ComfyUI.Reason; r != nil && r.Text != "" && s.ComfyUI.State != "restarting" {
-		cut := func(text string) string { return text[:min(len(text), 500)] }
-		e.Public += " " + cut(r.Text)
-		e.Remedy = cut(r.Remedy)
+		e.Public += " " + short(r.Text)
+		e.Remedy = short(r.Remedy)
 	}
 	return e
 }

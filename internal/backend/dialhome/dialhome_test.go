@@ -205,7 +205,83 @@ func TestSuiteOnTheSimulator(t *testing.T) {
 	defer server.Close()
 	b := newBench(t, server.Handler())
 	b.agent()
-	backendtest.Run(t, backendtest.Graphs(t, backendtest.Harness{Open: func(*testing.T) backend.Driver { return b.driver(dialhome.Options{}) }}))
+	backendtest.Run(t, backendtest.Graphs(t, backendtest.Harness{
+		Open: func(*testing.T) backend.Driver { return b.driver(dialhome.Options{}) },
+		Restart: func(t *testing.T) {
+			server.Crash()
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for range tick.C { // until it is back
+				resp, err := http.Get("http://" + b.comfy + "/system_stats")
+				if err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK || t.Context().Err() != nil {
+					return
+				}
+			}
+		},
+	}))
+}
+
+// TestAgentKnowsWhyItsComfyUIEnded: what an agent that started its ComfyUI tells of its end goes before what it looks like.
+func TestAgentKnowsWhyItsComfyUIEnded(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		code  string
+		early bool // it was in trouble before the run
+		owned bool
+		want  error
+	}{
+		"it died":               {"signal", false, true, backend.ErrCrashed},
+		"somebody killed it":    {"killed", false, true, backend.ErrLost},
+		"it stood still":        {"frozen", false, true, backend.ErrFrozen},
+		"a restart was asked":   {"signal", true, true, backend.ErrLost},
+		"nothing ever happened": {"", false, true, backend.ErrLost},
+		"it did not start it":   {"killed", false, false, backend.ErrCrashed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := backendtest.NewFake()
+			defer fake.Close()
+			b := newBench(t, fake.Handler())
+			const ahead = time.Hour // of the agent's clock
+			at := time.Now().Add(ahead)
+			b.control = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path != "/status" {
+					http.NotFound(w, r)
+					return
+				}
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				cause := ""
+				if c.code != "" {
+					cause = fmt.Sprintf(`"last_cause":{"code":%q,"text":"It said so."},"cause_at":%q,`, c.code, at.Format(time.RFC3339Nano))
+				}
+				fmt.Fprintf(w, `{"comfyui":{"state":"ready",%s"owned":%t},"clock":%q}`, cause, c.owned, time.Now().Add(ahead).Format(time.RFC3339Nano))
+			})
+			b.agent()
+			d := b.driver(dialhome.Options{})
+			defer d.Close()
+			a := backendtest.Begin(t.Context(), t, d, backendtest.NewTask(d, json.RawMessage(`{"1":{"class_type":"Tick","inputs":{}}}`)))
+			a.Await(t, "progress")
+			if !c.early {
+				b.mu.Lock()
+				at = time.Now().Add(ahead)
+				b.mu.Unlock()
+			}
+			fake.Restart()
+			a.Wait(t)
+			for _, class := range []error{backend.ErrCrashed, backend.ErrFrozen} {
+				if errors.Is(a.Err, class) != (class == c.want) {
+					t.Errorf("%v, want %v", a.Err, c.want)
+				}
+			}
+			if said := strings.Contains(fmt.Sprint(a.Err), "It said so."); said != (c.owned && !c.early && c.code != "") {
+				t.Errorf("what the agent said is in it: %t, %v", said, a.Err)
+			}
+			if err := a.Run.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
 
 // TestLargeFilesHaveTheirOwnConnection: outputs and inputs of 16 MB and more go beside the line, others through it.
