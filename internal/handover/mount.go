@@ -23,7 +23,7 @@ func (m Mount) Network() bool {
 	case "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "beegfs", "gpfs", "ocfs2", "gfs2", "afs", "virtiofs":
 		return true
 	}
-	return strings.HasPrefix(m.Type, "fuse.")
+	return m.Type == "fuse" || strings.HasPrefix(m.Type, "fuse.")
 }
 
 // slowCache is from how many seconds on a cache of attributes is named: what another machine wrote shows up late.

@@ -28,5 +28,5 @@ func syncFolder(root *os.Root, dir string) error {
 func isReadOnly(err error) bool { return errors.Is(err, unix.EROFS) }
 
 // isStale reports whether a handle means nothing to the file server any more: what it led to was deleted or replaced by
-// another machine, or the export changed.
-func isStale(err error) bool { return errors.Is(err, unix.ESTALE) }
+// another machine, the export changed, or the program that serves a FUSE mount is gone.
+func isStale(err error) bool { return errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOTCONN) }

@@ -101,7 +101,8 @@ func (r *run) notShared(ctx context.Context, cause error) error {
 	var why error
 	switch {
 	case asked == 0:
-		why = fault.Wrap(fault.Unavailable, cause, "An output is not in the shared folder, and no replica answers.")
+		why = fault.Wrap(fault.Unavailable, cause, "An output is not in the shared folder %s, and no replica answers.", r.d.shelf.outputs).
+			WithRemedy("Look at the provider whether replicas are up; where all of them have ended, see that %s is the disk that they wrote to.", r.d.shelf.outputs)
 	case sees == 0:
 		why = fault.Wrap(fault.Unavailable, cause, "The shared folder is not the one that the replicas write to: none of %d looks found there what was written here.", asked).
 			WithRemedy("Mount the disk of %s at the replicas too, and start ComfyUI with --output-directory on it.", r.d.shelf.outputs)
