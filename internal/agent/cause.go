@@ -32,6 +32,7 @@ const (
 	CodeOldDriver     = "gpu_driver"      // the GPU's driver is too old for this torch
 	CodeGPUUnknown    = "gpu_unsupported" // this torch can't run on this GPU
 	CodeGPUFault      = "gpu_fault"       // the GPU reported an error of its own
+	CodeGPUBroken     = "gpu_broken"      // it did in a run, and nothing would run any more: it was started anew
 	CodeFlag          = "bad_flag"        // ComfyUI does not take its command line
 	CodeModelPaths    = "model_paths"     // extra_model_paths.yaml can't be read
 	CodeDiskFull      = "disk_full"

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ahelme/comfyume/internal/agent/flags"
 	"github.com/ahelme/comfyume/internal/agent/proc"
+	"github.com/ahelme/comfyume/internal/backend"
 )
 
 // life is one ComfyUI from its start to its end. asked: it was ended because a restart was asked for.
@@ -35,10 +36,14 @@ func (s *Supervisor) life(ctx context.Context) (cause Cause, asked bool) {
 	}
 	s.set(func(st *Status) { st.ComfyUI.PID, st.ComfyUI.Python = p.PID(), python.Path })
 	s.pulse.beat()
-	end := s.watch(ctx, p)
+	end := s.watch(ctx, p, from)
 	switch end.why {
 	case endStuck:
 		p.Stop(0)
+		<-p.Done()
+	case endBroken:
+		s.blame(Restarting, end.cause)
+		p.Stop(s.o.StopGrace)
 		<-p.Done()
 	case endAsked, endContext:
 		if end.why == endAsked {
@@ -55,8 +60,8 @@ func (s *Supervisor) life(ctx context.Context) (cause Cause, asked bool) {
 	case endItself:
 		cause = causeOf(exit, s.o.Output.After(from), python.Path)
 		s.blame(Crashed, cause)
-	case endStuck:
-		cause = end.cause // it stays frozen until it is started again
+	case endStuck, endBroken:
+		cause = end.cause // it stays frozen, or restarting, until it is started again
 	}
 	return cause, end.why == endAsked
 }
@@ -112,17 +117,18 @@ type endWhy uint8
 const (
 	endItself  endWhy = iota // the program ended
 	endStuck                 // it is there and has to be killed
+	endBroken                // its GPU failed
 	endAsked                 // a restart was asked for
 	endContext               // the agent ends
 )
 
 type end struct {
 	why   endWhy
-	cause Cause // of endStuck
+	cause Cause // of endStuck and endBroken
 }
 
-// watch looks after a started program until it ends or has to.
-func (s *Supervisor) watch(ctx context.Context, p proc.Process) end {
+// watch looks after a started program until it ends or has to. What it printed comes after line from.
+func (s *Supervisor) watch(ctx context.Context, p proc.Process, from uint64) end {
 	looking, stop := context.WithCancel(ctx)
 	var asking sync.WaitGroup
 	defer func() {
@@ -130,7 +136,7 @@ func (s *Supervisor) watch(ctx context.Context, p proc.Process) end {
 		asking.Wait()
 	}()
 	w := watcher{
-		pulse: &s.pulse, output: s.o.Output, process: p, o: &s.o, started: time.Now(), answers: make(chan answer, 1), learnt: &s.learnt,
+		pulse: &s.pulse, output: s.o.Output, process: p, o: &s.o, started: time.Now(), answers: make(chan answer, 1), learnt: &s.learnt, scanned: from,
 	}
 	w.ask = func(facts bool) { asking.Go(func() { s.ask(looking, w.answers, facts) }) }
 	tick := time.NewTicker(s.o.tick)
@@ -165,7 +171,12 @@ func (s *Supervisor) watch(ctx context.Context, p proc.Process) end {
 			case !w.mayRecover():
 				return end{endStuck, verdict}
 			}
-			s.countOOM(&w)
+			if what := s.scan(&w); what != "" {
+				return end{endBroken, Cause{
+					Code: CodeGPUBroken, Text: fmt.Sprintf("The GPU failed in a run (%s), after which none works until ComfyUI is started anew.", what),
+					Remedy: "If it comes again: look at the graph that ran, dmesg and nvidia-smi.",
+				}}
+			}
 		}
 	}
 }
@@ -181,14 +192,28 @@ func (s *Supervisor) took(w *watcher, a answer) {
 	s.set(func(st *Status) { a.note(st) })
 }
 
-// countOOM counts runs that ended out of GPU memory, from what ComfyUI prints then.
-func (s *Supervisor) countOOM(w *watcher) {
+// scan reads what ComfyUI printed. It counts runs that ended out of GPU memory, and returns what is wrong once the GPU
+// has failed: at the next look, when ComfyUI has told that its run is over.
+func (s *Supervisor) scan(w *watcher) (broken string) {
+	broken = w.broken
 	lines := s.o.Output.After(w.scanned)
 	if len(lines) == 0 {
-		return
+		return broken
 	}
 	w.scanned = lines[len(lines)-1].N
+	for _, l := range lines {
+		if what, ok := backend.BrokenGPU(l.Text); ok && raised(l.Text) {
+			w.broken = what
+		}
+	}
 	if n := len(slices.DeleteFunc(lines, func(l Line) bool { return !strings.HasPrefix(l.Text, "Got an OOM") })); n > 0 {
 		s.set(func(st *Status) { st.ComfyUI.OOM += n })
 	}
+	return broken
+}
+
+// raised reports whether a line is ComfyUI's word of an exception, or the end of its traceback.
+func raised(line string) bool {
+	return strings.HasPrefix(line, "!!! Exception during processing !!! ") ||
+		strings.HasPrefix(line, "RuntimeError: ") || strings.HasPrefix(line, "torch.AcceleratorError: ")
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ahelme/comfyume/internal/agent/flags"
 	"github.com/ahelme/comfyume/internal/agent/proc"
+	"github.com/ahelme/comfyume/internal/backend"
 	"github.com/ahelme/comfyume/internal/fault"
 )
 
@@ -524,6 +525,49 @@ func TestOutOfMemoryIsCounted(t *testing.T) {
 			t.Errorf("counted %d", n)
 		}
 	})
+}
+
+// TestBrokenGPUIsStartedAnew: ComfyUI goes on after an error of the GPU, and fails at every later run.
+func TestBrokenGPUIsStartedAnew(t *testing.T) {
+	t.Parallel()
+	for text, again := range map[string]bool{
+		"!!! Exception during processing !!! CUDA error: device-side assert triggered\n":        true,
+		"Traceback\nRuntimeError: CUDA error: an illegal memory access was encountered\n":       true,
+		"torch.AcceleratorError: CUDA error: unspecified launch failure\n":                      true,
+		"!!! Exception during processing !!! CUDA error: out of memory\n":                       false,
+		"my text: RuntimeError: CUDA error: an illegal memory access was encountered\n":         false,
+		"!!! Exception during processing !!! the word device-side assert triggered is a word\n": false,
+	} {
+		t.Run(text, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				m := &machine{}
+				s, stop := keep(m, Own{})
+				defer stop()
+				await(t, s, Ready, 5*time.Second)
+				first := m.running()
+				io.WriteString(first.out, text)
+				time.Sleep(900 * time.Millisecond) // whoever waits for the run gets its answer
+				if m.running() != first || s.Status().ComfyUI.State != Ready {
+					t.Error("it was ended at once")
+				}
+				time.Sleep(10 * time.Second)
+				st := s.Status().ComfyUI
+				if st.State != Ready || (m.running() != first) != again {
+					t.Errorf("%s, started anew %t", st.State, m.running() != first)
+				}
+				if !again {
+					return
+				}
+				if first.grace == 0 || st.LastCause == nil || st.LastCause.Code != CodeGPUBroken || st.Restarts != 1 {
+					t.Errorf("grace %v, %+v", first.grace, st)
+				}
+				if err := st.Death(time.Now().Add(-time.Hour)); !errors.Is(err, backend.ErrLost) || errors.Is(err, backend.ErrCrashed) {
+					t.Errorf("a run that was lost with it: %v", err)
+				}
+			})
+		})
+	}
 }
 
 // TestSettingsAreLookedAtAgain: what became wrong meanwhile is named, not tried.

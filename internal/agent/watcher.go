@@ -80,6 +80,7 @@ type watcher struct {
 	before  time.Time // its last answer before it was called frozen
 	ticked  time.Time
 	scanned uint64 // output that was looked at
+	broken  string // how the GPU failed; empty: it did not
 
 	seen  [5]sample // work of the last ticks, newest last
 	knows bool      // the system tells of work

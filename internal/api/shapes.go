@@ -120,7 +120,7 @@ type Attempt struct {
 	Began   *time.Time `json:"began,omitempty" doc:"when the back end was chosen for it"`
 	Ended   *time.Time `json:"ended,omitempty" doc:"missing: it goes on"`
 	Posted  bool       `json:"posted" doc:"the back end was given the prompt"`
-	Cause   job.Cause  `json:"cause,omitempty" doc:"why it is over: done, graph, stopped, unreachable, lost, crashed, frozen, memory, too_long, foreign, misfit, full, internal or abandoned"`
+	Cause   job.Cause  `json:"cause,omitempty" doc:"why it is over: done, graph, stopped, unreachable, lost, crashed, frozen, memory, broken, too_long, foreign, misfit, full, internal or abandoned"`
 	Reason  string     `json:"reason,omitempty"`
 }
 

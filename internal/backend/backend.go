@@ -161,6 +161,7 @@ var (
 	ErrFrozen      = errors.New("back end stopped answering in mid-run")      // new attempt elsewhere
 	ErrForeign     = errors.New("back end is busy with somebody else's runs")
 	ErrMemory      = errors.New("back end ran out of GPU memory") // a back end with more of it may do
+	ErrBroken      = errors.New("the GPU of the back end failed") // it has to be started anew: a new attempt elsewhere
 )
 
 // Refused is the back end's 400 to a prompt: the graph's own fault, in the back end's ids.

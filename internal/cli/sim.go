@@ -53,7 +53,7 @@ type simComfyUI struct {
 	CrashRate    float64       `help:"Chance that the server dies in a run." placeholder:"CHANCE" group:"Trouble"`
 	FreezeRate   float64       `help:"Chance that the server stops answering in a run." placeholder:"CHANCE" group:"Trouble"`
 	FailNodes    []string      `help:"Classes that always fail." placeholder:"CLASS" group:"Trouble"`
-	NoTriggers   bool          `help:"Don't make trouble when a graph asks for it (sim:fail, sim:oom, sim:crash, sim:crash-mute, sim:crash-post, sim:freeze, sim:slow=DURATION)." group:"Trouble"`
+	NoTriggers   bool          `help:"Don't make trouble when a graph asks for it (sim:fail, sim:oom, sim:gpu, sim:crash, sim:crash-mute, sim:crash-post, sim:freeze, sim:slow=DURATION)." group:"Trouble"`
 	RestartAfter time.Duration `help:"How long the server is gone after a crash." default:"2s" group:"Trouble"`
 	FreezeFor    time.Duration `help:"How long a freeze lasts; 0: for ever." default:"0s" group:"Trouble"`
 	CrashExits   bool          `help:"A crash ends the program." group:"Trouble"`

@@ -77,6 +77,7 @@ type attempt struct {
 	tr      Translation
 	posted  bool
 	starved bool // it ran out of memory, and there is no more anywhere
+	broke   bool // its GPU failed, as others did under the job: that is its answer
 	whole   bool // its outcome is that of a run, with all that the run gave
 	frames  frames
 	names   names
@@ -182,6 +183,10 @@ func (a *attempt) try() (job.Outcome, error) {
 		return job.Outcome{}, errTooLong
 	case diskFull(result):
 		return job.Outcome{}, fmt.Errorf("%w: %w", backend.ErrLost, fault.New(fault.Unavailable, "Its disk is full."))
+	case brokenGPU(result):
+		if err := a.gpuFailed(); err != nil {
+			return job.Outcome{}, err
+		}
 	case outOfMemory(result):
 		a.hunger.ranOut(a.job, a.on.Memory)
 		if a.bigger() {
@@ -335,8 +340,11 @@ func (a *attempt) settle(out job.Outcome, err error) {
 	switch {
 	case cause == nil:
 		how := causeOfEnd(out.State)
-		if a.starved {
+		switch {
+		case a.starved:
 			how = job.CauseMemory
+		case a.broke:
+			how = job.CauseBroken
 		}
 		a.finish(out, how)
 	case errors.Is(cause, errTooLong):
@@ -398,7 +406,7 @@ func (a *attempt) finish(out job.Outcome, how job.Cause) {
 		a.deps.Ran(a.job, a.backEnd, time.Duration(out.ExecSeconds*float64(time.Second)), out.State == job.Completed)
 	}
 	a.close()
-	if ofRun := a.frames.ended.Load(); ofRun && held { // the loop has gone on at its end frame already
+	if ofRun := a.frames.ended.Load(); ofRun && held && !a.broke { // the loop has gone on at its end frame already
 		a.deps.Fleet.Report(a.backEnd, nil)
 	}
 	if held && out.State == job.Completed {

@@ -19,6 +19,7 @@ type past struct {
 	failed int      // attempts that came to nothing, posted or not
 	avoid  []string // back ends on which that happened
 	killed []victim // back ends that died while they worked at it
+	broke  int      // GPUs that failed while they worked at it
 	needs  []string // node classes it was found to need
 	memory int64    // bytes that were found to be too few, and one more
 }
@@ -35,13 +36,16 @@ func (p *past) take(backEnd string, lost bool, cause job.Cause, at time.Time) {
 	if cause == job.CauseCrashed {
 		p.killed = append(slices.Clip(p.killed), victim{backEnd, at})
 	}
+	if cause == job.CauseBroken {
+		p.broke++
+	}
 }
 
 // recall makes a past of what was kept of attempts before our start.
 func recallPast(tries []job.Try) (p past) {
 	for _, t := range tries {
 		switch t.Cause {
-		case job.CauseLost, job.CauseCrashed, job.CauseFrozen, job.CauseUnreachable, job.CauseInternal, job.CauseForeign:
+		case job.CauseLost, job.CauseCrashed, job.CauseBroken, job.CauseFrozen, job.CauseUnreachable, job.CauseInternal, job.CauseForeign:
 			posted := t.Posted || t.Cause == job.CauseCrashed
 			p.take(t.BackEnd, posted && t.Cause != job.CauseForeign, t.Cause, t.Ended)
 		}
@@ -61,6 +65,8 @@ func causeOf(err error) job.Cause {
 		{errMisfit, job.CauseMisfit},
 		{errTooLong, job.CauseTooLong},
 		{backend.ErrMemory, job.CauseMemory},
+		{errBrokenBefore, job.CauseLost},
+		{backend.ErrBroken, job.CauseBroken},
 		{backend.ErrCrashed, job.CauseCrashed},
 		{backend.ErrFrozen, job.CauseFrozen},
 		{backend.ErrLost, job.CauseLost},

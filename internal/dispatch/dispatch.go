@@ -213,6 +213,7 @@ type Dispatcher struct {
 	offers  offers
 	hunger  appetites
 	deaths  deaths
+	broken  brokenGPUs
 	wg      sync.WaitGroup // attempts and what they leave to others
 	newID   func() string
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -361,5 +362,68 @@ func TestFullDiskIsNotTheGraphs(t *testing.T) {
 			s.Errorf("ended as %q: %s", out.State, out.Error)
 		}
 		s.wantCauses(id, "a lost", "b done")
+	})
+}
+
+// fragile is a back end whose GPU fails at some jobs, and at all from then on, until it is started anew.
+type fragile struct {
+	*stub
+	epoch  atomic.Int64
+	broken atomic.Bool
+	fatal  func(job.ID) bool
+}
+
+func fragileStub(name string, fatal func(job.ID) bool) *fragile {
+	f := &fragile{stub: gpuStub(name), fatal: fatal}
+	f.started = func() string { return fmt.Sprint("start ", f.epoch.Load()) }
+	f.ends = func(t backend.Task) (backend.Result, error) {
+		if f.broken.Load() || f.fatal(t.Job) {
+			f.broken.Store(true)
+			return starved("torch.AcceleratorError", "CUDA error: device-side assert triggered")(t)
+		}
+		return wellDone, nil
+	}
+	return f
+}
+
+func (f *fragile) restart() {
+	f.epoch.Add(1)
+	f.broken.Store(false)
+}
+
+// TestBrokenGPU: a GPU that failed fails at all later runs until its ComfyUI is started anew. They are tried elsewhere,
+// and so is the one under which it failed; that it failed under that one twice is its answer.
+func TestBrokenGPU(t *testing.T) {
+	fatal := func(id job.ID) bool { return id == "job-001" }
+	a, b := fragileStub("a", fatal), fragileStub("b", fatal)
+	onFarm(t, dispatch.Deps{}, []*stub{a.stub, b.stub}, func(s *farm) {
+		bad, neighbour := s.add(), s.add()
+		for range 4 { // more for both, behind one that fails and before anybody noticed
+			s.add()
+		}
+		for range 20 {
+			time.Sleep(10 * time.Second)
+			a.restart()
+			b.restart()
+		}
+		out := s.ended(bad)
+		if out.State != job.Failed || !strings.Contains(string(out.Messages), "device-side assert") {
+			s.Errorf("the one that breaks GPUs ended as %q: %s", out.State, out.Messages)
+		}
+		s.wantCauses(bad, "a broken", "b broken")
+		for id := range s.n {
+			other := job.ID(fmt.Sprintf("job-%03d", id+1))
+			if out := s.ended(other); other != bad && out.State != job.Completed {
+				s.Errorf("%s ended as %q: %s", other, out.State, out.Error)
+			}
+		}
+		if out := s.ended(neighbour); out.State != job.Completed {
+			s.Errorf("its neighbour ended as %q", out.State)
+		}
+		for _, name := range []string{"a", "b"} {
+			if n, _, _ := s.told(name); n == 0 {
+				s.Errorf("nobody was told of %s", name)
+			}
+		}
 	})
 }

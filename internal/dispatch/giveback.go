@@ -19,7 +19,7 @@ func (a *attempt) personal(err error) bool {
 func ofBackEnd(err error) bool {
 	for _, class := range []error{
 		backend.ErrUnreachable, backend.ErrNotComfyUI, backend.ErrTooOld, backend.ErrUnknownRun, backend.ErrLost,
-		backend.ErrFrozen, backend.ErrForeign,
+		backend.ErrFrozen, backend.ErrForeign, backend.ErrBroken,
 	} {
 		if errors.Is(err, class) {
 			return true
@@ -40,6 +40,7 @@ func (a *attempt) giveBack(cause error) {
 		} else {
 			lost = true // ours: the next try may do better, but not for ever
 		}
+		lost = lost && !errors.Is(cause, errBrokenBefore) // it met what another run left
 		a.note().Warn("the attempt failed", "posted", a.posted, "cause", string(how), "err", cause)
 	}
 	if victims, times, ok := a.kills(how); ok {

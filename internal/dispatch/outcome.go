@@ -115,6 +115,10 @@ func (a *attempt) verdict(cause error) string {
 		return "Another GPU is free for it."
 	case errors.Is(cause, backend.ErrForeign):
 		return fmt.Sprintf("%s is busy with other work.", a.backEnd)
+	case errors.Is(cause, errBrokenBefore):
+		return fmt.Sprintf("The GPU of %s had failed under an earlier run.", a.backEnd)
+	case errors.Is(cause, backend.ErrBroken):
+		return fmt.Sprintf("The GPU of %s failed.", a.backEnd)
 	case errors.Is(cause, backend.ErrMemory):
 		return fmt.Sprintf("%s ran out of GPU memory.", a.backEnd)
 	case errors.Is(cause, backend.ErrCrashed):

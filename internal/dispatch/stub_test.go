@@ -26,7 +26,8 @@ type stub struct {
 	wakes time.Duration // before a run is taken
 	lasts time.Duration // a run
 	// ends decides how a run ends; nil: well.
-	ends func(t backend.Task) (backend.Result, error)
+	ends    func(t backend.Task) (backend.Result, error)
+	started func() string // its epoch; nil: always the same
 
 	mu       sync.Mutex
 	now, max int // runs at the same time
@@ -93,7 +94,14 @@ func (r *stubRun) Start(ctx context.Context, posted func(), _ func(backend.Updat
 func (r *stubRun) Fetch(context.Context, backend.FileRef) (io.ReadCloser, error) {
 	return nil, backend.ErrLost
 }
-func (r *stubRun) Epoch() string                   { return "e" }
+
+func (r *stubRun) Epoch() string {
+	if r.started == nil {
+		return "e"
+	}
+	return r.started()
+}
+
 func (r *stubRun) Interrupt(context.Context) error { r.once.Do(func() { close(r.stop) }); return nil }
 func (r *stubRun) Close() error                    { return nil }
 

@@ -176,6 +176,7 @@ type member struct {
 	text        string    // for people, while it is drained
 	end         time.Time // of that; zero: there is none
 	tried       bool      // it is, or was, on trial after a quarantine
+	broken      string    // its epoch when its GPU failed; empty: it did not
 }
 
 // New returns a fleet of members in the order of the configuration. Run probes them.
@@ -348,7 +349,7 @@ func (f *Fleet) Report(name string, err error) {
 	}
 	m.mu.Lock()
 	if err == nil {
-		m.losses, m.quarantines = 0, 0
+		m.losses, m.quarantines, m.broken = 0, 0, ""
 		m.now.Runs++
 		well := m.tried
 		m.tried = false
@@ -365,6 +366,8 @@ func (f *Fleet) Report(name string, err error) {
 	switch {
 	case errors.Is(err, backend.ErrForeign):
 		changed = m.become(Busy, fmt.Sprintf("%s is busy with other work.", name), err)
+	case errors.Is(err, backend.ErrBroken):
+		changed = m.broke(f.options, err)
 	case errors.Is(err, backend.ErrLost), errors.Is(err, backend.ErrFrozen):
 		changed = m.lost(f.options, err)
 	default:

@@ -314,6 +314,46 @@ func TestLosingEveryRunLeadsToQuarantine(t *testing.T) {
 	})
 }
 
+// TestBrokenGPUWaitsForARestart: it is taken out at once, and is back as soon as it was started anew; or after a while for
+// one job, should that have been said in error. One that runs several jobs has more than one GPU.
+func TestBrokenGPUWaitsForARestart(t *testing.T) {
+	inBubble(t, func(b *table) {
+		gpu := &driver{snap: backend.Snapshot{Version: "0.3.64", Epoch: "e1"}}
+		if err := b.fleet.Add(fleet.Member{Name: "one", Driver: gpu}); err != nil {
+			b.Fatal(err)
+		}
+		want := func(state fleet.State) fleet.BackEnd {
+			b.Helper()
+			synctest.Wait()
+			got := b.fleet.BackEnds()[1]
+			if got.State != state {
+				b.Errorf("state %q (%s), want %q", got.State, got.Reason, state)
+			}
+			return got
+		}
+		want(fleet.Ready)
+		b.fleet.Report("one", backend.ErrBroken)
+		if got := want(fleet.Quarantined); !strings.Contains(got.Reason, "started anew") || got.Losses[job.CauseBroken] != 1 {
+			t.Errorf("%q, %v", got.Reason, got.Losses)
+		}
+		time.Sleep(20 * time.Second)
+		want(fleet.Quarantined)
+		gpu.set(func() { gpu.snap.Epoch = "e2" })
+		time.Sleep(20 * time.Second)
+		want(fleet.Ready)
+		b.fleet.Report("one", backend.ErrBroken)
+		b.fleet.Report("one", backend.ErrBroken) // of those that stood behind
+		want(fleet.Quarantined)
+		time.Sleep(150 * time.Second)
+		want(fleet.Trial)
+		b.fleet.Report("one", nil)
+		want(fleet.Ready)
+		b.fleet.Report("gpu1", backend.ErrBroken)
+		time.Sleep(20 * time.Second)
+		b.want(fleet.Ready)
+	})
+}
+
 func TestMaintenanceHasATextAndAnEnd(t *testing.T) {
 	inBubble(t, func(b *table) {
 		end := time.Now().Add(5 * time.Minute)

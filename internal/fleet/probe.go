@@ -52,6 +52,23 @@ func (m *member) lost(o Options, cause error) bool {
 	return m.become(Quarantined, fmt.Sprintf("%s lost %d runs in a row and is left alone for %v.", m.Name, lost, length), cause)
 }
 
+// broke takes a back end out whose GPU failed, until it was started anew, or after a while for one job, in case that was
+// said in error. One that runs several at the same time has more than one program: its losses are counted. The lock is held.
+func (m *member) broke(o Options, cause error) bool {
+	if m.Parallel > 1 {
+		return m.lost(o, cause)
+	}
+	if m.broken == m.now.Epoch && time.Now().Before(m.until) {
+		return false
+	}
+	length := o.QuarantineFor << min(m.quarantines, 4)
+	m.quarantines++
+	m.broken, m.losses = m.now.Epoch, 0
+	m.until, m.tried = time.Now().Add(length), true
+	m.now.Until = m.until
+	return m.become(Quarantined, fmt.Sprintf("The GPU of %s failed: nothing runs there until its ComfyUI is started anew.", m.Name), cause)
+}
+
 // count counts an attempt that came to nothing. The lock is held.
 func (m *member) count(err error) {
 	cause := job.CauseUnreachable
@@ -64,6 +81,7 @@ func (m *member) count(err error) {
 		{backend.ErrLost, job.CauseLost},
 		{backend.ErrUnknownRun, job.CauseLost},
 		{backend.ErrForeign, job.CauseForeign},
+		{backend.ErrBroken, job.CauseBroken},
 	} {
 		if errors.Is(err, c.err) {
 			cause = c.cause
@@ -225,6 +243,9 @@ func (m *member) answered(snap backend.Snapshot, follows bool) bool {
 	}
 	m.now.QueueOther, m.now.Seen, m.now.Cold = snap.QueueOther, snap.Taken, snap.Cold
 	other := cold != m.now.Cold || memory != m.now.Memory()
+	if m.broken != "" && m.now.Epoch != m.broken { // it was started anew
+		m.broken, m.until, m.tried = "", time.Time{}, false
+	}
 	switch {
 	case m.out():
 		return m.drain()

@@ -26,6 +26,7 @@ const (
 	CauseCrashed     Cause = "crashed"     // the back end died while it worked at the run
 	CauseFrozen      Cause = "frozen"      // the back end stopped answering in mid-run
 	CauseMemory      Cause = "memory"      // the back end ran out of GPU memory
+	CauseBroken      Cause = "broken"      // the back end's GPU failed: nothing runs there until it is started anew
 	CauseTooLong     Cause = "too_long"    // it took longer than the back end's max_run
 	CauseForeign     Cause = "foreign"     // the back end was busy with other work
 	CauseMisfit      Cause = "misfit"      // the back end lacks what the graph needs

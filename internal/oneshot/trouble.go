@@ -42,6 +42,7 @@ var classes = []struct {
 	{"frozen", backend.ErrFrozen},
 	{"foreign", backend.ErrForeign},
 	{"memory", backend.ErrMemory},
+	{"broken", backend.ErrBroken},
 }
 
 // ErrInputs means that an input was not sent along and that the container does not have it. Nothing was run.

@@ -21,7 +21,8 @@ type life struct {
 	machine *machine
 	runs    *executor.Executor
 
-	stop atomic.Bool // the running prompt is to be interrupted
+	stop   atomic.Bool // the running prompt is to be interrupted
+	broken atomic.Bool // the GPU failed: nothing runs any more
 }
 
 // begin gives the server a new life with an empty queue.

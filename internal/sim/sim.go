@@ -56,8 +56,8 @@ type Options struct {
 
 	// Chances from 0 to 1 that a run ends in that trouble.
 	FailRate, OOMRate, CrashRate, FreezeRate float64
-	// NoTriggers switches off trouble on demand: the words sim:fail, sim:oom, sim:crash, sim:freeze and
-	// sim:slow=DURATION in any text of a graph; sim:crash-mute dies of it before it has told that the run began, and
+	// NoTriggers switches off trouble on demand: the words sim:fail, sim:oom, sim:gpu, sim:crash, sim:freeze and
+	// sim:slow=DURATION in any text of a graph. After sim:gpu all runs fail until a restart; sim:crash-mute dies of it before it has told that the run began, and
 	// sim:crash-post before it has answered that it took it.
 	NoTriggers   bool
 	FailNodes    []string        // classes that always raise

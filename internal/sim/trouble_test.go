@@ -3,6 +3,7 @@ package sim_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -42,6 +43,25 @@ func TestTroubleOnDemand(t *testing.T) {
 	last := messages[len(messages)-1].([]any)[1].(map[string]any)
 	if last["node_type"] != "KSampler" || !strings.Contains(last["exception_message"].(string), "ran out of memory") {
 		t.Errorf("out of memory is %v", last)
+	}
+}
+
+// TestBrokenGPU has the GPU fail: the server goes on, and every run fails until it is started anew.
+func TestBrokenGPU(t *testing.T) {
+	t.Parallel()
+	s, base := start(t, sim.Options{})
+	c := dial(t, base, "prepare")
+	c.next(t)
+	for _, text := range []string{"sim:gpu", "an innocent one"} {
+		_, entry := run(t, base, c, textGraph(text))
+		messages := fmt.Sprint(entry["status"])
+		if status(entry) != "error" || !strings.Contains(messages, "CUDA error: device-side assert triggered") {
+			t.Errorf("%q ends in %s", text, messages)
+		}
+	}
+	s.Crash()
+	if _, entry := run(t, base, dialUntil(t, base), textGraph("after")); status(entry) != "success" {
+		t.Errorf("after a new start: %v", entry)
 	}
 }
 

@@ -87,7 +87,7 @@ const (
 
 // trouble is what is to happen in a run.
 type trouble struct {
-	kind string // fail, oom, crash, crashMute, crashPost, freeze; empty: nothing
+	kind string // fail, oom, gpu, crash, crashMute, crashPost, freeze; empty: nothing
 	node string // where; empty: at the first sampler, or the first node when there is none
 	slow time.Duration
 	late bool // wait for the sampler
@@ -118,7 +118,7 @@ func (s *ComfyUI) asked(it *item) (t trouble) {
 			}
 			return
 		}
-		if slices.Contains([]string{"fail", "oom", "crash", crashMute, crashPost, "freeze"}, word) {
+		if slices.Contains([]string{"fail", "oom", "gpu", "crash", crashMute, crashPost, "freeze"}, word) {
 			t.kind, t.node = word, node
 		}
 	})
@@ -146,11 +146,22 @@ func (s *ComfyUI) plan(it *item) trouble {
 	return t
 }
 
+// gpuFailed is what torch raises once a kernel has failed, in the run in which it did and in all later ones of the program.
+func (l *life) gpuFailed() error {
+	f := nodes.Raise("RuntimeError", "CUDA error: device-side assert triggered\n"+
+		"CUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below might be incorrect.")
+	l.print("!!! Exception during processing !!! " + f.Message + "\n")
+	return f
+}
+
 // Before makes the trouble that is due at a node.
 func (m *machine) Before(ctx context.Context, node string, class *nodes.Class) error {
 	s := m.life.server
 	if err := s.breathe(ctx); err != nil {
 		return err
+	}
+	if m.life.broken.Load() { // whatever touches the GPU
+		return m.life.gpuFailed()
 	}
 	if slices.Contains(s.opts.FailNodes, class.Name) {
 		return nodes.Raise("RuntimeError", "simulated failure of %s", class.Name)
@@ -168,6 +179,9 @@ func (m *machine) Before(ctx context.Context, node string, class *nodes.Class) e
 		return nodes.Raise("RuntimeError", "simulated failure")
 	case "oom":
 		return nodes.OutOfMemory()
+	case "gpu":
+		m.life.broken.Store(true)
+		return m.life.gpuFailed()
 	case "crash":
 		s.Crash()
 		<-ctx.Done()
