@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/identity"
 )
@@ -21,6 +22,12 @@ type Spending struct {
 	Day     float64 `json:"day"`
 	PerHour float64 `json:"per_hour,omitempty" doc:"most that may be; missing: no bound"`
 	PerDay  float64 `json:"per_day,omitempty" doc:"most that may be; missing: no bound"`
+
+	Awake   float64    `json:"awake,omitempty" doc:"of day: containers that were kept awake by plan and worked at nothing"`
+	Aside   float64    `json:"aside,omitempty" doc:"what the runs that go on are expected to cost, taken aside"`
+	Left    *float64   `json:"left,omitempty" doc:"what may still be spent beside that; missing: no bound"`
+	Stopped string     `json:"stopped,omitempty" doc:"a sentence while nothing is left: no run begins that costs money, and no container is kept awake by plan"`
+	GoesOn  *time.Time `json:"goes_on,omitempty" doc:"when there is money again"`
 }
 
 // Purse knows what is spent.

@@ -115,6 +115,8 @@ func (f *Face) queue(ctx context.Context, who identity.Person) (QueueState, erro
 	if err != nil {
 		return QueueState{}, err
 	}
+	budget := f.Studio.Budget(ctx, who.Group, who.Role == identity.Operator)
+	out.Budget = &budget
 	groups := make(map[string]string, len(people))
 	for _, u := range people {
 		groups[u.Name] = u.Group

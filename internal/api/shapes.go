@@ -213,6 +213,7 @@ type QueueState struct {
 	Pauses []Pause    `json:"pauses" nullable:"false"`
 	Counts job.Counts `json:"counts"`
 	Users  []Load     `json:"users" nullable:"false"`
+	Budget *Budget    `json:"budget,omitempty" doc:"for instructors, who read of their own group, and operators"`
 }
 
 // BackEnd is a GPU source.
@@ -236,6 +237,7 @@ type BackEnd struct {
 	Until    *time.Time        `json:"until,omitempty" doc:"the end of its quarantine or maintenance"`
 	Parallel int               `json:"parallel,omitempty" doc:"jobs that it runs at the same time"`
 	Price    float64           `json:"price_per_hour,omitempty" doc:"missing: it is ours"`
+	Second   float64           `json:"price_per_second,omitempty" doc:"the same for a second, by which it is counted"`
 	Prefer   int               `json:"prefer,omitempty" doc:"the higher one gets a job first"`
 	MaxRun   float64           `json:"max_run,omitempty" doc:"seconds; a run that takes longer is stopped"`
 	Cold     string            `json:"cold,omitempty" doc:"a sentence while it sleeps"`

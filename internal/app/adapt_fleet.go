@@ -101,7 +101,7 @@ func backEndOf(b gpu, k fleet.BackEnd) api.BackEnd {
 		Name: b.Name, Driver: b.Driver, URL: withoutPassword(b.URL), State: string(k.State), Reason: k.Reason, Cause: k.Cause,
 		Version: k.Version, Foreign: k.QueueOther, Devices: []api.Device{}, Seen: api.When(k.Seen),
 		Groups: b.Groups, Labels: b.Labels, Added: b.added,
-		Until: api.When(k.Until), Parallel: k.Parallel, Price: b.PricePerHour, Prefer: b.Prefer, MaxRun: time.Duration(b.MaxRun).Seconds(),
+		Until: api.When(k.Until), Parallel: k.Parallel, Price: b.PricePerHour, Second: b.PricePerHour / 3600, Prefer: b.Prefer, MaxRun: time.Duration(b.MaxRun).Seconds(),
 		Cold: k.Cold, Wake: k.Wake.Seconds(), Runs: k.Runs, Losses: k.Losses,
 	}
 	for _, d := range k.Devices {

@@ -46,7 +46,7 @@ func (s *Studio) serverlessDriver(b config.Back) (backend.Driver, error) {
 		s.notes = append(s.notes, b.Name+" can't tell how far a run is: its containers have no address to call. Set public_url to the studio's own.")
 	}
 	if len(b.Warm) > 0 && (b.Provider.Name == "" || !s.cfg.Providers.Verda.IsSet()) { // else the provider keeps them
-		o.KeepWarm = func(t time.Time) (int, time.Time) { return config.WarmAt(b.Warm, t) }
+		o.KeepWarm = s.awakeByRequests(b)
 	}
 	return serverless.New(b.URL, o)
 }

@@ -172,12 +172,13 @@ func (s *Studio) lead(ctx context.Context) error {
 	defer stop()
 	saving, saved := context.WithCancel(context.WithoutCancel(ctx))
 	defer saved()
-	var beside sync.WaitGroup
+	var beside, ledger sync.WaitGroup
 	var errs [3]error
-	beside.Go(func() { errs[0] = s.usage.Run(saving) })
+	ledger.Go(func() { errs[0] = s.usage.Run(saving) })
 	beside.Go(func() { errs[1] = s.sweep(ctx) })
 	beside.Go(func() { errs[2] = s.verda.keep(ctx) })
 	beside.Go(func() { s.tidy(ctx) })
+	beside.Go(func() { s.awakeBooks().Run(ctx) })
 	s.dispatch.Store(d)
 	for _, b := range s.gpus.all() { // where others work: until now that said nothing, see follows
 		s.fleet.Nudge(b.Name)
@@ -186,7 +187,8 @@ func (s *Studio) lead(ctx context.Context) error {
 	err := d.Run(ctx)
 	s.dispatch.Store(nil)
 	stop()
-	saved() // behind the last run, of which the ledger learned
 	beside.Wait()
+	saved() // behind the last run, and the last count, of which the ledger learned
+	ledger.Wait()
 	return errors.Join(append(errs[:], err)...)
 }

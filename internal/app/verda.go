@@ -280,12 +280,13 @@ func (s *Studio) backs() []config.Back {
 func (s *Studio) keepWarm() error {
 	var plans []warm.Deployment
 	for _, b := range s.verdaFace().uses() {
+		s.awakeBooks().Uses(b.Name, b.Provider.Deployment)
 		plans = append(plans, warm.Deployment{ // one without a plan is looked at, too: it may cost for nothing
-			Name: b.Provider.Deployment, BackEnd: b.Name, Price: b.PricePerHour,
+			Name: b.Provider.Deployment, BackEnd: b.Name, Group: onlyGroup(b), Price: b.PricePerHour,
 			Plan: func(t time.Time) (int, time.Time) { return config.WarmAt(b.Warm, t) },
 		})
 	}
-	keeper, err := warm.New(filepath.Join(s.cfg.Data, "kept-awake.json"), lazyProvider{s.verda}, plans, s.log)
+	keeper, err := warm.New(filepath.Join(s.cfg.Data, "kept-awake.json"), lazyProvider{s.verda}, plans, s.awakeBooks(), s.log)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,7 @@ import (
 	"github.com/ahelme/comfyume/internal/tlscert"
 	"github.com/ahelme/comfyume/internal/tunnel"
 	"github.com/ahelme/comfyume/internal/usage"
+	"github.com/ahelme/comfyume/internal/verda/warm"
 	"github.com/ahelme/comfyume/internal/workspace"
 )
 
@@ -71,6 +72,7 @@ type Studio struct {
 	verda     *verdaFace
 	updates   *serverless.Updates                 // where containers tell of their runs; nil: no back end needs it
 	hub       *tunnel.Hub                         // nil in a command without server
+	awakeCost *warm.Books                         // see awakeBooks
 	dispatch  atomic.Pointer[dispatch.Dispatcher] // nil while another server, or none, runs jobs
 
 	// faces

@@ -3,16 +3,20 @@ package cli
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/api"
 	"github.com/ahelme/comfyume/internal/client"
+	"github.com/ahelme/comfyume/internal/fault"
 )
 
 // backendCmd is about GPU sources.
 type backendCmd struct {
-	List   backendList   `cmd:"" help:"List GPU sources."`
+	List   backendList   `cmd:"" help:"List GPU sources, and what those with a price cost so far."`
+	Show   backendShow   `cmd:"" help:"Show all that is known of one GPU source."`
 	Add    backendAdd    `cmd:"" help:"Take in a GPU source while the studio runs; it stays over restarts."`
 	Remove backendRemove `cmd:"" help:"Let go of a GPU source that was added."`
 	Drain  backendDrain  `cmd:"" help:"Give a GPU source no more work; what runs there ends. It stays so over restarts."`
@@ -60,8 +64,110 @@ func (*backendList) Run(c *call) error {
 		if err != nil {
 			return err
 		}
-		return c.print(list, func(w io.Writer) { printBackEnds(w, list) })
+		var rows [][]string
+		if slices.ContainsFunc(list, func(b api.BackEnd) bool { return b.Price > 0 }) {
+			budget, err := s.Budget(c.ctx)
+			if err != nil {
+				return err
+			}
+			rows = budgetRows(&budget)
+		}
+		return c.print(list, func(w io.Writer) {
+			printBackEnds(w, list)
+			writeRows(w, rows)
+		})
 	})
+}
+
+// writeRows writes rows without a heading behind an empty line; nothing where there are none.
+func writeRows(w io.Writer, rows [][]string) {
+	if len(rows) > 0 {
+		fmt.Fprintln(w)
+		table(w, rows[0], rows[1:])
+	}
+}
+
+type backendShow struct {
+	Name string `arg:""`
+}
+
+// Run shows one GPU source.
+func (cmd *backendShow) Run(c *call) error {
+	return c.ask(false, func(s *client.Client) error {
+		list, err := s.BackEnds(c.ctx)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(list, func(b api.BackEnd) bool { return b.Name == cmd.Name })
+		if i < 0 {
+			return fault.New(fault.Missing, "There is no back end %q.", cmd.Name).WithRemedy("See which there are with: comfyume backend list")
+		}
+		b := list[i]
+		var budget *api.Budget
+		if b.Price > 0 {
+			known, err := s.Budget(c.ctx)
+			if err != nil {
+				return err
+			}
+			budget = &known
+		}
+		return c.print(b, func(w io.Writer) {
+			table(w, []string{"back end", b.Name}, factsOf(b))
+			writeRows(w, budgetRows(budget))
+		})
+	})
+}
+
+// factsOf are all that is known of a back end.
+func factsOf(b api.BackEnd) (rows [][]string) {
+	add := func(name, format string, args ...any) {
+		rows = append(rows, []string{name, fmt.Sprintf(format, args...)})
+	}
+	some := func(name, value string) {
+		if value != "" {
+			add(name, "%s", value)
+		}
+	}
+	length := func(name string, seconds float64) {
+		if seconds > 0 {
+			add(name, "%s", time.Duration(seconds*float64(time.Second)).Round(100*time.Millisecond))
+		}
+	}
+	add("state", "%s", strings.TrimSpace(b.State+". "+b.Reason))
+	if b.Until != nil {
+		add("until", "%s", b.Until.Local().Format(time.DateTime))
+	}
+	some("asleep", b.Cold)
+	add("driver", "%s", strings.TrimSpace(b.Driver+" "+b.URL))
+	some("comfyui", b.Version)
+	for _, d := range b.Devices {
+		add("gpu", "%s, %.1f of %.1f GB free", d.Name, float64(d.VRAMFree)/1e9, float64(d.VRAMTotal)/1e9)
+	}
+	some("groups", strings.Join(b.Groups, ", "))
+	add("runs", "%d at the same time, %d so far", max(b.Parallel, 1), b.Runs)
+	for _, cause := range slices.Sorted(maps.Keys(b.Losses)) {
+		add("lost", "%d %s", b.Losses[cause], cause)
+	}
+	if b.Price > 0 {
+		add("price", "%.2f per hour, %.6f per second", b.Price, b.Second)
+	}
+	if b.Prefer != 0 {
+		add("preference", "%d", b.Prefer)
+	}
+	length("longest run", b.MaxRun)
+	length("waking takes", b.Wake)
+	if b.Speed > 0 {
+		add("speed", "%.2f times the usual", b.Speed)
+	}
+	some("loaded", strings.ReplaceAll(b.Loaded, "\n", ", "))
+	for _, l := range b.Loads {
+		add("loading", "%s: %.1f s", strings.ReplaceAll(l.Models, "\n", ", "), l.Seconds)
+	}
+	some("trouble", b.Cause)
+	for _, n := range b.Notes {
+		some("note", n)
+	}
+	return rows
 }
 
 type backendAdd struct {

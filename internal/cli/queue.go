@@ -35,7 +35,7 @@ func writeQueue(w io.Writer, q api.QueueState) {
 		rows = append(rows, []string{"paused", strings.TrimSpace(p.Scope + " (" + by + ") " + p.Reason)})
 	}
 	rows = append(rows, []string{"waiting", strconv.Itoa(q.Counts.Pending)}, []string{"running", strconv.Itoa(q.Counts.Running)})
-	table(w, []string{"mode", q.Mode}, rows)
+	table(w, []string{"mode", q.Mode}, append(rows, budgetRows(q.Budget)...))
 	if len(q.Users) == 0 {
 		return
 	}

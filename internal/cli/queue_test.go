@@ -273,3 +273,39 @@ func (h *heard) Write(p []byte) (int, error) {
 	h.said <- string(p)
 	return len(p), nil
 }
+
+// TestMoneyCommands: an operator reads what a back end costs, what may be spent and what was.
+func TestMoneyCommands(t *testing.T) {
+	t.Parallel()
+	p := program{t, t.TempDir()}
+	file := filepath.Join(p.dir, "money.yaml")
+	if err := os.WriteFile(file, []byte("budget: {per_hour: 5}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.serve("--config", file)
+	if got := p.must("backend", "list"); strings.Contains(got, "spent") {
+		t.Errorf("nothing has a price, and money is told of:\n%s", got)
+	}
+	p.must("backend", "add", "rented", "http://127.0.0.1:1", "--price", "2.8")
+	for _, c := range []struct {
+		args []string
+		says []string
+	}{
+		{[]string{"backend", "list"}, []string{"2.80/h", "money  0.00 of 5.00 spent this hour, 0.00 today, 5.00 left"}},
+		{[]string{"backend", "show", "rented"}, []string{"2.80 per hour, 0.000778 per second", "0.00 of 5.00 spent this hour"}},
+		{[]string{"queue", "show"}, []string{"0.00 of 5.00 spent this hour"}},
+	} {
+		got := p.must(c.args...)
+		for _, want := range c.says {
+			if !strings.Contains(got, want) {
+				t.Errorf("%v does not say %q:\n%s", c.args, want, got)
+			}
+		}
+	}
+	if b := asked[api.BackEnd](p, "backend", "show", "rented"); b.Price != 2.8 || b.Second != 2.8/3600 {
+		t.Errorf("%+v", b)
+	}
+	if code, _, errs := p.run("backend", "show", "nope"); code != 1 || !strings.Contains(errs, "backend list") {
+		t.Errorf("one that is not there: %d %s", code, errs)
+	}
+}

@@ -17,6 +17,11 @@ import (
 
 func backEnd(name string) string { return "/backends/" + url.PathEscape(name) }
 
+// Budget returns what was spent on GPU sources with a price, and what may be.
+func (c *Client) Budget(ctx context.Context) (b api.Budget, err error) {
+	return b, c.call(ctx, http.MethodGet, "/budget", nil, nil, &b)
+}
+
 // BackEnds returns the GPU sources.
 func (c *Client) BackEnds(ctx context.Context) (list []api.BackEnd, err error) {
 	return list, c.call(ctx, http.MethodGet, "/backends", nil, nil, &list)

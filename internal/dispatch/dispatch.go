@@ -162,6 +162,8 @@ type Deps struct {
 	// is to be asked for again. Nil: nobody keeps books, and there is no bound.
 	Spent  func(user, group, backEnd string, cost float64)
 	Budget func(now time.Time) (sched.Budget, time.Time)
+	// Working learns how many runs a paid back end works at from now on, waking included. It must not block. It may be nil.
+	Working func(backEnd string, runs int)
 	// Room returns a fault while the disk is too full for another run. Nil: there is always room.
 	Room func() error
 	Log  *slog.Logger

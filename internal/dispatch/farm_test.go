@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -424,6 +426,58 @@ func TestBrokenGPU(t *testing.T) {
 			if n, _, _ := s.told(name); n == 0 {
 				s.Errorf("nobody was told of %s", name)
 			}
+		}
+	})
+}
+
+// TestWorkOfPaidBackEndsIsTold: from a run's turn to its end, and what is taken aside for it.
+func TestWorkOfPaidBackEndsIsTold(t *testing.T) {
+	var mu sync.Mutex
+	var told []string
+	asked := 0
+	deps := dispatch.Deps{
+		Estimate: func(job.Job) time.Duration { return time.Minute },
+		Budget: func(now time.Time) (sched.Budget, time.Time) {
+			mu.Lock()
+			defer mu.Unlock()
+			asked++
+			return sched.Budget{Studio: sched.Free()}, now.Add(24 * time.Hour)
+		},
+		Working: func(backEnd string, runs int) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, fmt.Sprint(backEnd, runs))
+		},
+	}
+	cloud := gpuStub("cloud", func(s *stub) { s.lasts, s.Parallel, s.Price = time.Minute, 2, 60 })
+	onFarm(t, deps, []*stub{cloud}, func(s *farm) {
+		s.add()
+		s.add()
+		s.add()
+		synctest.Wait()
+		a, err := s.disp.Aside(s.Context())
+		if err != nil || math.Abs(a.All-2) > 0.01 || math.Abs(a.Groups[""]-2) > 0.01 {
+			s.Errorf("%+v is taken aside, %v; want two runs of 1", a, err)
+		}
+		mu.Lock()
+		before := asked
+		mu.Unlock()
+		s.disp.Billed()
+		synctest.Wait()
+		mu.Lock()
+		if asked != before+1 {
+			s.Errorf("what is left was asked for %d times after money was spent", asked-before)
+		}
+		mu.Unlock()
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if a, err := s.disp.Aside(s.Context()); err != nil || a.All != 0 {
+			s.Errorf("%+v is still taken aside, %v", a, err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if len(told) < 3 || told[0] != "cloud1" && told[0] != "cloud2" || told[len(told)-1] != "cloud0" || !slices.Contains(told, "cloud2") || slices.Contains(told, "cloud3") {
+			s.Errorf("told %q", told)
 		}
 	})
 }

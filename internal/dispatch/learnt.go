@@ -6,18 +6,24 @@ import (
 	"github.com/ahelme/comfyume/internal/sched"
 )
 
-// learnt asks the loop what the schedule learnt of the back ends.
-type learnt struct{ answer chan<- []sched.Learnt }
+// asked is something that the loop does with its state when it comes to it.
+type asked func(l *loop)
+
+// question asks the schedule something on the loop's goroutine.
+func question[T any](ctx context.Context, d *Dispatcher, ask func(*sched.Machine) T) (T, error) {
+	answer := make(chan T, 1)
+	d.inbox.send(asked(func(l *loop) { answer <- ask(l.machine) }))
+	select {
+	case a := <-answer:
+		return a, nil
+	case <-ctx.Done():
+		var none T
+		return none, context.Cause(ctx)
+	}
+}
 
 // Learnt is what runs taught of the back ends since the program started: how fast they are, and how long models take
 // to load there.
 func (d *Dispatcher) Learnt(ctx context.Context) ([]sched.Learnt, error) {
-	answer := make(chan []sched.Learnt, 1)
-	d.inbox.send(learnt{answer})
-	select {
-	case l := <-answer:
-		return l, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+	return question(ctx, d, (*sched.Machine).Learnt)
 }

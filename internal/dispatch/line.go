@@ -18,6 +18,7 @@ type line struct {
 	status     *backend.Status // as the fleet knows it
 	quick      int             // runs since the last one that was not quick
 	ended      time.Time       // when the last one ended
+	works      int             // runs that Working knows of
 }
 
 const (

@@ -95,6 +95,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		waiting: make(map[string]bool), weighed: make(map[member]bool), places: newPlaces(),
 	}
 	defer func() { l.answer(time.Now()) }()
+	defer l.workEnds()
 	l.fleetChanged()
 	if err := d.deps.Queue.EachOpen(ctx, l.found); err != nil {
 		return fmt.Errorf("reading the open jobs: %w", err)
@@ -132,6 +133,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		if at := l.schedule(time.Now()); !at.IsZero() {
 			again.Reset(time.Until(at))
 		}
+		l.tellWork()
 		l.offer()
 		if l.stale && !before {
 			tell.Reset(d.options.PlacesEvery)
@@ -222,8 +224,8 @@ func (l *loop) handle(m any) {
 		l.offers.release()
 	case why:
 		l.ask(m, time.Now())
-	case learnt:
-		m.answer <- l.machine.Learnt()
+	case asked:
+		m(l)
 	case foreseen:
 		l.foreseen(m, time.Now())
 		l.answer(time.Now())

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"context"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/sched"
@@ -31,4 +32,55 @@ func (l *loop) askBudget(now time.Time) {
 	b, l.bill = l.deps.Budget(now)
 	l.machine.Apply(b)
 	l.stale = true
+}
+
+// Billed says that money was spent elsewhere: what is left is asked for again. It does not block.
+func (d *Dispatcher) Billed() {
+	d.inbox.send(asked(func(l *loop) {
+		if !l.bill.IsZero() {
+			l.bill = time.Now()
+		}
+	}))
+}
+
+// Aside is what the runs that have begun are expected to cost, in all and by group.
+type Aside struct {
+	All    float64
+	Groups map[string]float64
+}
+
+// Aside returns what is taken aside for runs that have begun.
+func (d *Dispatcher) Aside(ctx context.Context) (Aside, error) {
+	return question(ctx, d, func(m *sched.Machine) (a Aside) {
+		a.All, a.Groups = m.Aside()
+		return a
+	})
+}
+
+// tellWork says how many runs the paid back ends work at, where that is news.
+func (l *loop) tellWork() {
+	if l.deps.Working == nil || l.bill.IsZero() {
+		return
+	}
+	for name, ln := range l.lines {
+		runs := 0
+		for _, a := range ln.queue {
+			if a.on.Price > 0 && !a.called.IsZero() {
+				runs++
+			}
+		}
+		if runs != ln.works {
+			ln.works = runs
+			l.deps.Working(name, runs)
+		}
+	}
+}
+
+// workEnds says that this loop works at nothing any more.
+func (l *loop) workEnds() {
+	for name, ln := range l.lines {
+		if ln.works > 0 {
+			l.deps.Working(name, 0)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package sched
 
 import (
+	"maps"
 	"math"
 	"time"
 )
@@ -86,6 +87,11 @@ func (m *Machine) pay(r *run, spent float64) {
 		p.Left -= spent
 		m.money.Groups[g] = p
 	}
+}
+
+// Aside is what runs that have begun are expected to cost, in all and by group.
+func (m *Machine) Aside() (all float64, groups map[string]float64) {
+	return m.money.taken, maps.Clone(m.money.groups)
 }
 
 // affords reports whether an item may cost what it is expected to cost on the back end, and if not, what is spent.

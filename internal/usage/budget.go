@@ -19,6 +19,7 @@ type Budgets struct {
 // Spent is what was spent in the present hour and day, and what may be.
 type Spent struct {
 	Hour, Day Money
+	Awake     Money // of Day, for containers that were kept awake and worked at nothing
 	Budget
 }
 
@@ -49,6 +50,39 @@ func (l *Ledger) Spend(user, group string, m Money, at time.Time) {
 	}
 }
 
+// DayEnds is when the present day is over.
+func (l *Ledger) DayEnds(now time.Time) time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, to := l.book.clock.day(now)
+	return to
+}
+
+// Awake counts money that containers cost that were kept awake from one time to another and worked at nothing, in the hours
+// in which it passed, for a group or, without one, for the studio alone.
+func (l *Ledger) Awake(group string, m Money, from, to time.Time) {
+	if m <= 0 || !from.Before(to) {
+		return
+	}
+	l.mu.Lock()
+	for per := float64(m) / float64(to.Sub(from)); from.Before(to); {
+		hour := l.book.clock.hour(from)
+		end := time.Unix(hour+3600, 0)
+		part := m
+		if end.Before(to) {
+			part = Money(per * float64(end.Sub(from)))
+		}
+		l.book.pay(KeptAwake, group, hour, part)
+		m -= part
+		from = end
+	}
+	l.mu.Unlock()
+	select {
+	case l.paid <- struct{}{}:
+	default:
+	}
+}
+
 // Spending returns what the studio, and each group that has a budget or spent something, spent in the present hour and
 // day; next is when the hour is over.
 func (l *Ledger) Spending(now time.Time) (studio Spent, groups map[string]Spent, next time.Time) {
@@ -57,7 +91,10 @@ func (l *Ledger) Spending(now time.Time) (studio Spent, groups map[string]Spent,
 	hour := l.book.clock.hour(now)
 	from, to := l.book.clock.day(now)
 	spent := func(a *account, b Budget) Spent {
-		return Spent{Hour: a.paid(hour, hour+1), Day: a.paid(from.Unix(), to.Unix()), Budget: b}
+		s := Spent{Budget: b}
+		s.Hour, _ = a.paid(hour, hour+1)
+		s.Day, s.Awake = a.paid(from.Unix(), to.Unix())
+		return s
 	}
 	studio = spent(&l.book.all, l.opts.Budgets.Studio)
 	groups = map[string]Spent{}

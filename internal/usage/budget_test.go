@@ -92,3 +92,64 @@ func TestLeft(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatIsKeptAwakeCounts: in the hours in which it passed, for its group, also after a restart; and the hours of people
+// who are gone stay as they were saved.
+func TestWhatIsKeptAwakeCounts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { // it begins at midnight, UTC
+		store := newMemory()
+		opts := usage.Options{Zone: time.UTC, Budgets: usage.Budgets{Studio: usage.Budget{PerDay: 100}, Groups: map[string]usage.Budget{"red": {PerHour: 10}}}}
+		start := func() *usage.Ledger {
+			l := open(t, store, opts)
+			if err := l.Recount(t.Context(), func(context.Context, time.Time, func(job.Job) error) error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}
+		gone := usage.Hour{Start: time.Now(), Group: "red", Jobs: 7, GPU: time.Minute, Spent: 3}
+		if err := store.Save(t.Context(), usage.Snapshot{Hours: []usage.Hour{gone}}); err != nil {
+			t.Fatal(err)
+		}
+		l := start()
+		time.Sleep(90 * time.Minute)
+		now := time.Now()
+		l.Awake("red", 6, now.Add(-45*time.Minute), now) // a quarter of an hour before one o'clock
+		l.Awake("", 5, now.Add(-10*time.Minute), now)
+		l.Awake("red", 0, now.Add(-time.Minute), now)
+		l.Awake("red", 9, now, now)
+		l.Spend("ann", "red", 1, now)
+		for range 2 {
+			studio, groups, _ := l.Spending(now)
+			if want := (usage.Spent{Hour: 4 + 5 + 1, Day: 3 + 6 + 5 + 1, Awake: 11, Budget: opts.Budgets.Studio}); studio != want {
+				t.Errorf("studio %+v, want %+v", studio, want)
+			}
+			if want := (usage.Spent{Hour: 4 + 1, Day: 3 + 6 + 1, Awake: 6, Budget: opts.Budgets.Groups["red"]}); groups["red"] != want {
+				t.Errorf("red %+v, want %+v", groups["red"], want)
+			}
+			if ends := l.DayEnds(now); ends.Sub(now) != 22*time.Hour+30*time.Minute {
+				t.Errorf("the day ends at %v", ends)
+			}
+			if err := l.Save(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			l = start()
+		}
+		hours, err := l.Hours(t.Context(), now.Add(-2*time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var awake usage.Money
+		for _, h := range hours {
+			if h.User == "" && (h.Jobs != gone.Jobs || h.GPU != gone.GPU || h.Spent != gone.Spent) {
+				t.Errorf("of who is gone %+v is left", h)
+			}
+			if h.User == usage.KeptAwake {
+				awake += h.Spent
+			}
+		}
+		if awake != 11 {
+			t.Errorf("%v is saved", awake)
+		}
+	})
+}

@@ -10,12 +10,16 @@ import (
 // Hour is what one person took in one hour as a member of a group.
 type Hour struct {
 	Start time.Time
-	User  string // empty: somebody who is gone
+	User  string // empty: somebody who is gone; KeptAwake: nobody
 	Group string // empty: none
 	Jobs  int    // accepted in this hour, without those that were taken out before they ran
 	GPU   time.Duration
 	Spent Money
 }
+
+// KeptAwake stands in place of a person for what was spent on containers that were kept awake and worked at nothing. Nobody
+// can be called so.
+const KeptAwake = "(kept awake)"
 
 // Money is an amount in millionths of the unit that prices are in.
 type Money int64
@@ -61,6 +65,7 @@ type bucket struct {
 	jobs  int
 	gpu   time.Duration
 	spent Money
+	awake Money // of spent, for containers that were kept awake
 }
 
 // account is what a person or a group took lately, and what they have open.
@@ -96,14 +101,16 @@ func (a *account) since(from, to int64) (jobs int, gpu time.Duration) {
 	return jobs, gpu
 }
 
-// paid sums up what was spent in the hours that begin from one time on and before another.
-func (a *account) paid(from, to int64) (spent Money) {
+// paid sums up what was spent in the hours that begin from one time on and before another, and what of that on containers
+// that were kept awake.
+func (a *account) paid(from, to int64) (spent, awake Money) {
 	for _, b := range a.hours {
 		if from <= b.start && b.start < to {
 			spent += b.spent
+			awake += b.awake
 		}
 	}
-	return spent
+	return spent, awake
 }
 
 // empty drops the hours before a time and reports whether nothing is left to remember.
@@ -185,8 +192,15 @@ func (b *book) pay(user, group string, start int64, m Money) {
 	}
 	b.add(user, group, start, 0, 0)
 	b.rows[row{start, user, group}].spent += m
-	b.accounts(user, group, func(a *account) { a.at(start).spent += m })
-	b.all.at(start).spent += m
+	add := func(a *account) {
+		h := a.at(start)
+		h.spent += m
+		if user == KeptAwake {
+			h.awake += m
+		}
+	}
+	b.accounts(user, group, add)
+	add(&b.all)
 }
 
 // spent counts GPU time that ended at a time in the hours in which it passed.

@@ -152,7 +152,8 @@ func (l *Ledger) Recount(ctx context.Context, each func(ctx context.Context, sin
 	defer l.mu.Unlock()
 	for _, h := range saved {
 		l.book.pay(h.User, h.Group, h.Start.Unix(), h.Spent) // no job tells of it
-		if h.User == "" {
+		if h.User == "" {                                    // of somebody who is gone no job tells: what is saved stays
+			delete(l.book.dirty, row{h.Start.Unix(), "", h.Group})
 			continue
 		}
 		l.book.add(h.User, h.Group, h.Start.Unix(), 0, 0) // so that what no job tells of any more is put right

@@ -26,6 +26,7 @@ type Provider interface {
 type Deployment struct {
 	Name    string
 	BackEnd string
+	Group   string  // whose alone it is; empty: not one group's
 	Price   float64 // of a container, per hour; 0: unknown
 	// Plan says how many containers are kept awake at a time, and when that may change next; the zero time: never.
 	Plan func(t time.Time) (least int, next time.Time)
@@ -38,7 +39,9 @@ type Raised struct {
 	Before     int       `json:"before"` // what it was, and will be again
 	Set        []int     `json:"set"`    // what it was set to since, or may have been; the last one is meant
 	Since      time.Time `json:"since"`
-	Price      float64   `json:"price_per_hour"` // of a container
+	Price      float64   `json:"price_per_hour"`  // of a container
+	Group      string    `json:"group,omitempty"` // whose alone it is
+	Paid       time.Time `json:"paid,omitzero"`   // up to which it is in the books
 }
 
 // Least is what the minimum is meant to be.
@@ -65,6 +68,8 @@ type Keeper struct {
 	book     *book
 	provider Provider
 	plans    []Deployment
+	books    *Books
+	poor     map[string]bool // plans for which there is no money; owned by Run
 	log      *slog.Logger
 
 	mu     sync.Mutex
@@ -83,9 +88,9 @@ const (
 )
 
 // New returns a keeper that writes down what it raises in file. A file that can't be read is an error: it may say what
-// has to be lowered again.
-func New(file string, provider Provider, plans []Deployment, log *slog.Logger) (*Keeper, error) {
-	k := &Keeper{book: &book{file}, provider: provider, plans: plans, log: log, failed: map[string]error{}, beyond: map[string]int{}}
+// has to be lowered again. What is kept awake goes into the books, and where they say that the money is spent, plans rest.
+func New(file string, provider Provider, plans []Deployment, books *Books, log *slog.Logger) (*Keeper, error) {
+	k := &Keeper{book: &book{file}, provider: provider, plans: plans, books: books, log: log, failed: map[string]error{}, beyond: map[string]int{}, poor: map[string]bool{}}
 	_, err := k.book.read()
 	return k, err
 }
@@ -100,6 +105,13 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.mu.Lock()
 	k.runs, k.raised = true, raised
 	k.mu.Unlock()
+	for _, r := range raised { // also what it cost while no studio ran
+		since := r.Since
+		if r.Paid.After(since) {
+			since = r.Paid
+		}
+		k.books.Keep(r.Deployment, r.Group, r.Price, r.Least(), since)
+	}
 	defer func() {
 		k.mu.Lock()
 		k.runs, k.raised = false, nil
@@ -124,11 +136,59 @@ func (k *Keeper) Run(ctx context.Context) error {
 			wait = min(wait, pause)
 			pause = min(2*pause, longest)
 		}
-		if !sleep(ctx, wait) {
+		if !k.rest(ctx, wait) {
 			k.farewell()
 			return nil
 		}
 	}
+}
+
+// rest waits until the next round. It ends early when there is no money any more for what is kept awake, or money again
+// for what is not. It is false when ctx ended.
+func (k *Keeper) rest(ctx context.Context, wait time.Duration) bool {
+	for end := time.Now().Add(wait); ; {
+		left := time.Until(end)
+		if left <= 0 {
+			return true
+		}
+		if !sleep(ctx, min(left, countEvery)) {
+			k.count(time.Now())
+			return false
+		}
+		now := time.Now()
+		k.count(now)
+		if k.turned(now) {
+			return true
+		}
+	}
+}
+
+// count brings the books up to date, and writes down that they are.
+func (k *Keeper) count(now time.Time) {
+	k.books.Count(now)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.books == nil || len(k.raised) == 0 {
+		return
+	}
+	next := clone(k.raised)
+	for name, r := range next {
+		r.Paid = now.UTC().Truncate(time.Second)
+		next[name] = r
+	}
+	if err := k.book.write(next); err != nil { // at worst a few minutes are counted twice
+		k.log.Warn("up to when what is kept awake is in the books could not be written down", "err", err)
+	}
+	k.raised = next
+}
+
+// turned reports whether there is money for a plan that there was none for, or none any more.
+func (k *Keeper) turned(now time.Time) bool {
+	return slices.ContainsFunc(k.plans, func(d Deployment) bool {
+		least, _ := d.Plan(now)
+		_, ok := k.books.Allows(d.Name, d.Group, d.Price, least, now)
+		return ok == k.poor[d.Name]
+	})
 }
 
 // farewell says what goes on costing money while no studio runs.
@@ -157,6 +217,16 @@ func (k *Keeper) round(ctx context.Context, first bool) (next time.Time, whole b
 	whole = true
 	for _, d := range k.plans {
 		least, then := d.Plan(now)
+		stop, ok := k.books.Allows(d.Name, d.Group, d.Price, least, now)
+		if ok == k.poor[d.Name] {
+			k.log.Warn("the money decides of what is kept awake by plan", "deployment", d.Name, "awake", ok, "why", stop.Says)
+		}
+		if k.poor[d.Name] = !ok; !ok {
+			least = 0
+			if next.IsZero() || stop.Until.Before(next) {
+				next = stop.Until
+			}
+		}
 		wanted[d.Name] = max(wanted[d.Name], least)
 		if !then.IsZero() && (next.IsZero() || then.Before(next)) {
 			next = then
@@ -197,6 +267,7 @@ func (k *Keeper) look(ctx context.Context, name string, least int) {
 		k.log.DebugContext(ctx, "minimum", "deployment", name, "err", err)
 		return
 	}
+	k.see(name, s.Min)
 	if r, has := k.entry(name); has {
 		least = max(least, r.Least())
 	}
@@ -246,6 +317,7 @@ func (k *Keeper) bring(ctx context.Context, name string, least int, again bool) 
 	if err != nil {
 		return err
 	}
+	k.see(name, s.Min)
 	if s.Max < least {
 		return fault.New(fault.Invalid, "%s may have %d containers, and its plan keeps %d awake.", name, s.Max, least).
 			WithRemedy("Raise its maximum (comfyume backend verda scale %s --max %d), or lower min under warm.", name, least)
@@ -256,7 +328,7 @@ func (k *Keeper) bring(ctx context.Context, name string, least int, again bool) 
 	if !has {
 		r = Raised{Deployment: name, BackEnd: k.backEnd(name), Before: s.Min, Since: time.Now().UTC().Truncate(time.Second)}
 	}
-	r.Price = k.price(name)
+	r.Group, r.Price = k.costs(name)
 	if !has || r.Least() != least {
 		r.Set = append(slices.DeleteFunc(slices.Clone(r.Set), func(n int) bool { return n == least }), least)
 	}
@@ -267,6 +339,7 @@ func (k *Keeper) bring(ctx context.Context, name string, least int, again bool) 
 		if _, err := k.provider.ChangeScaling(ctx, name, verda.ScalingChange{Min: &least}); err != nil {
 			return err
 		}
+		k.see(name, least)
 		k.log.Info("containers are kept awake by plan", "deployment", name, "least", least, "before", r.Before, "per_hour", r.PerHour())
 	}
 	return nil
@@ -275,8 +348,10 @@ func (k *Keeper) bring(ctx context.Context, name string, least int, again bool) 
 // lower takes back what was raised. What people set by hand meanwhile stays.
 func (k *Keeper) lower(ctx context.Context, r Raised) error {
 	s, err := k.provider.Scaling(ctx, r.Deployment)
+	left := s.Min
 	switch {
 	case fault.Is(err, fault.Missing): // and with it what it cost
+		left = 0
 	case err != nil:
 		return err
 	case s.Min == r.Before:
@@ -284,11 +359,19 @@ func (k *Keeper) lower(ctx context.Context, r Raised) error {
 		if _, err := k.provider.ChangeScaling(ctx, r.Deployment, verda.ScalingChange{Min: &r.Before}); err != nil {
 			return err
 		}
+		left = r.Before
 		k.log.Info("containers are not kept awake any more", "deployment", r.Deployment, "least", r.Before)
 	default:
 		k.log.Warn("somebody changed the minimum by hand; it is left so", "deployment", r.Deployment, "least", s.Min, "before", r.Before)
 	}
+	k.books.Keep(r.Deployment, r.Group, r.Price, left, time.Now())
 	return k.forget(r.Deployment)
+}
+
+// see has the books know how many containers a deployment keeps awake.
+func (k *Keeper) see(name string, n int) {
+	group, price := k.costs(name)
+	k.books.Keep(name, group, price, n, time.Now())
 }
 
 func (k *Keeper) entry(name string) (Raised, bool) {
@@ -336,13 +419,20 @@ func (k *Keeper) backEnd(name string) string {
 	return ""
 }
 
-func (k *Keeper) price(name string) (price float64) {
-	for _, d := range k.plans {
-		if d.Name == name {
-			price = max(price, d.Price)
+// costs returns what a container costs in an hour, and whose alone the deployment is.
+func (k *Keeper) costs(name string) (group string, price float64) {
+	for i, d := range k.plans {
+		if d.Name != name {
+			continue
+		}
+		price = max(price, d.Price)
+		if i == slices.IndexFunc(k.plans, func(o Deployment) bool { return o.Name == name }) {
+			group = d.Group
+		} else if d.Group != group {
+			group = ""
 		}
 	}
-	return price
+	return group, price
 }
 
 // Raised returns the minimums that are raised now, by deployment.
@@ -375,6 +465,9 @@ func (k *Keeper) Notes() []string {
 	defer k.mu.Unlock()
 	now := time.Now()
 	for _, d := range k.plans {
+		if stop := k.books.Stopped(d.Name, now); stop != (Stop{}) {
+			notes = append(notes, fmt.Sprintf("%s is not kept awake as planned. %s The plan goes on at %s.", d.Name, stop.Says, stop.Until.Local().Format("15:04")))
+		}
 		if n, ok := k.beyond[d.Name]; ok {
 			least, _ := d.Plan(now)
 			text := fmt.Sprintf("%s keeps %d awake outside every plan", d.Name, n)

@@ -112,7 +112,7 @@ func written(t testing.TB, file string) map[string]warm.Raised {
 // run runs a keeper until the returned function is called.
 func run(t *testing.T, file string, p warm.Provider, log *slog.Logger, plans ...warm.Deployment) (*warm.Keeper, func()) {
 	t.Helper()
-	k, err := warm.New(file, p, plans, log)
+	k, err := warm.New(file, p, plans, nil, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,7 @@ func TestPlan(t *testing.T) {
 		if notes := k.Notes(); len(notes) != 1 || notes[0] != "d keeps 2 containers awake by plan: 5.60 per hour, 5.60 so far." {
 			t.Errorf("%q", notes)
 		}
-		other, err := warm.New(file, p, nil, slog.New(slog.DiscardHandler)) // a server that does not lead
+		other, err := warm.New(file, p, nil, nil, slog.New(slog.DiscardHandler)) // a server that does not lead
 		if err != nil || len(other.Raised()) != 1 || len(other.Notes()) != 1 {
 			t.Errorf("%v, %v", other.Notes(), err)
 		}
@@ -276,7 +276,7 @@ func TestBookThatCantBeRead(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := warm.New(file, &provider{}, nil, slog.New(slog.DiscardHandler)); !fault.Is(err, fault.Unavailable) {
+		if _, err := warm.New(file, &provider{}, nil, nil, slog.New(slog.DiscardHandler)); !fault.Is(err, fault.Unavailable) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
@@ -315,7 +315,7 @@ func (m *mortal) ChangeScaling(ctx context.Context, name string, ch verda.Scalin
 
 // live runs a keeper for a while, or until it dies of the provider.
 func live(t *testing.T, file string, p warm.Provider, plans []warm.Deployment, d time.Duration) {
-	k, err := warm.New(file, p, plans, slog.New(slog.DiscardHandler))
+	k, err := warm.New(file, p, plans, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Error(err)
 		return
