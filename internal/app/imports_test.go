@@ -17,7 +17,7 @@ import (
 const module = "github.com/ahelme/comfyume/"
 
 // words are the packages everybody may use: standard library only, no I/O.
-var words = []string{"fault", "identity", "job", "file", "event", "comfy", "comfy/pyjson"}
+var words = []string{"fault", "identity", "job", "file", "event", "comfy", "comfy/pyjson", "job/index"}
 
 // layers says which packages of ours a package may import, and why it may not have more. A package below another is
 // of its family: it has the rule of the nearest one in this table, and a family's packages may import each other. A
@@ -30,6 +30,7 @@ var layers = map[string]struct {
 	"comfy/pyjson": {nil, "words use the standard library only"},
 	"comfy":        {[]string{"comfy/pyjson", "fault"}, "ComfyUI's vocabulary knows nothing of the studio"},
 	"job":          {[]string{"fault"}, "words use words only"},
+	"job/index":    {nil, "words use the standard library only"},
 	"identity":     {[]string{"fault"}, "words use words only"},
 	"file":         {[]string{"fault", "job"}, "words use words only"},
 	"event":        {[]string{"fault", "job"}, "the bus carries jobs and must not know who listens"},
@@ -49,7 +50,7 @@ var layers = map[string]struct {
 	"bucket/buckettest":   {[]string{"bucket"}, "a test server knows what it serves only"},
 	"blob/s3":             {[]string{"blob", "bucket", "fault"}, "a store knows its contract only"},
 	"handover":            {[]string{"bucket", "fault", "volume"}, "what lies between two machines knows neither jobs nor people"},
-	"queue":               {[]string{"job", "fault"}, "the queue stores jobs; who runs them is dispatch's matter"},
+	"queue":               {[]string{"job", "job/index", "fault"}, "the queue stores jobs; who runs them is dispatch's matter"},
 	"queue/memory":        {[]string{"queue", "job", "fault"}, "a store knows its contract only"},
 	"queue/queuetest":     {[]string{"queue", "job", "fault", "benchtest"}, "a suite knows its contract only"},
 	"policy":              {[]string{"comfy", "comfy/pyjson", "job", "fault", "file"}, "policy is a pure rule over a graph"},
@@ -62,7 +63,7 @@ var layers = map[string]struct {
 	"backend/backendtest": {[]string{"backend", "comfy", "comfy/pyjson", "job", "fault", "file"}, "a suite knows its contract only"},
 	"backend/dialhome":    {[]string{"backend", "backend/comfyui", "tunnel", "comfy", "job", "fault"}, "a ComfyUI behind an agent is driven as any other, over the agent's line"},
 	"tunnel":              {[]string{"fault"}, "a line carries bytes and knows nothing of runs"},
-	"sched":               {[]string{"job", "backend", "fault"}, "the choice is a pure machine without I/O"},
+	"sched":               {[]string{"job", "job/index", "backend", "fault"}, "the choice is a pure machine without I/O"},
 	"fleet":               {[]string{"backend", "comfy", "comfy/pyjson", "fault", "file", "job"}, "back ends know nothing of people"},
 	"catalog":             {[]string{"backend", "comfy", "comfy/pyjson", "fault", "file", "job"}, "what can run is independent of who asks"},
 	"catalog/catalogtest": {[]string{"catalog", "fleet", "fault"}, "a suite knows its contracts only"},

@@ -113,6 +113,7 @@ func (cmd *serveCmd) Run(c *call) error {
 	ctx, stop := signal.NotifyContext(c.ctx, ends()...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
+	defer boundGarbage()()
 	return app.Run(ctx, app.Options{
 		Settings: settings, Version: version(), Frontends: folder, Log: log,
 		Simulate: cmd.Demo && len(settings.Backends) == 0,

@@ -21,7 +21,7 @@ const numberBlock = 64
 // never changed, so that readers may keep it; digests of waiting jobs are left out. It is safe for concurrent use.
 type book struct {
 	mu      sync.RWMutex
-	waiting waiting
+	waiting *waiting
 	whole   map[job.ID]*job.Job // those that run, and those that waiting does not take; replaced, never changed
 	people  map[string]*person
 	counts  job.Counts

@@ -6,6 +6,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/job/index"
 )
 
 // waiting keeps the jobs that wait in little memory: a hundred bytes each instead of a thousand, and nothing in them
@@ -16,7 +17,7 @@ type waiting struct {
 	used    uint32             // slots that were ever used
 	free    uint32             // the first that is free again, linked by next; zero: none
 	n       int
-	ids     map[[16]byte]uint32
+	ids     *index.Index[uint32]
 	named   map[uint32]string // prompt ids that are not the job's id
 	origins origins
 	people  []*person // by number
@@ -39,8 +40,10 @@ type slot struct {
 	zeroTime   bool // created is the zero time
 }
 
-func newWaiting() waiting {
-	return waiting{ids: map[[16]byte]uint32{}, named: map[uint32]string{}, origins: origins{numbers: map[origin]uint32{}}}
+func newWaiting() *waiting {
+	w := &waiting{named: map[uint32]string{}, origins: origins{numbers: map[origin]uint32{}}}
+	w.ids = index.New(func(n uint32) index.ID { return w.at(n).id })
+	return w
 }
 
 // plain reports whether waiting can take the job: it waits, no attempt was made so far, it has no deadline, and its id is a
@@ -114,7 +117,7 @@ func (w *waiting) add(id [16]byte, j *job.Job, p *person) {
 		w.at(p.first).prev = n
 	}
 	p.first = n
-	w.ids[id] = n
+	w.ids.Put(n)
 	if j.PromptID != string(j.ID) {
 		w.named[n] = j.PromptID
 		p.name(j.PromptID, n)
@@ -138,14 +141,12 @@ func (w *waiting) remove(n uint32) {
 		delete(w.named, n)
 		delete(p.named, name)
 	}
-	delete(w.ids, s.id)
+	w.ids.Delete(s.id)
 	w.origins.give(s.origin)
 	*s = slot{next: w.free}
 	w.free = n
 	if w.n--; w.n == 0 && len(w.slots) > 8 { // a long queue that has gone gives its memory back
-		people := w.people
-		*w = newWaiting()
-		w.people = people
+		w.slots, w.used, w.free, w.origins = nil, 0, 0, origins{numbers: map[origin]uint32{}}
 	}
 }
 
@@ -179,7 +180,7 @@ func (w *waiting) find(id job.ID) uint32 {
 	if !ok {
 		return 0
 	}
-	return w.ids[raw]
+	return w.ids.Get(raw)
 }
 
 // findPrompt returns the slot of the person's job with the prompt id; zero: none.

@@ -138,7 +138,7 @@ func (m *Machine) add(j Job) *item {
 	it := m.item(j.ID)
 	if it == nil {
 		it = &item{id: m.pack(j.ID), lot: &lot{user: m.user(j.User, j.Group)}}
-		m.items[it.id] = it
+		m.items.Put(it)
 		m.describe(it, j)
 		m.file(it)
 		if !m.dream {

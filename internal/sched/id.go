@@ -96,4 +96,4 @@ func (m *Machine) id(it *item) job.ID {
 }
 
 // item returns the job with that id; nil: there is none.
-func (m *Machine) item(id job.ID) *item { return m.items[pack(id)] }
+func (m *Machine) item(id job.ID) *item { return m.items.Get(pack(id)) }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/job/index"
 )
 
 // Options are the optional settings of New.
@@ -32,7 +33,7 @@ type Machine struct {
 	users    map[string]*user
 	active   []*user // those with waiting jobs that are not held
 	groups   map[string]*group
-	items    map[packed]*item
+	items    *index.Index[*item]
 	long     map[packed]job.ID // ids that are digests in items
 	runs     map[*item]*run    // of claimed ones
 	kinds    map[kindKey]*kind
@@ -71,7 +72,7 @@ func New(o Options) *Machine {
 		o.Order = Fair
 	}
 	return &Machine{
-		opts: o, users: map[string]*user{}, groups: map[string]*group{}, items: map[packed]*item{}, long: map[packed]job.ID{}, runs: map[*item]*run{},
+		opts: o, users: map[string]*user{}, groups: map[string]*group{}, items: index.New(func(it *item) index.ID { return it.id }), long: map[packed]job.ID{}, runs: map[*item]*run{},
 		kinds: map[kindKey]*kind{}, money: newMoney(), due: deadlines{of: map[*item]int64{}}, known: newExperience(), said: map[job.ID][]promise{},
 	}
 }
@@ -211,7 +212,7 @@ func (m *Machine) end(e Ended) {
 	}
 	m.drop(it.lot.kind)
 	m.date(it, time.Time{})
-	delete(m.items, it.id)
+	m.items.Delete(it.id)
 	delete(m.long, it.id)
 	if len(m.said) > 0 {
 		delete(m.said, e.Job)
