@@ -52,9 +52,7 @@ func (l *loader) check() {
 		"limits.sockets_per_user": int64(c.Limits.SocketsPerUser), "queue.max_pending": int64(c.Queue.MaxPending),
 		"queue.max_pending_per_user": int64(c.Queue.MaxPendingPerUser), "queue.max_running_per_user": int64(c.Queue.MaxRunningPerUser),
 	} {
-		if n < 1 {
-			l.wrong(path, "has to be at least 1")
-		}
+		l.atLeast(path, n, 1)
 	}
 	l.users(c.Users)
 	l.packs(c.Packs)
@@ -188,7 +186,7 @@ func (l *loader) queue(q Queue) {
 	if q.HalfLife == 0 {
 		l.wrong("queue.half_life", "has to be longer than 0")
 	}
-	l.atLeast("queue.keep_per_user", q.KeepPerUser, 0)
+	l.atLeast("queue.keep_per_user", int64(q.KeepPerUser), 0)
 	for path, weights := range map[string]map[string]float64{
 		"queue.weights.users": q.Weights.Users, "queue.weights.groups": q.Weights.Groups,
 	} {
@@ -239,13 +237,13 @@ func (l *loader) named(path, who string) {
 }
 
 func (l *loader) quota(path string, q Quota) {
-	l.atLeast(path+".jobs_per_hour", q.JobsPerHour, 0)
-	l.atLeast(path+".jobs_per_day", q.JobsPerDay, 0)
+	l.atLeast(path+".jobs_per_hour", int64(q.JobsPerHour), 0)
+	l.atLeast(path+".jobs_per_day", int64(q.JobsPerDay), 0)
 }
 
-func (l *loader) atLeast(path string, n, least int) {
+func (l *loader) atLeast(path string, n, least int64) {
 	if n < least {
-		l.wrong(path, "has to be at least %d", least)
+		l.wrong(path, "%d is too little; it has to be at least %d", n, least)
 	}
 }
 
@@ -307,10 +305,12 @@ func CheckBack(b Back) (Back, error) {
 // driver checks what one back end's driver needs.
 func (l *loader) driver(at string, b *Back) {
 	l.oneOf(at+".driver", b.Driver, "comfyui", "agent", "serverless")
-	if u, err := url.Parse(b.URL); b.Driver != "agent" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+	if b.Driver == "agent" {
+		l.dialsHome(at, b)
+	} else if u, err := url.Parse(b.URL); err == nil && u.User != nil { // it is shown to whoever sees the back end
+		l.wrong(at+".url", "a name and password do not stand in an address; give a key, as env:NAME or file:PATH")
+	} else if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		l.wrong(at+".url", "%q is not an address such as http://127.0.0.1:8188", b.URL)
-	} else if b.Driver == "agent" && b.URL != "" {
-		l.wrong(at+".url", "an agent dials home: it has no address here")
 	}
 	if b.Driver == "serverless" {
 		if b.Mode == "" {
@@ -324,7 +324,7 @@ func (l *loader) driver(at string, b *Back) {
 			b.MaxParallel = 1
 		}
 	} else {
-		for path, set := range map[string]bool{"mode": b.Mode != "", "max_parallel": b.MaxParallel != 0, "provider": b.Provider != Provider{}} {
+		for path, set := range map[string]bool{"mode": b.Mode != "", "max_parallel": b.MaxParallel != 0, "provider": b.Provider != Provider{}, "storage": b.Storage != ""} {
 			if set {
 				l.wrong(at+"."+path, "belongs to the driver serverless")
 			}
@@ -337,12 +337,14 @@ func (l *loader) driver(at string, b *Back) {
 		}
 	}
 	l.warm(at, b)
-	l.atLeast(at+".max_parallel", b.MaxParallel, 0)
+	l.atLeast(at+".max_parallel", int64(b.MaxParallel), 0)
 	if b.PricePerHour < 0 {
-		l.wrong(at+".price_per_hour", "is below 0")
+		l.wrong(at+".price_per_hour", "%v is below 0", b.PricePerHour)
 	}
 	switch {
-	case b.Storage == "", folderAddress(b.Storage), b.Mode == "plain" && folderAddress(withoutInputs(b.Storage)):
+	case b.Storage == "", b.Driver != "serverless", folderAddress(b.Storage), b.Mode == "plain" && folderAddress(withoutInputs(b.Storage)):
+	case b.Mode == "plain" && strings.HasPrefix(b.Storage, "file:///"):
+		l.wrong(at+".storage", "behind the ? stands inputs, an absolute folder, and nothing else: file:///mnt/outputs?inputs=/mnt/inputs")
 	case strings.HasPrefix(b.Storage, "s3:") && b.Mode == "plain":
 		l.wrong(at+".storage", "ComfyUI itself writes to folders only: mode plain needs file:///FOLDER")
 	case strings.HasPrefix(b.Storage, "s3:"):
@@ -350,10 +352,23 @@ func (l *loader) driver(at string, b *Back) {
 	default: // it may have a key in it
 		l.wrong(at+".storage", "write an absolute folder such as file:///mnt/outputs, or s3://bucket/prefix?endpoint=HOST")
 	}
+	if _, ok := b.Labels[""]; ok {
+		l.wrong(at+".labels", "a label has no name; write NAME: TEXT")
+	}
 	for j, g := range b.Groups {
 		if !name.MatchString(g) {
 			l.wrong(fmt.Sprintf("%s.groups[%d]", at, j), "%q is not a name: 1 to 32 lower-case letters, digits, - and _", g)
 		}
+	}
+}
+
+// dialsHome checks what an agent's back end does not have.
+func (l *loader) dialsHome(at string, b *Back) {
+	if b.URL != "" {
+		l.wrong(at+".url", "an agent dials home: it has no address here")
+	}
+	if b.Key.IsSet() {
+		l.wrong(at+".key", "an agent gets its key when it joins: it has none here")
 	}
 }
 

@@ -93,7 +93,7 @@ users2: 1
 		`comfyume.yaml:4: limits.uplaod: there is no such setting; did you mean upload?`,
 		`comfyume.yaml:5: limits.keep_free: "much" is not a size such as 512MB or 10GB`,
 		`comfyume.yaml:6: queue.mode: "fiar" is none of fifo, round_robin, priority, fair; did you mean fair?`,
-		`comfyume.yaml:6: queue.max_pending: has to be at least 1`,
+		`comfyume.yaml:6: queue.max_pending: 0 is too little; it has to be at least 1`,
 		`comfyume.yaml:7: tls.key: is needed by tls.mode files`,
 		`comfyume.yaml:8: store: write sqlite, or the address of a Redis such as redis://HOST:6379/0`,
 		`comfyume.yaml:9: insecure_lan: "maybe" is neither true nor false`,

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 )
@@ -15,10 +16,16 @@ var taken = []string{
 	"studio", "admin", "me", "signin", "signout", "join", "link", "healthz", "readyz", "metrics", "qm", "u", "k", "assets", "scripts", "docs",
 }
 
-// packs checks which addresses of custom nodes are open.
+// packs checks whose files and which addresses of custom nodes are open.
 func (l *loader) packs(p Packs) {
+	for list, names := range map[string][]string{"packs.allow": p.Allow, "packs.deny": p.Deny} {
+		for i, pack := range names {
+			l.pack(fmt.Sprintf("%s[%d]", list, i), pack)
+		}
+	}
 	for pack, routes := range p.Routes {
 		path := "packs.routes." + pack
+		l.pack(path, pack)
 		for _, route := range routes {
 			first, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(route, "/api"), "/"), "/")
 			own := true
@@ -32,5 +39,12 @@ func (l *loader) packs(p Packs) {
 				l.wrong(path, "%q is an address of ComfyUI or of the studio", route)
 			}
 		}
+	}
+}
+
+// pack checks the name of a pack: one with a slip of the pen would let through what was to be denied.
+func (l *loader) pack(path, name string) {
+	if name == "" || strings.Trim(name, ".") == "" || strings.ContainsAny(name, "/\\\x00") {
+		l.wrong(path, "%q is not the name of a folder in custom_nodes", name)
 	}
 }

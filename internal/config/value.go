@@ -49,7 +49,7 @@ func ParseSize(s string) (Size, error) {
 	}
 	if whole, err := strconv.ParseInt(number, 10, 64); err == nil {
 		if whole < 0 || whole > math.MaxInt64/int64(factor) {
-			return 0, fmt.Errorf("%q is out of range", s)
+			return 0, fmt.Errorf("%q is no size between 0 and 8 EiB; write one such as 512MB or 10GB", s)
 		}
 		return Size(whole) * factor, nil
 	}
@@ -58,7 +58,7 @@ func ParseSize(s string) (Size, error) {
 		return 0, fmt.Errorf("%q is not a size such as 512MB or 10GB", s)
 	}
 	if f < 0 || f*float64(factor) >= math.MaxInt64 {
-		return 0, fmt.Errorf("%q is out of range", s)
+		return 0, fmt.Errorf("%q is no size between 0 and 8 EiB; write one such as 512MB or 10GB", s)
 	}
 	return Size(f * float64(factor)), nil
 }
@@ -90,7 +90,7 @@ func ParseDuration(s string) (Duration, error) {
 			return 0, wrong
 		}
 		if n > uint64(math.MaxInt64/day) {
-			return 0, fmt.Errorf("%q is out of range", s)
+			return 0, fmt.Errorf("%q is longer than 292 years; write a length of time such as 30s, 45m, 2h or 7d", s)
 		}
 		whole, text = time.Duration(n)*day, rest //nolint:gosec // checked above
 		if rest == "" {
@@ -102,7 +102,7 @@ func ParseDuration(s string) (Duration, error) {
 		return 0, wrong
 	}
 	if d > math.MaxInt64-whole {
-		return 0, fmt.Errorf("%q is out of range", s)
+		return 0, fmt.Errorf("%q is longer than 292 years; write a length of time such as 30s, 45m, 2h or 7d", s)
 	}
 	return Duration(whole + d), nil
 }

@@ -136,7 +136,7 @@ func (l *loader) warm(at string, b *Back) {
 		if !l.out.IsSet(here + ".min") {
 			w.Min = 1
 		}
-		l.atLeast(here+".min", w.Min, 1)
+		l.atLeast(here+".min", int64(w.Min), 1)
 	}
 }
 

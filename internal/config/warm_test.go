@@ -103,7 +103,7 @@ backends:
 		":10: backends[1].warm[0].to: \"25:00\" is not a time of the day",
 		":11: backends[1].warm[1].to: is needed",
 		":12: backends[1].warm[2].to: is the same as from",
-		":12: backends[1].warm[2].min: has to be at least 1",
+		":12: backends[1].warm[2].min: 0 is too little; it has to be at least 1",
 		":13: backends[1].warm[3].from: 24:00 is the end of a day",
 		":13: backends[1].warm[3].mn: there is no such setting; did you mean min?",
 	} {
