@@ -297,7 +297,7 @@ func (d *download) refused(resp *http.Response) error {
 	switch code := resp.StatusCode; {
 	case code == http.StatusUnauthorized || code == http.StatusForbidden:
 		return fault.New(fault.Denied, "%s wants to know who asks (status %d).", host, code).WithCode("needs_token").
-			WithRemedy("Accept the model's licence there, and name a token for %s in the agent's settings: tokens: {%s: env:NAME}.", host, host)
+			WithRemedy("Accept the model's licence there, and give the agent a key for %s: --model-key %s=env:NAME, or model_keys in its settings.", host, host)
 	case code == http.StatusNotFound || code == http.StatusGone:
 		return fault.New(fault.Missing, "%s has no such file (status %d).", host, code).WithCode("no_such_file").WithRemedy("See the address.")
 	case code >= 400 && code < 500 && code != http.StatusTooManyRequests && code != http.StatusRequestTimeout:

@@ -230,7 +230,10 @@ func TestRefusals(t *testing.T) {
 			_, err := b.get(t, c.want)
 			f, ok := errors.AsType[*fault.Error](err)
 			if !ok || f.Code != c.code || f.Kind != c.kind {
-				t.Errorf("err = %v", err)
+				t.Fatalf("err = %v", err)
+			}
+			if f.Code == "needs_token" && !strings.Contains(f.Remedy, "--model-key 127.0.0.1=env:NAME, or model_keys") { // as the agent calls them
+				t.Errorf("the remedy is %q", f.Remedy)
 			}
 			for _, dir := range []string{"ckpt", "loras"} {
 				if list, err := filepath.Glob(filepath.Join(b.dir, dir, "[^.]*")); err != nil || len(list) != 0 {

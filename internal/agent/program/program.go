@@ -23,6 +23,7 @@ import (
 	"github.com/ahelme/comfyume/internal/agent/flags"
 	"github.com/ahelme/comfyume/internal/agent/modelstore"
 	"github.com/ahelme/comfyume/internal/agent/nodepacks"
+	"github.com/ahelme/comfyume/internal/agent/report"
 	"github.com/ahelme/comfyume/internal/backend/apart"
 	"github.com/ahelme/comfyume/internal/backend/comfyui"
 	"github.com/ahelme/comfyume/internal/fault"
@@ -317,7 +318,11 @@ func (o *Options) place() (handover.Place, error) {
 
 // beside is what operators of the studio may do on this machine beside looking.
 func (o *Options) beside(c comfy) map[string]http.Handler {
-	more := map[string]http.Handler{}
+	more := map[string]http.Handler{
+		"/models": o.notHere("The ComfyUI of this agent is on another machine: its models are not the agent's to change.", "Start an agent there."),
+		"/nodes": o.notHere("Somebody else starts the ComfyUI of this agent: its custom nodes are not the agent's to change.",
+			"Let the agent start it: comfyume agent --comfyui-dir DIR."),
+	}
 	if c.local() {
 		more["/models"] = modelstore.New(modelstore.Options{
 			Folders: func() (map[string][]string, error) {
@@ -346,6 +351,13 @@ func (o *Options) beside(c comfy) map[string]http.Handler {
 		}).Handler()
 	}
 	return more
+}
+
+// notHere answers with why an agent has no part of its control interface.
+func (o *Options) notHere(why, remedy string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		report.Answer(w, o.Log, nil, fault.New(fault.Unavailable, "%s", why).WithRemedy("%s", remedy).WithCode("not_here"))
+	})
 }
 
 // modelKey returns the key for downloads from a host.

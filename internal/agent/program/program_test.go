@@ -153,6 +153,9 @@ func TestHome(t *testing.T) {
 	if st := read(t, control, "http://agent/status"); !strings.Contains(st, `"name":"lab-1"`) {
 		t.Errorf("the status is %s", st)
 	}
+	if nodes := read(t, control, "http://agent/nodes"); !strings.Contains(nodes, "Somebody else starts the ComfyUI") || !strings.Contains(nodes, "--comfyui-dir") {
+		t.Errorf("custom nodes of somebody else's ComfyUI: %s", nodes)
+	}
 	if got := read(t, through(t, hub, tunnel.ComfyUI), "http://comfy/system_stats"); !strings.Contains(got, "0.3.64") {
 		t.Errorf("through the line comes %s", got)
 	}
