@@ -32,6 +32,9 @@ func (m *Machine) Next(now time.Time) (d Decision, ok bool) {
 	}
 	if c.item == nil {
 		c = m.choose(m.free(false, false))
+		if c.item != nil && m.early(c) {
+			return Decision{}, false
+		}
 	}
 	if c.item == nil {
 		return Decision{}, false
@@ -155,6 +158,14 @@ func (m *Machine) choose(free []*backEnd) choice {
 	first.lot.user.passed += m.expected(best.item, best.on)
 	best.overtook = true
 	return best
+}
+
+// early reports whether a job would be staged to load models that another back end has, one that costs nothing: the load
+// is spared if that is free first. The job loses nothing, as the back end takes it once it is idle.
+func (m *Machine) early(c choice) bool {
+	return m.opts.Affinity > 0 && c.on.cold(c.lot.kind) && slices.ContainsFunc(m.backends, func(b *backEnd) bool {
+		return b != c.on && b.open() && b.Price <= 0 && !b.cold(c.lot.kind) && m.runsOn(b, c.lot)
+	})
 }
 
 // newcomer is who was not served for so long: nobody overtakes them.

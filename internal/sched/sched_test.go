@@ -81,6 +81,46 @@ func TestOrderBetweenPeople(t *testing.T) {
 	}
 }
 
+// TestNotStagedToLoadWhatAnotherHas: a job is not bound to a back end that would load its models for it while another one
+// has them. Whichever is free first takes it, even cold.
+func TestNotStagedToLoadWhatAnotherHas(t *testing.T) {
+	t.Parallel()
+	for first, want := range map[job.ID]string{"ann1": "cid3@x", "bob2": "cid3@y"} {
+		for affinity, early := range map[time.Duration][]string{0: nil, -1: {"cid3@y"}} {
+			m := machine(sched.Options{Affinity: affinity})
+			for name, models := range map[string]string{"x": "mx", "y": "my"} {
+				m.Apply(sched.BackEnd{Name: name, Ready: true, Models: models})
+			}
+			give := func(id, models string, seq int64) []string {
+				j := waiting(id, seq)
+				j.Models = models
+				m.Apply(sched.Added{Job: j})
+				d := next(m)
+				for _, one := range d {
+					id, _, _ := strings.Cut(one, "@")
+					m.Apply(sched.Posted{Job: job.ID(id), At: noon})
+				}
+				return d
+			}
+			equal(t, give("ann1", "mx", 1), []string{"ann1@x"})
+			equal(t, give("bob2", "my", 2), []string{"bob2@y"})
+			m.Apply(sched.BackEnd{Name: "x", Ready: true, Slots: 1}) // it stages nothing
+			equal(t, give("cid3", "mx", 3), early)
+			if early == nil {
+				m.Apply(sched.Ended{Job: first, Ran: time.Second, At: noon})
+				equal(t, next(m), []string{want})
+			}
+		}
+	}
+	m := machine(sched.Options{}, "x", "y") // where nobody has the models, they are loaded as soon as can be
+	for i, models := range []string{"mx", "my", "mz"} {
+		j := waiting(fmt.Sprint("ann", i), int64(i))
+		j.Models = models
+		m.Apply(sched.Added{Job: j})
+	}
+	equal(t, next(m), []string{"ann0@x", "ann1@y", "ann2@x"})
+}
+
 // TestNobodyIsPutBehindWhoHasABackEndToThemselves: ann's jobs run where others' can't. Who comes back stands where those
 // stand who wait beside them, not where ann does.
 func TestNobodyIsPutBehindWhoHasABackEndToThemselves(t *testing.T) {
