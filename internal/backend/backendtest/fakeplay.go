@@ -83,7 +83,8 @@ func (s *fakeSocket) pump(ctx context.Context) {
 				return
 			}
 		}
-		if len(next) == 0 { // the end was put into the stream
+		if len(next) == 0 { // the end was put into the stream: what was sent before has to arrive
+			s.conn.Close(websocket.StatusGoingAway, "") //nolint:errcheck // it may be gone already
 			return
 		}
 		kind := websocket.MessageText

@@ -275,8 +275,41 @@ func (p *Player) entry(now string) json.RawMessage {
 				return l.Response.JSON
 			}
 		}
+		return p.told(old)
 	}
 	return nil
+}
+
+// told makes the history's answer for a run of which it was not recorded, out of its frames: a server has a run in its
+// queue or in its history.
+func (p *Player) told(id string) json.RawMessage {
+	var outputs, messages []string
+	status := "error"
+	for _, l := range p.lines {
+		var f struct {
+			Type string
+			Data json.RawMessage
+		}
+		var of struct {
+			PromptID string `json:"prompt_id"`
+			Node     string
+			Output   json.RawMessage
+		}
+		if l.Kind != "ws" || json.Unmarshal(l.JSON, &f) != nil || json.Unmarshal(f.Data, &of) != nil || of.PromptID != id {
+			continue
+		}
+		switch {
+		case f.Type == "executed":
+			outputs = append(outputs, fmt.Sprintf("%q: %s", of.Node, of.Output))
+		case strings.HasPrefix(f.Type, "execution_"):
+			messages = append(messages, fmt.Sprintf("[%q, %s]", f.Type, f.Data))
+		}
+		if f.Type == "execution_success" {
+			status = "success"
+		}
+	}
+	return fmt.Appendf(nil, `{%q: {"prompt": [0, %q, {}, {}, []], "outputs": {%s}, "status": {"status_str": %q, "completed": %t, "messages": [%s]}, "meta": {}}}`,
+		id, id, strings.Join(outputs, ", "), status, status == "success", strings.Join(messages, ", "))
 }
 
 func (p *Player) queue(w http.ResponseWriter, _ *http.Request) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -64,7 +65,15 @@ func RunRecorded(t *testing.T, open Opener) {
 				t.Fatal(err)
 			}
 			for what, told := range map[string]bool{"asked": false, "told": true} {
-				t.Run(what, func(t *testing.T) { playAll(t, open, lines, told, strings.HasPrefix(name, "interrupt")) })
+				t.Run(what, func(t *testing.T) {
+					tries := 0
+					for again := true; again; tries++ {
+						again = playAll(t, open, lines, told, strings.HasPrefix(name, "interrupt"), tries < cutTries)
+					}
+					if tries > 1 {
+						t.Logf("played %d times: frames went to a socket that the driver had left", tries)
+					}
+				})
 			}
 		})
 	}
@@ -77,8 +86,13 @@ type told struct {
 	Binary string
 }
 
-// playAll plays the runs of a recording. With told the driver knows what the outputs are.
-func playAll(t *testing.T, open Opener, lines []Line, told, interrupt bool) {
+// cutTries is how often a recording in which the client is cut is played again when frames are missing. What a server says
+// between two sockets of a client is lost, and a driver on a busy machine may have left the second one as well.
+const cutTries = 5
+
+// playAll plays the runs of a recording. With told the driver knows what the outputs are. With lenient it reports whether
+// frames of a run with a gap are missing, which is an error otherwise.
+func playAll(t *testing.T, open Opener, lines []Line, told, interrupt, lenient bool) (again bool) {
 	t.Helper()
 	player := NewPlayer(lines)
 	t.Cleanup(player.Close)
@@ -88,12 +102,18 @@ func playAll(t *testing.T, open Opener, lines []Line, told, interrupt bool) {
 	for i, l := range lines {
 		if l.Post("/prompt") {
 			runs++
-			playOne(t, d, lines, i, told, interrupt)
+			again = playOne(t, d, lines, i, told, interrupt, lenient && cuts(lines)) || again
 		}
 	}
 	if runs == 0 {
 		t.Error("no prompt in the recording")
 	}
+	return again
+}
+
+// cuts reports whether the recorded client was cut.
+func cuts(lines []Line) bool {
+	return slices.ContainsFunc(lines, func(l Line) bool { return l.Kind == "ws_close" && l.Client == "A" })
 }
 
 // outputsOf returns the outputs that the server meant to give, from the recorded history: [number, id, graph, extra, outputs].
@@ -112,8 +132,8 @@ func outputsOf(t *testing.T, lines []Line, id string) (outputs []string) {
 	return outputs
 }
 
-// playOne makes the run whose prompt is at a line.
-func playOne(t *testing.T, d backend.Driver, lines []Line, at int, tell, interrupt bool) {
+// playOne makes the run whose prompt is at a line. With lenient it reports whether there is a gap in its frames.
+func playOne(t *testing.T, d backend.Driver, lines []Line, at int, tell, interrupt, lenient bool) (gap bool) {
 	t.Helper()
 	var posted struct{ Prompt json.RawMessage }
 	if err := json.Unmarshal(lines[at].Request.JSON, &posted); err != nil {
@@ -132,7 +152,7 @@ func playOne(t *testing.T, d backend.Driver, lines []Line, at int, tell, interru
 	a := Begin(t.Context(), t, d, task)
 	if lines[at].Response.Status != 200 {
 		refusedAs(t, a, lines[at].Response.JSON)
-		return
+		return false
 	}
 	if interrupt {
 		a.Await(t, "progress")
@@ -150,11 +170,13 @@ func playOne(t *testing.T, d backend.Driver, lines []Line, at int, tell, interru
 		}
 		got = append(got, f)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	diff := cmp.Diff(want, got)
+	if gap = lenient && diff != "" && a.Result.Gap && len(got) < len(want); diff != "" && !gap {
 		t.Errorf("frames (-want +got):\n%s", diff)
 	}
 	sameEntry(t, a, lines, recorded.PromptID)
 	a.Want(t, state)
+	return gap
 }
 
 // refusedAs wants the recorded 400.

@@ -145,6 +145,13 @@ func (a *Attempt) Await(t *testing.T, typ string) {
 	}
 }
 
+// Seen is how many frames came until now.
+func (a *Attempt) Seen() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.Updates)
+}
+
 // Wait waits for the end.
 func (a *Attempt) Wait(t *testing.T) {
 	t.Helper()

@@ -100,10 +100,11 @@ func (s *socket) close() {
 	})
 }
 
-// bye closes the socket so that the server has noticed when it returns, as far as it answers.
+// bye closes the socket so that the server has noticed when it returns, as far as it answers, and nobody is given it any
+// more.
 func (s *socket) bye() {
-	// Whatever comes of it, close follows.
-	_ = s.conn.Close(websocket.StatusNormalClosure, "")
+	_ = s.conn.Close(websocket.StatusNormalClosure, "") // whatever comes of it
+	s.close()
 }
 
 // read takes frames from the connection until it ends, and gives them to the runs that they are about.

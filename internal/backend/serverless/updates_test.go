@@ -78,7 +78,7 @@ func TestUpdatesAreForTheirRunAlone(t *testing.T) {
 			t.Errorf("%s: %d", what, status)
 		}
 	}
-	n := len(ann.Updates)
+	n := ann.Seen()
 	if status, told := post(run, token, body); status != http.StatusOK || told.Next == 0 || told.Stop {
 		t.Errorf("what came before: %d, %+v", status, told)
 	}
