@@ -88,10 +88,10 @@ type Studio interface {
 	Purse
 }
 
-// scope returns whose jobs a person may see: everybody's ("") for staff.
-func scope(who identity.Person) string {
-	if isStaff(who) {
-		return ""
-	}
-	return who.Name
+// leads reports whether a person may act for the others of a group: an instructor of theirs, an operator of all.
+func leads(who identity.Person, group string) bool {
+	return who.Role == identity.Operator || who.Role == identity.Instructor && who.Group != "" && who.Group == group
 }
+
+// sees reports whether a job may be shown to a person, and changed by them: it is theirs, or of somebody they lead.
+func sees(who identity.Person, j job.Job) bool { return j.User == who.Name || leads(who, j.Group) }

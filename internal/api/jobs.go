@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"slices"
@@ -17,7 +18,7 @@ type jobPath struct {
 }
 
 func (f *Face) jobs() {
-	on(f, route{http.MethodGet, "/jobs", "list-jobs", "Jobs, newest first: one's own, for staff everybody's", anyone, 0},
+	on(f, route{http.MethodGet, "/jobs", "list-jobs", "Jobs, newest first: one's own, for instructors their group's, for operators everybody's", anyone, 0},
 		func(ctx context.Context, who identity.Person, in *struct {
 			User   string   `query:"user"`
 			State  []string `query:"state" doc:"pending, running, completed, failed, cancelled; may be several"`
@@ -52,7 +53,7 @@ func (f *Face) jobActs() {
 	act := func(path, id, does string, status int, do func(ctx context.Context, j job.Job) (job.Job, error)) {
 		on(f, route{http.MethodPost, "/jobs/{id}/" + path, id, does, anyone, status},
 			func(ctx context.Context, who identity.Person, in *jobPath) (*body[Job], error) {
-				j, err := f.ownJob(ctx, who, in.ID)
+				j, err := f.job(ctx, who, in.ID)
 				if err == nil {
 					j, err = do(ctx, j)
 				}
@@ -88,7 +89,7 @@ func (f *Face) jobActs() {
 			Body JobChange
 		},
 		) (*body[Job], error) {
-			j, err := f.ownJob(ctx, who, in.ID)
+			j, err := f.job(ctx, who, in.ID)
 			if err == nil && in.Body.Class != nil {
 				j, err = f.classify(ctx, who, j, *in.Body.Class)
 			}
@@ -140,24 +141,10 @@ func ids(list []job.Job) []job.ID {
 // job returns a job that the person may see. Others' jobs are missing, not forbidden: their ids tell nothing.
 func (f *Face) job(ctx context.Context, who identity.Person, id string) (job.Job, error) {
 	j, err := f.Queue.Get(ctx, job.ID(id))
-	if fault.Is(err, fault.Missing) || err == nil && scope(who) != "" && j.User != who.Name {
+	if fault.Is(err, fault.Missing) || err == nil && !sees(who, j) {
 		err = fault.New(fault.Missing, "There is no job %s.", id).WithCode("no_such_job")
 	}
 	return j, err
-}
-
-// ownJob returns a job that the person may change: their own, for instructors those of their group.
-func (f *Face) ownJob(ctx context.Context, who identity.Person, id string) (job.Job, error) {
-	j, err := f.job(ctx, who, id)
-	if err == nil && j.User != who.Name && !leads(who, j.Group) {
-		err = foreign()
-	}
-	return j, err
-}
-
-// leads reports whether a person may act for the others of a group.
-func leads(who identity.Person, group string) bool {
-	return who.Role == identity.Operator || who.Role == identity.Instructor && who.Group != "" && who.Group == group
 }
 
 func foreign() error {
@@ -186,12 +173,6 @@ func (f *Face) classify(ctx context.Context, who identity.Person, j job.Job, c j
 }
 
 func (f *Face) listJobs(ctx context.Context, who identity.Person, user string, states []string, limit, offset int) (Jobs, error) {
-	if own := scope(who); own != "" {
-		if user != "" && user != own {
-			return Jobs{}, fault.New(fault.Denied, "Jobs of others are for instructors and operators.")
-		}
-		user = own
-	}
 	q := job.ListQuery{Limit: limit, Offset: offset}
 	for _, s := range states {
 		state := job.State(s)
@@ -201,11 +182,77 @@ func (f *Face) listJobs(ctx context.Context, who identity.Person, user string, s
 		}
 		q.States = append(q.States, state)
 	}
-	list, total, err := f.Queue.ListAll(ctx, q, user)
+	names, err := f.whose(ctx, who, user)
+	if err != nil {
+		return Jobs{}, err
+	}
+	list, total, err := f.newest(ctx, who, names, q)
 	if err != nil {
 		return Jobs{}, err
 	}
 	return Jobs{Jobs: f.shapes(ctx, list), Total: total}, nil
+}
+
+// whose returns the people whose jobs somebody may list who asks for those of user, or of all (""). One empty name:
+// everybody's.
+func (f *Face) whose(ctx context.Context, who identity.Person, user string) ([]string, error) {
+	switch {
+	case who.Role == identity.Operator:
+		return []string{user}, nil
+	case user != "" && user != who.Name && who.Role == identity.Participant:
+		return nil, fault.New(fault.Denied, "Jobs of others are for instructors and operators.")
+	case user != "":
+		return []string{user}, f.forPerson(ctx, who, user)
+	}
+	names := []string{who.Name}
+	if !leads(who, who.Group) {
+		return names, nil
+	}
+	members, err := f.People.Users(ctx, who.Group)
+	for _, u := range members {
+		if u.Name != who.Name && u.Group == who.Group {
+			names = append(names, u.Name)
+		}
+	}
+	return names, err
+}
+
+// newest returns the part that q asks for of the jobs of these people that may be shown, and how many there are in all.
+func (f *Face) newest(ctx context.Context, who identity.Person, names []string, q job.ListQuery) ([]job.Job, int, error) {
+	if who.Role == identity.Operator || len(names) == 1 && names[0] == who.Name {
+		return f.Queue.ListAll(ctx, q, names[0])
+	}
+	var all []job.Job
+	total := 0
+	page, most := q, q.Offset+q.Limit
+	page.Limit = most
+	for _, name := range names {
+		found := 0
+		for page.Offset = 0; found < most; page.Offset += page.Limit {
+			list, n, err := f.Queue.ListAll(ctx, page, name)
+			if err != nil {
+				return nil, 0, err
+			}
+			if page.Offset == 0 {
+				total += n
+			}
+			for _, j := range list {
+				if sees(who, j) { // not what somebody did before they joined the group
+					all = append(all, j)
+					found++
+				} else {
+					total--
+				}
+			}
+			if len(list) < page.Limit {
+				break
+			}
+		}
+	}
+	slices.SortFunc(all, func(x, y job.Job) int { return cmp.Compare(y.Seq, x.Seq) })
+	all = slices.CompactFunc(all, func(x, y job.Job) bool { return x.ID == y.ID }) // pages move while they are read
+	all = all[min(q.Offset, len(all)):]
+	return all[:min(q.Limit, len(all))], total, nil
 }
 
 // whole returns a job with its attempts.

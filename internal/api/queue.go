@@ -99,11 +99,12 @@ func (f *Face) knownScope(ctx context.Context, scope string) error {
 	return fault.New(fault.Invalid, "%q is nothing that can be paused.", scope).WithRemedy("Use all, group:NAME or backend:NAME.")
 }
 
-// queue returns the queue as the person may see it: participants their own part.
+// queue returns the queue as the person may see it: participants their own part, instructors beside all counts the people of
+// their group.
 func (f *Face) queue(ctx context.Context, who identity.Person) (QueueState, error) {
 	out := QueueState{Mode: f.Queue.Mode(), Pauses: f.pauses(who), Counts: f.Queue.Counts(), Users: []Load{}}
 	open := f.Queue.CountsByUser()
-	if own := scope(who); own != "" {
+	if own := who.Name; !isStaff(who) {
 		var err error
 		if out.Counts, err = f.ownCounts(ctx, own, open[own]); err != nil {
 			return QueueState{}, err
@@ -122,6 +123,9 @@ func (f *Face) queue(ctx context.Context, who identity.Person) (QueueState, erro
 		groups[u.Name] = u.Group
 	}
 	for name, c := range open {
+		if name != who.Name && !leads(who, groups[name]) {
+			continue
+		}
 		out.Users = append(out.Users, f.load(name, groups[name], c))
 	}
 	slices.SortFunc(out.Users, func(a, b Load) int { return cmp.Compare(a.User, b.User) })
@@ -151,7 +155,7 @@ func (f *Face) load(user, group string, c job.Counts) Load {
 func (f *Face) pauses(who identity.Person) []Pause {
 	out := []Pause{}
 	for _, p := range f.Queue.Pauses() {
-		if scope(who) != "" {
+		if !isStaff(who) {
 			if p.Scope != ScopeAll && (who.Group == "" || p.Scope != ScopeGroup+who.Group) {
 				continue
 			}
