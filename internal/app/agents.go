@@ -82,7 +82,7 @@ func (s *Studio) agentDriver(b config.Back) (backend.Driver, error) {
 	}
 	log := s.log.With("backend", b.Name)
 	return dialhome.New(b.Name, s.hub, dialhome.Options{
-		Log: log, Comfy: comfyui.Options{Studio: s.self.ID, Log: log, Changed: s.nudge(b.Name), Folders: &s.folders},
+		Log: log, Comfy: comfyui.Options{Studio: s.self.ID, Log: log, Changed: s.nudge(b.Name), Folders: &s.folders, Patience: patience{s, b.Name}, Silent: s.silent(b.Name)},
 		Joined: func(ctx context.Context) (bool, error) {
 			all, err := s.agents.Agents(ctx)
 			return slices.ContainsFunc(all, func(a agents.Agent) bool { return a.Name == b.Name }), err

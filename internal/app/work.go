@@ -184,6 +184,7 @@ func (s *Studio) comfyDriver(b config.Back) (backend.Driver, error) {
 	}
 	return comfyui.New(b.URL, comfyui.Options{
 		Studio: s.self.ID, Header: header, Log: s.log.With("backend", b.Name), Changed: s.nudge(b.Name), Folders: &s.folders,
+		Patience: patience{s, b.Name}, Silent: s.silent(b.Name),
 	})
 }
 
@@ -216,6 +217,34 @@ func (s *Studio) nudge(name string) func() {
 		if s.fleet != nil { // nil until all drivers are made
 			s.fleet.Nudge(name)
 		}
+	}
+}
+
+// silent takes in that a back end gives no sign of life in mid-run.
+func (s *Studio) silent(name string) func(text string) {
+	return func(text string) {
+		if s.fleet != nil {
+			s.fleet.Silent(name, text)
+		}
+	}
+}
+
+// patience is how long nodes of a back end may be silent, as the ledger learned.
+type patience struct {
+	*Studio
+	backEnd string
+}
+
+func (p patience) Bound(class string) (time.Duration, bool) {
+	if p.usage == nil { // a command that looks into the folder
+		return 0, false
+	}
+	return p.usage.Bound(p.backEnd, class)
+}
+
+func (p patience) Silent(class string, longest time.Duration) {
+	if p.usage != nil {
+		p.usage.Silent(p.backEnd, class, longest)
 	}
 }
 

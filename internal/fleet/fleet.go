@@ -381,6 +381,23 @@ func (f *Fleet) Report(name string, err error) {
 	m.wake()
 }
 
+// Silent takes in that a back end gives no sign of life in the middle of a run: it is given no more until it answers. It
+// does not block.
+func (f *Fleet) Silent(name, text string) {
+	m := f.member(name)
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	at := m.now.State
+	changed := (at == Ready || at == Trial) && m.become(Unreachable, fmt.Sprintf("%s %s.", name, text), nil)
+	m.mu.Unlock()
+	if changed {
+		f.log.Warn("a back end changed", "backend", name, "state", string(Unreachable), "reason", text)
+		f.options.Changed()
+	}
+}
+
 // Forgive takes back that runs were lost on a back end: it was a job's doing.
 func (f *Fleet) Forgive(name string) {
 	if m := f.member(name); m != nil {

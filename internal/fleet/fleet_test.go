@@ -90,7 +90,7 @@ type table struct {
 	driver    *driver
 	catalog   *catalog
 	fleet     *fleet.Fleet
-	changes   int
+	changes   atomic.Int64
 	follows   atomic.Bool
 	restarted []string
 }
@@ -105,7 +105,7 @@ func inBubble(t *testing.T, f func(b *table)) {
 		b.fleet, err = fleet.New([]fleet.Member{{
 			Name: "gpu1", Driver: b.driver, Parallel: 4, Groups: []string{"red"}, Price: 2.5, Prefer: 1,
 		}}, b.catalog, fleet.Options{
-			Changed: func() { b.changes++ }, Follows: b.follows.Load,
+			Changed: func() { b.changes.Add(1) }, Follows: b.follows.Load,
 			Restarted: func(_ context.Context, name, epoch string) error {
 				b.restarted = append(b.restarted, name+epoch)
 				return nil
@@ -160,10 +160,10 @@ func TestStatesFollowTheProbes(t *testing.T) {
 			{nil, fleet.Ready},
 		} {
 			b.driver.set(func() { b.driver.err = c.err })
-			before := b.changes
+			before := b.changes.Load()
 			b.nudge()
 			b.want(c.want)
-			if b.changes == before {
+			if b.changes.Load() == before {
 				b.Errorf("nobody was told of %v", c.err)
 			}
 		}
@@ -198,11 +198,11 @@ func TestWorkOfAnotherServerIsNotForeign(t *testing.T) {
 
 func TestNoNewsIsNotTold(t *testing.T) {
 	inBubble(t, func(b *table) {
-		before := b.changes
+		before := b.changes.Load()
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if b.changes != before {
-			b.Errorf("told %d times that nothing changed", b.changes-before)
+		if b.changes.Load() != before {
+			b.Errorf("told %d times that nothing changed", b.changes.Load()-before)
 		}
 		if n := b.driver.probed(); n < 6 || n > 8 {
 			b.Errorf("%d probes in a minute", n)
@@ -296,10 +296,10 @@ func TestLosingEveryRunLeadsToQuarantine(t *testing.T) {
 		b.want(fleet.Quarantined) // the second one is longer
 		time.Sleep(15 * time.Second)
 		b.want(fleet.Trial)
-		before := b.changes
+		before := b.changes.Load()
 		b.fleet.Report("gpu1", nil)
 		b.want(fleet.Ready)
-		if b.changes == before {
+		if b.changes.Load() == before {
 			t.Error("nobody was told that it may have all again")
 		}
 		lose(19)
@@ -404,10 +404,10 @@ func TestStatusSaysWhatADispatcherHasToKnow(t *testing.T) {
 			b.driver.snap.Devices = []backend.Device{{VRAMTotal: 8}, {VRAMTotal: 24}}
 			b.driver.snap.Cold = "gpu1 sleeps."
 		})
-		before := b.changes
+		before := b.changes.Load()
 		b.nudge()
 		b.want(fleet.Ready)
-		if b.changes == before {
+		if b.changes.Load() == before {
 			t.Error("nobody was told that it sleeps")
 		}
 		b.driver.set(func() { b.driver.snap.Version, b.driver.snap.Devices = "", nil }) // asleep, and tells nothing
@@ -444,4 +444,32 @@ func TestNamesAreUnique(t *testing.T) {
 			t.Errorf("%v: %v", members, err)
 		}
 	}
+}
+
+// TestSilentBackEndGetsNoMoreUntilItAnswers: also between two probes.
+func TestSilentBackEndGetsNoMoreUntilItAnswers(t *testing.T) {
+	inBubble(t, func(b *table) {
+		state := func(want fleet.State, reason string) {
+			b.Helper()
+			synctest.Wait()
+			if now := b.fleet.BackEnds()[0]; now.State != want || now.Reason != reason {
+				b.Errorf("%s: %q, want %s: %q", now.State, now.Reason, want, reason)
+			}
+		}
+		state(fleet.Ready, "")
+		before := b.changes.Load()
+		b.fleet.Silent("gpu1", "gave no sign of life for 12s, at Slow")
+		b.fleet.Silent("nobody", "is told of")
+		state(fleet.Unreachable, "gpu1 gave no sign of life for 12s, at Slow.")
+		if b.changes.Load() != before+1 {
+			b.Errorf("told of %d changes", b.changes.Load()-before)
+		}
+		time.Sleep(11 * time.Second)
+		state(fleet.Ready, "")
+		if err := b.fleet.Drain("gpu1", true); err != nil {
+			b.Fatal(err)
+		}
+		b.fleet.Silent("gpu1", "gave no sign of life for 12s, at Slow")
+		state(fleet.Drained, "gpu1 was taken out by the operator.")
+	})
 }

@@ -24,15 +24,15 @@ func TestMembersComeAndGo(t *testing.T) {
 		if all := b.fleet.Status(); len(all) != 2 || all[1].Name != "late" || !all[1].Ready {
 			t.Errorf("status %+v", all)
 		}
-		before := b.changes
+		before := b.changes.Load()
 		if err := b.fleet.Remove("late"); err != nil {
 			t.Fatal(err)
 		}
 		if err := b.fleet.Remove("late"); !fault.Is(err, fault.Missing) {
 			t.Errorf("removed twice: %v", err)
 		}
-		if b.changes == before || len(b.fleet.Status()) != 1 {
-			t.Errorf("%d changes told, status %+v", b.changes-before, b.fleet.Status())
+		if b.changes.Load() == before || len(b.fleet.Status()) != 1 {
+			t.Errorf("%d changes told, status %+v", b.changes.Load()-before, b.fleet.Status())
 		}
 		updates := func() int {
 			b.catalog.mu.Lock()

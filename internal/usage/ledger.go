@@ -62,6 +62,9 @@ type Ledger struct {
 	opts  Options
 	learn *estimator
 
+	// Silences ride with what the ledger learned.
+	Silences
+
 	mu    sync.Mutex
 	book  *book
 	open  map[job.ID]time.Duration // what open jobs are expected to take; kept where a quota asks for it
@@ -99,6 +102,7 @@ func New(ctx context.Context, store Store, o Options) (*Ledger, error) {
 		return nil, fmt.Errorf("read how long graphs take: %w", err)
 	}
 	l.learn.restore(saved)
+	l.Restore(saved)
 	return l, nil
 }
 
@@ -108,6 +112,7 @@ func (l *Ledger) Relearn(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read how long graphs take: %w", err)
 	}
+	l.Restore(saved)
 	l.learn.mu.Lock()
 	defer l.learn.mu.Unlock()
 	clear(l.learn.groups)
@@ -363,7 +368,8 @@ func (l *Ledger) Save(ctx context.Context) error {
 	l.book.age(now)
 	l.mu.Unlock()
 	learned, undo := l.learn.changed()
-	s.Learned = learned
+	silent, unsay := l.Changed()
+	s.Learned = append(learned, silent...)
 	if len(s.Hours)+len(s.Learned) == 0 {
 		return nil
 	}
@@ -373,6 +379,7 @@ func (l *Ledger) Save(ctx context.Context) error {
 		return nil
 	}
 	undo()
+	unsay()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for r := range saving {

@@ -55,9 +55,16 @@ type Options struct {
 	// it was ended from outside, or on purpose. Nil, as a function or an answer: nobody knows.
 	Death func(ctx context.Context, since time.Time) error
 
+	// Patience knows how long nodes may be silent. Nil: nobody does.
+	Patience Patience
+	// Silent is called when a server gave no sign of life in mid-run for longer than its node may take: what it did, as
+	// words behind its name. It must not block, and may be nil.
+	Silent func(text string)
+
 	PollAfter      time.Duration // silence after which the server is asked about a run; 0: 5 s
 	LostAfter      time.Duration // how long a server may refuse connections in mid-run; 0: 30 s
-	FrozenAfter    time.Duration // how long a server may accept connections and answer nothing in mid-run; 0: 2 min
+	SilentAfter    time.Duration // how long a server may give no sign of life in mid-run until Silent is called, unless its node may take longer; 0: 12 s
+	FrozenAfter    time.Duration // how long it may until it is given up, unless Patience knows better; 0: 2 min
 	RequestTimeout time.Duration // of one light request; 0: 10 s
 	PostTimeout    time.Duration // of handing over a prompt; 0: 1 min
 	StallTimeout   time.Duration // of a file transfer that stands still; 0: 1 min
@@ -74,6 +81,7 @@ func (o *Options) setDefaults() {
 	def(&o.PollAfter, 5*time.Second)
 	def(&o.LostAfter, 30*time.Second)
 	def(&o.FrozenAfter, 2*time.Minute)
+	def(&o.SilentAfter, 12*time.Second)
 	def(&o.RequestTimeout, 10*time.Second)
 	def(&o.PostTimeout, time.Minute)
 	def(&o.StallTimeout, time.Minute)
@@ -115,8 +123,10 @@ type Driver struct {
 	sockets sockets
 	tidy    tidier
 	row     row
-	own     atomic.Int64 // prompts of ours that the server has and that are not over
-	foreign atomic.Int64 // what the last status frame said beyond ours
+	own     atomic.Int64            // prompts of ours that the server has and that are not over
+	foreign atomic.Int64            // what the last status frame said beyond ours
+	frozen  atomic.Pointer[givenUp] // the last run that was given up with its server; nil: none
+	atWork  sync.Map                // run → the node that runs, where Patience is asked
 }
 
 var _ backend.Driver = (*Driver)(nil)

@@ -31,6 +31,9 @@ type bench struct {
 	driver *comfyui.Driver
 	hints  chan struct{}
 	death  func(ctx context.Context, since time.Time) error // as in Options; set before a run needs it
+
+	patience comfyui.Patience // as in Options, set before open
+	silent   chan string      // what Options.Silent was told
 }
 
 // inBubble runs f with a fake and a driver in virtual time.
@@ -38,7 +41,7 @@ func inBubble(t *testing.T, f func(b *bench)) {
 	t.Helper()
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := &bench{T: t, fake: backendtest.NewFake(), net: backendtest.NewNet(), hints: make(chan struct{}, 100)}
+		b := &bench{T: t, fake: backendtest.NewFake(), net: backendtest.NewNet(), hints: make(chan struct{}, 100), silent: make(chan string, 100)}
 		srv := &http.Server{Handler: b.fake.Handler()}
 		var serving sync.WaitGroup
 		serving.Go(func() { srv.Serve(b.net) })
@@ -72,7 +75,7 @@ func newServer(t *testing.T, h http.HandlerFunc) *backendtest.Net {
 func (b *bench) open() *comfyui.Driver {
 	b.Helper()
 	d, err := comfyui.New("http://gpu", comfyui.Options{
-		Studio: "test", Dial: b.net.Dial,
+		Studio: "test", Dial: b.net.Dial, Patience: b.patience, Silent: func(text string) { b.silent <- text },
 		Death: func(ctx context.Context, since time.Time) error {
 			if b.death == nil {
 				return nil

@@ -44,6 +44,7 @@ func (d *Driver) Probe(ctx context.Context) (backend.Snapshot, error) {
 	if s.Epoch, err = d.epoch(ctx, true); err != nil {
 		return backend.Snapshot{}, err
 	}
+	d.back(s.Epoch)
 	if err := d.openSocket(ctx); err != nil {
 		return backend.Snapshot{}, err
 	}

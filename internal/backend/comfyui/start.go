@@ -48,6 +48,8 @@ type follower struct {
 	ended    time.Time // when the end frame came
 	record   record    // what frames told, should the history never tell
 	alive    time.Time // when the server last gave a sign of life
+	doubted  bool      // somebody was told that it did not for long
+	spans    []span    // of the nodes that ran
 	looked   time.Time // when the queue was last looked at
 	heard    time.Time // when the socket was opened, or last gave a frame
 	pause    time.Duration
@@ -63,7 +65,7 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 	f.timer = time.NewTimer(r.d.options.PollAfter)
 	defer f.timer.Stop()
 	// What the server still sends must not hold up the runs that follow.
-	defer func() { f.leave(f.putAway) }()
+	defer func() { f.enters(""); f.leave(f.putAway) }()
 	if r.result != nil {
 		f.accept()
 		r.result.Gap = true
@@ -162,6 +164,9 @@ func (f *follower) over(result *backend.Result, err error) (backend.Result, erro
 	if err != nil {
 		return backend.Result{}, err
 	}
+	if f.spans != nil {
+		f.learn()
+	}
 	result.Gap = f.gap || f.resumed || f.ended.IsZero()
 	return *result, nil
 }
@@ -237,7 +242,7 @@ func (f *follower) answered(ctx context.Context, rep reply) (*backend.Result, er
 	f.replied = true
 	switch {
 	case rep.err == nil:
-		f.alive = time.Now()
+		f.lives()
 		f.accept()
 		return f.held, f.interruptIfWanted(ctx)
 	case f.accepted: // frames of the run came already
@@ -279,7 +284,7 @@ func (f *follower) interruptIfWanted(ctx context.Context) error {
 
 // take handles one frame.
 func (f *follower) take(ctx context.Context, fr frame) (*backend.Result, error) {
-	f.alive = time.Now()
+	f.lives()
 	f.heard = f.alive
 	mine := fr.runID == f.id
 	if mine && fr.kind == frameNull {
@@ -316,7 +321,7 @@ func (f *follower) take(ctx context.Context, fr frame) (*backend.Result, error) 
 	}
 	switch {
 	case fr.Type == "executing":
-		f.node = fr.Node
+		f.enters(fr.Node)
 	case fr.Binary != nil && fr.Node == "":
 		fr.Node = f.node
 	}
@@ -354,7 +359,7 @@ func (f *follower) tells() *backend.Result {
 func (f *follower) read(ctx context.Context) (*backend.Result, error) {
 	entry, ok, err := f.d.history(ctx, f.id)
 	if err == nil {
-		f.alive = time.Now()
+		f.lives()
 	}
 	if ok {
 		result := readEntry(entry)
@@ -394,6 +399,8 @@ func (f *follower) check(ctx context.Context) (*backend.Result, error) {
 			return result, err
 		}
 	}
+	asking, cancel := f.hurry(ctx)
+	defer cancel()
 	reconnected := false
 	if f.sock != nil && (f.gap || f.resumed) && time.Since(f.heard) >= f.d.options.PollAfter {
 		// A server that gets a client's second socket before it notices the end of the first one forgets the
@@ -402,17 +409,17 @@ func (f *follower) check(ctx context.Context) (*backend.Result, error) {
 		f.leave(nil)
 	}
 	if f.sock == nil {
-		if err := f.connect(ctx, f.holdOwn); err != nil {
+		if err := f.connect(asking, f.holdOwn); err != nil {
 			return nil, f.unreachable(ctx, err)
 		}
 		f.heard = time.Now()
 		reconnected = true
 	}
-	entry, ok, err := f.d.history(ctx, f.id)
+	entry, ok, err := f.d.history(asking, f.id)
 	if err != nil {
 		return nil, f.unreachable(ctx, err)
 	}
-	f.alive = time.Now()
+	f.lives()
 	if ok {
 		return f.found(entry), nil
 	}
@@ -469,22 +476,4 @@ func (f *follower) repost(ctx context.Context) (*backend.Result, error) {
 	}
 	f.reposted, f.postErr = true, nil
 	return f.answered(ctx, f.d.hand(ctx, f.id, f.body()))
-}
-
-// unreachable decides whether a server that does not answer is given up.
-func (f *follower) unreachable(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	silent := time.Since(f.alive)
-	frozen := errors.Is(err, context.DeadlineExceeded)
-	switch {
-	case frozen && silent > f.d.options.FrozenAfter:
-		return fmt.Errorf("%w: %w", backend.ErrFrozen, err)
-	case !frozen && silent > f.d.options.LostAfter:
-		return fmt.Errorf("%w: %w", f.death(ctx, refused(err)), err)
-	}
-	f.pause = min(max(2*f.pause, redialFirst), redialMost)
-	f.timer.Reset(f.pause)
-	return nil
 }
