@@ -180,6 +180,7 @@ type Options struct {
 	MaxAttempts       int           // runs that may be lost on back ends before the job fails; 0: 3
 	RetryDelay        time.Duration // pause before a lost job is tried again, doubled each time; 0: 1 s
 	DeliverFor        time.Duration // how long a result that can't be brought home is tried again; 0: 10 min
+	MaxOutput         int64         // bytes of the files of one attempt that are taken; 0: 8 GiB
 	MaxDelivering     int           // results brought home from one back end while it runs the next; 0: 4
 	PlacesEvery       time.Duration // how often at most a person is told where their jobs stand; 0: 250 ms
 	BandsEvery        time.Duration // how often at most it is looked ahead how long jobs wait; 0: 1 s
@@ -198,6 +199,9 @@ func (o *Options) setDefaults() {
 	def(&o.PlacesEvery, 250*time.Millisecond)
 	def(&o.BandsEvery, time.Second)
 	def(&o.RoomEvery, 2*time.Second)
+	if o.MaxOutput <= 0 {
+		o.MaxOutput = maxOutput
+	}
 	if o.MaxAttempts <= 0 {
 		o.MaxAttempts = 3
 	}

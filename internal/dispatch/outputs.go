@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/backend"
@@ -20,6 +21,7 @@ import (
 // names knows what the files of a run are called by their owner. It is safe for concurrent use.
 type names struct {
 	attempt *attempt
+	taken   atomic.Int64 // bytes that came
 
 	mu     sync.Mutex
 	cached map[string]bool // nodes that were not run: what they report was made before
@@ -76,14 +78,18 @@ func (n *names) bring(f Found) error {
 		return nil
 	}
 	a := n.attempt
-	lost := false
+	lost, took := false, func() int64 { return 0 }
 	out := Output{
 		User: a.user, Job: a.id, Fence: a.fence.Load(), Attempt: a.job.Attempt.N, Found: f,
 		Origin: Origin{BackEnd: a.backEnd, Epoch: a.run.Epoch(), Ref: f.Ref},
 		Open: func(ctx context.Context) (io.ReadCloser, error) {
 			r, err := a.run.Fetch(ctx, f.Ref)
 			lost = fault.Is(err, fault.Missing)
-			return r, err
+			if err != nil {
+				return nil, err
+			}
+			r, took = n.weigh(r)
+			return r, nil
 		},
 		PNG: a.tr.PNG(),
 	}
@@ -106,11 +112,17 @@ func (n *names) bring(f Found) error {
 	case err == nil:
 		n.learn(key, info.Ref)
 		return nil
+	case errors.Is(err, errTooMuch):
+		n.taken.Add(-took())
+		a.note().Warn("a back end gave more than is taken of one run", "node", f.Node, "max", a.options.MaxOutput)
+		n.lose(key, fmt.Sprintf("An output of node %s was not taken: the files of one run may have %d MB.", f.Node, a.options.MaxOutput>>20))
+		return nil
 	case lost:
 		a.note().Warn("the back end reported a file that it does not have", "node", f.Node, "err", err)
 		n.lose(key, fmt.Sprintf("An output of node %s could not be fetched: the GPU no longer has the file.", f.Node))
 		return nil
 	}
+	n.taken.Add(-took()) // it comes again
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -236,6 +237,32 @@ func TestDeliveryIsTriedAgain(t *testing.T) {
 		}
 		if len(s.files.got) != 1 || s.gpus[0].Requests("POST /prompt") != 1 {
 			s.Errorf("delivered %v after %d prompts", s.files.got, s.gpus[0].Requests("POST /prompt"))
+		}
+	})
+}
+
+// TestTooMuchIsNotTaken: files that are larger together than what is taken of one run stay at the back end, and their owner
+// is told; others of the run, and runs of others, are delivered.
+func TestTooMuchIsNotTaken(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		s.stop()
+		s.options.MaxOutput = 10
+		s.start()
+		j := s.submit("ann", "Save small", "Save a much larger one")
+		time.Sleep(time.Minute)
+		if e := s.want(j, job.Completed); e.Job.Attempt.N != 1 {
+			s.Errorf("attempt %d", e.Job.Attempt.N)
+		}
+		if got := strings.Join(s.events(), ","); !strings.Contains(got, "An output of node 2 was not taken: the files of one run may have 0 MB.") {
+			s.Errorf("events: %s", got)
+		}
+		s.files.fail = []error{errors.New("a bad moment")}
+		j = s.submit("ann", "Save again", "Save more")
+		time.Sleep(time.Minute)
+		s.want(j, job.Completed)
+		slices.Sort(s.files.got)
+		if !slices.Equal(s.files.got, []string{"1/images/0=again", "1/images/0=small", "2/images/0=more"}) {
+			s.Errorf("delivered %q", s.files.got)
 		}
 	})
 }

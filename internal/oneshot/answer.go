@@ -236,6 +236,9 @@ func (a *Answer) ofFile(k kind, payload []byte) (Event, error) {
 		if o.Size < 0 || len(o.SHA256) != 2*sha256.Size || o.Name == "" {
 			return Event{}, corrupt("a file in storage without name or hash")
 		}
+		if a.limit -= o.Size; a.limit < 0 { // in storage it may be a hole without end
+			return Event{}, corrupt("more bytes of files than are taken")
+		}
 		a.have[f.N] = true
 		return Event{Kept: &Kept{f, o.Name, o.Size, o.SHA256}}, nil
 	}
