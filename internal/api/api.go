@@ -41,6 +41,7 @@ func New(d Deps, log *slog.Logger) *Face {
 	c.DocsPath = "" // the usual page brings scripts from elsewhere
 	c.SchemasPath = ""
 	c.CreateHooks = nil
+	c.Transformers = append(c.Transformers, inOneSentence)
 	f.doc = humago.New(f.mux, c)
 	f.people()
 	f.groups()

@@ -405,10 +405,11 @@ func TestErrorsSayWhatAndWhatToDo(t *testing.T) {
 	}{
 		{"POST", "/users", `{"name":"ann"}`, 409, `"code":"name_taken","remedy":"Choose another."`},
 		{"POST", "/users", `{"name":`, 400, "unexpected end"},
-		{"POST", "/users", `{"name":1}`, 422, "expected string"},
+		{"POST", "/users", `{"name":1}`, 422, `"detail":"name: expected string, and not 1.","remedy":"See what is taken in /studio/api/openapi.json."`},
+		{"POST", "/users", `{}`, 422, `"detail":"expected required property name to be present."`},
 		{"POST", "/users", `{"name":"x","role":"king"}`, 422, "expected value to be one of"},
 		{"POST", "/users", `{"name":"x","colour":"red"}`, 422, "unexpected property"},
-		{"GET", "/jobs?limit=0", "", 422, "limit"},
+		{"GET", "/jobs?limit=0", "", 422, `"detail":"limit: expected number >= 1, and not 0."`},
 		{"GET", "/jobs?state=gone", "", 422, "is not a state"},
 		{"POST", "/jobs/j-ben/cancel", "", 409, "job_is_over"},
 		{"POST", "/jobs/j-ann/retry", "", 409, "job_is_open"},

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/ahelme/comfyume/internal/fault"
 )
@@ -60,6 +63,33 @@ func (f *Face) problem(ctx context.Context, err error, status int) error {
 		p.retry.Set("Retry-After", seconds)
 	}
 	return p
+}
+
+// inOneSentence turns what a request's checks found into a Problem: where it is, what was sent and what belongs there.
+func inOneSentence(_ huma.Context, _ string, v any) (any, error) {
+	found, ok := v.(*huma.ErrorModel)
+	if !ok {
+		return v, nil
+	}
+	p := &Problem{Status: found.Status, Title: found.Title, Detail: found.Detail}
+	var parts []string
+	for _, e := range found.Errors {
+		_, field, inside := strings.Cut(e.Location, ".") // body.name
+		part := e.Message
+		if inside {
+			part = field + ": " + part
+		}
+		switch sent, err := json.Marshal(e.Value); {
+		case err != nil || e.Value == nil || e.Value == "":
+		case len(sent) <= 100 && sent[0] != '{' && sent[0] != '[':
+			part += ", and not " + string(sent)
+		}
+		parts = append(parts, part)
+	}
+	if len(parts) > 0 {
+		p.Detail, p.Remedy = strings.Join(parts, "; ")+".", "See what is taken in "+Base+"/openapi.json."
+	}
+	return p, nil
 }
 
 // noSuchRoute answers in JSON where no operation is.

@@ -242,7 +242,7 @@ func TestErrorsNameFieldValueAndRemedy(t *testing.T) {
 		{"POST", "", `{"workflow": {}}`, 422, "workflow: it has no nodes"},
 		{"POST", "", `{"workflow": []}`, 422, "workflow: [] is not an object"},
 		{"POST", "", `{"workflow": {"nodes": [], "links": []}}`, 422, "as editors save it"},
-		{"POST", "", `{"workflow": {"1": {"class_type": "Broken"}}}`, 422, "workflow: Prompt outputs failed validation"},
+		{"POST", "", `{"workflow": {"1": {"class_type": "Broken"}}}`, 422, "workflow: Prompt outputs failed validation: Node 1"},
 		{"POST", "", `{"workflow": ` + large(10<<20) + `}`, 422, "workflow: it has 10485769 bytes; the limit is 10485760"},
 		{"POST", "", `{"workflow": ` + large(12<<20) + `}`, 413, "body: it has more than"},
 		{"POST", "", `{"workflow": ` + graph + `, "metadata": ` + large(1<<20) + `}`, 422, "metadata: it has 1048585 bytes; the limit is 1048576"},

@@ -85,7 +85,7 @@ func (f *Face) refused(w http.ResponseWriter, refusal *Refusal) {
 	if m, d := text("message"), text("details"); m != "" {
 		p.Detail = "workflow: " + m
 		if d != "" && d != m {
-			p.Detail += ": " + strings.ReplaceAll(d, "\n", "; ")
+			p.Detail = strings.TrimRight(p.Detail, ".") + ": " + strings.ReplaceAll(d, "\n", "; ")
 		}
 	}
 	f.write(w, http.StatusUnprocessableEntity, p)

@@ -160,7 +160,7 @@ func (s *studio) Submit(ctx context.Context, p identity.Person, body []byte, o q
 		s.t.Errorf("the body of POST /prompt is no JSON: %.200s", body)
 	}
 	if bytes.Contains(prompt, []byte(`"Broken"`)) {
-		return &queueapi.Refusal{Body: []byte(`{"error": {"type": "x", "message": "Prompt outputs failed validation", "details": ""}, "node_errors": {"1": {"errors": []}}}`)}
+		return &queueapi.Refusal{Body: []byte(`{"error": {"type": "x", "message": "Prompt outputs failed validation.", "details": "Node 1"}, "node_errors": {"1": {"errors": []}}}`)}
 	}
 	sub := job.Submission{
 		User: p.Name, Group: p.Group, Class: job.ClassNormal, Key: o.Key, Created: time.Now(),
