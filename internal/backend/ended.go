@@ -7,6 +7,9 @@ import (
 	"github.com/ahelme/comfyume/internal/fault"
 )
 
+// ErrNotEnded is an ErrLost of which whoever keeps the ComfyUI says that it did not end by itself meanwhile.
+var ErrNotEnded = fmt.Errorf("%w: its ComfyUI is not known to have ended", ErrLost)
+
 // Ended is what whoever keeps a ComfyUI knows of its last end that nobody asked for. The zero value: there was none.
 type Ended struct {
 	At     time.Time
@@ -17,10 +20,10 @@ type Ended struct {
 
 // Since says what became of a run that was there since a time and is gone, on a ComfyUI that somebody keeps: ErrCrashed
 // when it died by itself since then, ErrFrozen when it was ended since it stood still, and else ErrLost: it was ended from
-// outside, or on purpose.
+// outside, or on purpose. The last is ErrNotEnded where nothing is known of an end since then.
 func (e Ended) Since(began time.Time) error {
 	if e.Code == "" || e.At.Before(began) {
-		return ErrLost
+		return ErrNotEnded
 	}
 	class := ErrCrashed
 	switch e.Code {

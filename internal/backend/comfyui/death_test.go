@@ -175,3 +175,36 @@ func TestWhoKeepsTheServerKnowsWhyItEnded(t *testing.T) {
 		})
 	}
 }
+
+// TestWhoKeepsTheServerIsAsked: where somebody looks after the server, a run is over as soon as they know of its end, and
+// not only when the server was away for long. What they do not know decides nothing.
+func TestWhoKeepsTheServerIsAsked(t *testing.T) {
+	for name, c := range map[string]struct {
+		says error
+		soon bool
+	}{
+		"it died":         {backend.ErrCrashed, true},
+		"it was ended":    {backend.ErrLost, true},
+		"it is not ended": {backend.ErrNotEnded, false},
+		"nobody knows":    {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				b.death = func(context.Context, time.Time) error { return c.says }
+				a := b.begin("Wait")
+				b.net.SetRefusing(true)
+				went := time.Now()
+				<-a.done
+				if took := time.Since(went); (took < time.Second) != c.soon {
+					b.Errorf("given up after %v, soon: %t", took, c.soon)
+				}
+				if !errors.Is(a.err, backend.ErrLost) {
+					b.Error(a.err)
+				}
+				if err := a.run.Close(); err != nil {
+					b.Error(err)
+				}
+			})
+		})
+	}
+}

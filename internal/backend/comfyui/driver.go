@@ -52,7 +52,8 @@ type Options struct {
 	DialLarge func(ctx context.Context, network, address string) (net.Conn, error)
 	// Death says why the server was started anew since a time, where somebody looks after it: an error of the class
 	// backend.ErrCrashed when it died by itself, backend.ErrFrozen when it was ended for that, backend.ErrLost when
-	// it was ended from outside, or on purpose. Nil, as a function or an answer: nobody knows.
+	// it was ended from outside, or on purpose; backend.ErrNotEnded when nothing is known of an end since then. Nil, as
+	// a function or an answer: nobody knows.
 	Death func(ctx context.Context, since time.Time) error
 
 	// Patience knows how long nodes may be silent. Nil: nobody does.

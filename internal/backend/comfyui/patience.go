@@ -118,6 +118,9 @@ func (f *follower) unreachable(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	silent := time.Since(f.alive)
+	if how := f.endedMeanwhile(ctx); how != nil {
+		return fmt.Errorf("%w: %w", how, err)
+	}
 	frozen := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errHurry)
 	told, given := f.limits()
 	switch {

@@ -92,6 +92,24 @@ func (f *follower) death(ctx context.Context, gone bool) error {
 	if how == nil && gone {
 		how = backend.ErrCrashed
 	}
+	return f.accused(how)
+}
+
+// endedMeanwhile is death where whoever looks after the server knows that it ended since the run was handed over: there is nothing
+// to wait for then. Nil: it may go on.
+func (f *follower) endedMeanwhile(ctx context.Context) error {
+	if f.d.options.Death == nil || f.handed.IsZero() {
+		return nil
+	}
+	how := f.d.options.Death(ctx, f.handed)
+	if how == nil || errors.Is(how, backend.ErrNotEnded) {
+		return nil
+	}
+	return f.accused(how)
+}
+
+// accused says what the end of a server is to this run. Nil: nobody knows how it ended.
+func (f *follower) accused(how error) error {
 	at := f.began || f.d.row.first(f.seat)
 	if how == nil || errors.Is(how, backend.ErrCrashed) && !at { // it waited behind another one
 		return backend.ErrLost

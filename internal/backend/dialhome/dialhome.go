@@ -223,6 +223,9 @@ func (d *Driver) state(ctx context.Context) error {
 
 // death asks an agent that started its ComfyUI why that ended since a time.
 func (d *Driver) death(ctx context.Context, since time.Time) error {
+	if !d.lines.Agent(d.name).Online {
+		return nil
+	}
 	asked := time.Now()
 	s, ok := d.report(ctx)
 	if !ok || !s.ComfyUI.Owned || s.Clock.IsZero() {
