@@ -129,6 +129,7 @@ func (l *loader) checkEntry(t *testing.T, id string, e finished, files map[outpu
 		l.noteFiles(t, id, e, o, files, sum)
 		return
 	case !e.Status.Completed:
+		l.noteFiles(t, id, e, o, files, sum)
 		l.wrong(t, id, "ended as %s: %s", e.Status.Str, e.Status.Messages)
 		return
 	}

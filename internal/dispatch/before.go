@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/job"
 )
@@ -18,7 +19,11 @@ func (l *loop) tidyUp(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the last jobs: %w", err)
 	}
+	var from time.Time
 	for _, j := range jobs {
+		if len(jobs) == mostUntidy && (from.IsZero() || j.Finished.Before(from)) {
+			from = j.Finished
+		}
 		if driver := l.drivers[j.Attempt.BackEnd]; driver != nil && j.Attempt.RunID != "" {
 			driver.Cancel(j.Attempt.RunID)
 		}
@@ -37,6 +42,7 @@ func (l *loop) tidyUp(ctx context.Context) error {
 			l.remember(&j, tries)
 		}
 	}
+	l.deaths.knows(from)
 	return nil
 }
 

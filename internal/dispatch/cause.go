@@ -170,7 +170,8 @@ func (a *attempt) kills(cause job.Cause) (victims []string, times int, ok bool) 
 	slices.Sort(victims)
 	times = len(victims)
 	victims = slices.Compact(victims)
-	return victims, times, len(victims) > 1 || times >= mostDeathsOf || times > 1 && len(a.others()) == 0
+	sure := times >= a.deaths.enough(now) && (len(victims) > 1 || len(a.others()) == 0)
+	return victims, times, sure || times >= mostDeathsOf
 }
 
 // deadly makes the outcome of a job that back ends die of.

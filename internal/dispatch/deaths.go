@@ -36,6 +36,24 @@ type deaths struct {
 	mu   sync.Mutex
 	of   map[string][]death     // by back end
 	well map[likeness]time.Time // when a graph came to its end the last time, by likeness
+	from time.Time              // what died before is not known; zero: all is
+}
+
+// knows says since when deaths are known: a process that has just started learns of those before it from the last jobs.
+func (d *deaths) knows(from time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.from = from
+}
+
+// enough is how many deaths make a job deadly: one more while those who could excuse it may not be known.
+func (d *deaths) enough(now time.Time) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.from.IsZero() && now.Sub(d.from) < steady {
+		return mostDeathsOf
+	}
+	return 2
 }
 
 func likenessOf(j *job.Job) likeness { return likeness{j.Profile.Like, j.Profile.Models} }

@@ -234,6 +234,30 @@ func TestDeathsAreKnownAfterARestart(t *testing.T) {
 	}
 }
 
+// TestDeathsBeforeAStartMayExcuse: where the last jobs do not reach far enough back to tell who died before our start, two
+// deaths are not enough, and three are.
+func TestDeathsBeforeAStartMayExcuse(t *testing.T) {
+	for deaths, state := range map[int]job.State{2: job.Completed, 3: job.Failed} {
+		t.Run(fmt.Sprint(deaths), func(t *testing.T) {
+			inBubble(t, 1, func(s *studio) {
+				for range 64 {
+					s.submit("bob", "Text a")
+				}
+				time.Sleep(time.Minute)
+				j := s.submit("ann", "Wait")
+				s.restart()
+				for range deaths {
+					s.die()
+				}
+				if state == job.Completed {
+					s.gpus[0].Release()
+				}
+				s.want(j, state)
+			})
+		})
+	}
+}
+
 // die has the only back end die at what runs there.
 func (s *studio) die() {
 	s.Helper()
