@@ -117,7 +117,7 @@ func BenchmarkPrompt(b *testing.B) {
 			b.StopTimer()
 			s.do("ann", "POST", "/queue", `{"clear": true}`)
 			s.queue.mu.Lock()
-			s.queue.entries = nil
+			s.queue.entries, s.queue.keys = nil, nil
 			s.queue.mu.Unlock()
 			b.StartTimer()
 		}
@@ -226,7 +226,7 @@ func BenchmarkFanOut(b *testing.B) {
 		frame(j, "executed", "3", `{"node": "3", "output": {"text": ["x"]}}`)
 		s.queue.finish("ann", id, success(id))
 		s.queue.mu.Lock()
-		s.queue.entries, s.queue.done = nil, nil
+		s.queue.entries, s.queue.keys, s.queue.done = nil, nil, nil
 		s.queue.mu.Unlock()
 	}
 	b.StopTimer()
