@@ -246,20 +246,18 @@ func (l *loop) handle(m any) {
 			ln.quick = 0
 			l.pace(ln)
 		}
-		var avoid []string
+		p := l.past(m.a.id)
 		if m.failed {
-			p := l.past(m.a.id)
 			p.take(m.a.backEnd, m.lost, m.cause, time.Now())
 			if len(p.avoid) > 1 && l.all(p.avoid) { // then that there is another one helps no more
 				p.avoid = []string{m.a.backEnd}
 			}
-			avoid = p.avoid
 		}
-		l.back(m.a, avoid, m.notBefore, m.reason)
+		l.back(m.a, p.avoid, m.notBefore, m.reason)
 	case needs:
 		l.leave(m.a)
-		l.back(m.a, nil, time.Time{}, "")
 		p := l.past(m.a.id)
+		l.back(m.a, p.avoid, time.Time{}, "")
 		if m.classes != nil {
 			p.needs = m.classes
 		}
