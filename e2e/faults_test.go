@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -325,11 +326,8 @@ func hideFolder(t *testing.T, dir string, d time.Duration) {
 		return
 	}
 	<-time.After(d)
-	entries, _ := os.ReadDir(dir) // nobody may have written
-	for _, e := range entries {
-		if err := os.Rename(filepath.Join(dir, e.Name()), filepath.Join(away, e.Name())); err != nil {
-			t.Error(err)
-		}
+	if err := merge(dir, away); err != nil {
+		t.Error(err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
 		t.Error(err)
@@ -337,6 +335,23 @@ func hideFolder(t *testing.T, dir string, d time.Duration) {
 	if err := os.Rename(away, dir); err != nil {
 		t.Error(err)
 	}
+}
+
+// merge moves what is in a folder, which may not be there, into another one.
+func merge(from, to string) error {
+	entries, err := os.ReadDir(from)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		source, target := filepath.Join(from, e.Name()), filepath.Join(to, e.Name())
+		if there, lost := os.Stat(target); lost == nil && there.IsDir() && e.IsDir() {
+			err = errors.Join(err, merge(source, target))
+		} else {
+			err = errors.Join(err, os.Rename(source, target))
+		}
+	}
+	return err
 }
 
 // checkAttempts reads what became of each attempt of a person's jobs: all but the last have a cause and say why. It

@@ -25,7 +25,7 @@ type past struct {
 }
 
 // take adds an attempt that was lost.
-func (p *past) take(backEnd string, lost bool, cause job.Cause, at time.Time) {
+func (p *past) take(backEnd string, lost, posted bool, cause job.Cause, at time.Time) {
 	p.failed++
 	if lost {
 		p.lost++
@@ -34,7 +34,7 @@ func (p *past) take(backEnd string, lost bool, cause job.Cause, at time.Time) {
 		p.avoid = append(slices.Clip(p.avoid), backEnd)
 	}
 	if cause == job.CauseCrashed {
-		p.killed = append(slices.Clip(p.killed), victim{backEnd, at})
+		p.killed = append(slices.Clip(p.killed), victim{backEnd, at, posted})
 	}
 	if cause == job.CauseBroken {
 		p.broke++
@@ -47,7 +47,7 @@ func recallPast(tries []job.Try) (p past) {
 		switch t.Cause {
 		case job.CauseLost, job.CauseCrashed, job.CauseBroken, job.CauseFrozen, job.CauseUnreachable, job.CauseInternal, job.CauseForeign:
 			posted := t.Posted || t.Cause == job.CauseCrashed
-			p.take(t.BackEnd, posted && t.Cause != job.CauseForeign, t.Cause, t.Ended)
+			p.take(t.BackEnd, posted && t.Cause != job.CauseForeign, t.Posted, t.Cause, t.Ended)
 		}
 	}
 	return p
@@ -155,7 +155,8 @@ func (a *attempt) others() (list []backend.Status) {
 	return list
 }
 
-// mostDeathsOf is how often one back end may die of a job while others could run it, and are not ready.
+// mostDeathsOf is how often one back end may die of a job while others could run it, and are not ready; and how often
+// back ends may die of one before they said that they took it: a server that was about to die anyway looks like that.
 const mostDeathsOf = 3
 
 // kills reports whether the job is to be stopped since back ends die of it: two of them, or one twice where no other
@@ -166,11 +167,16 @@ func (a *attempt) kills(cause job.Cause) (victims []string, times int, ok bool) 
 	}
 	now := time.Now()
 	a.deaths.died(a.backEnd, &a.job, now)
-	victims = a.deaths.against(&a.job, append(slices.Clone(a.past.killed), victim{a.backEnd, now}))
+	all := append(slices.Clone(a.past.killed), victim{a.backEnd, now, a.posted})
+	victims = a.deaths.against(&a.job, all)
 	slices.Sort(victims)
 	times = len(victims)
 	victims = slices.Compact(victims)
-	sure := times >= a.deaths.enough(now) && (len(victims) > 1 || len(a.others()) == 0)
+	enough := a.deaths.enough(now)
+	if slices.ContainsFunc(all, func(v victim) bool { return !v.taken }) {
+		enough = mostDeathsOf
+	}
+	sure := times >= enough && (len(victims) > 1 || len(a.others()) == 0)
 	return victims, times, sure || times >= mostDeathsOf
 }
 

@@ -28,6 +28,7 @@ type death struct {
 type victim struct {
 	backEnd string
 	at      time.Time
+	taken   bool // it had said that it took the job
 }
 
 // deaths knows under which jobs back ends died lately, so that one that dies under everything, or is killed now and then,

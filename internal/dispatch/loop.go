@@ -248,7 +248,7 @@ func (l *loop) handle(m any) {
 		}
 		p := l.past(m.a.id)
 		if m.failed {
-			p.take(m.a.backEnd, m.lost, m.cause, time.Now())
+			p.take(m.a.backEnd, m.lost, m.a.posted, m.cause, time.Now())
 			if len(p.avoid) > 1 && l.all(p.avoid) { // then that there is another one helps no more
 				p.avoid = []string{m.a.backEnd}
 			}

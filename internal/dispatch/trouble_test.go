@@ -83,8 +83,12 @@ func TestJobThatKillsBeforeItIsTakenIsStopped(t *testing.T) {
 				}
 				time.Sleep(5 * time.Minute)
 				for _, j := range all { // two of them excuse one another, but not for ever
-					if e := s.want(j, job.Failed); !strings.Contains(e.Job.Error, want) {
+					e := s.want(j, job.Failed)
+					if !strings.Contains(e.Job.Error, want) {
 						s.Errorf("error: %s", e.Job.Error)
+					}
+					if e.Job.Attempt.N < 3 {
+						s.Errorf("given up after %d attempts, none of which was answered", e.Job.Attempt.N)
 					}
 				}
 				for _, g := range s.gpus {
