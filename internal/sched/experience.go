@@ -13,6 +13,8 @@ type experience struct {
 	load    mean                // how long models are loaded
 	loads   map[string]mean     // by models
 	error   mean                // the square of the error of estimates, in powers of e
+	shared  mean                // of it what the error of a run has in common with those before
+	recent  mean                // error of those
 	kept    [len(farthest)]kept // how bands were kept
 }
 
@@ -37,7 +39,7 @@ const (
 func newExperience() experience {
 	e := experience{
 		typical: mean{value: firstTypical}, load: mean{value: firstLoad}, loads: map[string]mean{},
-		error: mean{0.09, 5},
+		error: mean{0.09, 5}, shared: mean{0.003, 5},
 	}
 	for i := range e.kept {
 		e.kept[i] = kept{firstKept[i], firstKept[i]}
@@ -71,6 +73,8 @@ func (m *Machine) learn(r *run, ran time.Duration) {
 		miss := math.Log(max(took, 0.001) / max(usual, 0.001))
 		miss = min(max(miss, -3), 3)
 		e.error.add(miss*miss, 100)
+		e.shared.add(miss*e.recent.value, 100)
+		e.recent.add(miss, 30)
 		r.on.pace.add(r.on.pace.value-miss, 20)
 		r.on.taught++
 	}
@@ -136,6 +140,13 @@ func (m *Machine) cost(it *item) time.Duration {
 		return time.Duration(it.cost) * time.Millisecond
 	}
 	return seconds(m.known.typical.value)
+}
+
+// errors returns by how much estimates are wrong, as powers of e: all of them together, and each run for itself. A batch
+// evens out the latter.
+func (e *experience) errors() (shared, own float64) {
+	of := min(max(e.shared.value, 0), e.error.value)
+	return math.Sqrt(of), math.Sqrt(e.error.value - of)
 }
 
 // loading is how long models are expected to be loaded.

@@ -264,8 +264,7 @@ func (o *Outlook) Look() Forecast {
 			w = append(w, lookAhead)
 		}
 		slices.Sort(w)
-		at := func(q float64) time.Duration { return w[int(q*float64(len(w)-1)+0.5)] }
-		f.said[id] = strict{at(0.2), at(0.5), at(0.8)}
+		f.said[id] = strict{quantile(w, 0.2), quantile(w, 0.5), quantile(w, 0.8)}
 		f.order = append(f.order, id)
 	}
 	slices.SortFunc(f.order, func(x, y job.ID) int {
@@ -278,6 +277,15 @@ func (o *Outlook) Look() Forecast {
 		f.Bands[id] = o.known.kept[bucket(i)].correct(f.said[id])
 	}
 	return f
+}
+
+// quantile is what one more draw stays below with probability q, as far as these in order tell: n draws leave n+1 gaps,
+// and it falls into each of them as often.
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	at := min(max(q*float64(len(sorted)+1)-1, 0), float64(len(sorted)-1))
+	i := int(at)
+	low, high := sorted[i], sorted[min(i+1, len(sorted)-1)]
+	return low + time.Duration((at-float64(i))*float64(high-low))
 }
 
 // machine returns a machine in the state of the outlook.
@@ -361,7 +369,9 @@ type play struct {
 	now    time.Time
 	no     int
 	same   float64                // by how much all estimates are wrong
+	own    float64                // by how much each is beside that
 	often  float64                // presses per second
+	turns  time.Time              // when they press more or less often again
 	ran    map[*run]time.Duration // how long what runs will have run
 	waits  map[job.ID][]time.Duration
 	left   int // jobs that are still to begin
@@ -370,9 +380,8 @@ type play struct {
 // play simulates once, and adds to the waits. It returns how many decisions it took.
 func (o *Outlook) play(seed uint64, waits map[job.ID][]time.Duration) (steps int) {
 	p := &play{Outlook: o, m: o.machine(), draw: rand.New(rand.NewPCG(seed, 1)), now: o.now, ran: map[*run]time.Duration{}, waits: waits, left: o.jobs}
-	spread := math.Sqrt(o.known.error.value)
-	p.same = p.draw.NormFloat64() * spread / 3
-	p.often = o.rate * math.Exp(p.draw.NormFloat64()*unsteady)
+	shared, own := o.known.errors()
+	p.same, p.own = p.draw.NormFloat64()*shared, own
 	for _, b := range p.m.backends {
 		p.start(b)
 	}
@@ -436,10 +445,9 @@ func (p *play) goOn(r *run) {
 		}
 	}
 	gone := p.now.Sub(r.began)
-	spread := math.Sqrt(p.known.error.value)
 	var lasts time.Duration
 	for range 8 { // longer than it ran already
-		lasts = time.Duration(float64(r.charged) * math.Exp(p.same+spread*p.draw.NormFloat64()))
+		lasts = time.Duration(float64(r.charged) * math.Exp(p.same+p.own*p.draw.NormFloat64()))
 		if lasts > gone {
 			break
 		}
@@ -454,6 +462,9 @@ func (p *play) goOn(r *run) {
 
 // press sets when somebody presses Run next.
 func (p *play) press() {
+	if !p.now.Before(p.turns) {
+		p.often, p.turns = p.rate*math.Exp(p.draw.NormFloat64()*unsteady), p.now.Add(lately)
+	}
 	if p.often > 0 {
 		p.no++
 		heap.Push(&p.coming, happening{at: p.now.Add(seconds(p.draw.ExpFloat64() / p.often)), no: p.no})

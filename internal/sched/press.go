@@ -69,15 +69,15 @@ func (m *Machine) recent(now time.Time) (list []press, rate float64) {
 	return list, float64(len(list)-1) / max(now.Sub(first).Seconds(), 60)
 }
 
-// kept is how bands were kept, of jobs at some places: by how much more they are to be opened at either end, as a power
-// of e.
+// kept is how bands were kept, of jobs at some places: how many times as far from the middle either end is to be, as a
+// power of e.
 type kept struct{ below, above float64 }
 
 // farthest are the last jobs of the buckets, from 0, whose bands are judged together.
 var farthest = [...]int{1, 3, 8, 20, 40, 80, 160, math.MaxInt}
 
 // firstKept is what bands are corrected by until runs tell: those near are narrow, as chance has few runs to even out.
-var firstKept = [len(farthest)]float64{0.2, 0.2, 0.15, 0.2, 0.2, 0.2, 0.2, -0.4}
+var firstKept = [len(farthest)]float64{0.5, 0.3, 0.2, 0.15, 0.15, 0.05, -0.1, -0.1}
 
 func bucket(i int) int {
 	return slices.IndexFunc(farthest[:], func(last int) bool { return i <= last })
@@ -90,11 +90,12 @@ const (
 
 // correct opens a band, or narrows it.
 func (k kept) correct(s strict) Band {
-	b := Band{
-		From: time.Duration(float64(s.from) * math.Exp(-k.below)),
-		To:   time.Duration(float64(s.to) * math.Exp(k.above)),
+	least := s.middle / 100 // nobody can tell a wait to the second
+	end := func(simulated time.Duration, by float64) time.Duration {
+		far := math.Log(max(simulated.Seconds(), 0.001) / max(s.middle.Seconds(), 0.001))
+		return seconds(max(s.middle.Seconds(), 0.001) * math.Exp(far*math.Exp(by)))
 	}
-	least := s.middle / 32 // nobody can tell a wait to the second
+	b := Band{From: end(s.from, k.below), To: end(s.to, k.above)}
 	b.From = min(b.From, s.middle-least)
 	b.To = max(b.To, s.middle+least, b.From+time.Second)
 	return b
@@ -108,7 +109,7 @@ func (k *kept) learn(s strict, waited time.Duration) {
 		} else {
 			*v -= haste * outside
 		}
-		*v = min(max(*v, -1), 2)
+		*v = min(max(*v, -2), 2)
 	}
 	b := k.correct(s)
 	step(&k.below, waited < b.From)
