@@ -47,6 +47,8 @@ type comfy struct {
 	run    func(ctx context.Context)
 	output *agent.Log
 	own    *agent.Own // nil: somebody else started it
+
+	patience *patience // with the ComfyUI; nil: somebody else started it
 }
 
 // Run runs an agent until ctx ends, and a little longer: a run that has begun may end.
@@ -142,8 +144,10 @@ func (o *Options) comfyui() (comfy, error) {
 	own := agent.Own{
 		Dir: o.Dir, Python: o.Python, Flags: o.Flags, Env: o.env(), Output: output, Log: o.Log, Version: o.Version,
 	}
+	p := newPatience(filepath.Join(o.Data, "patience.json"), o.Log)
+	own.Bound = p.now
 	s := agent.NewSupervisor(own)
-	return comfy{ComfyUI: s, run: s.Run, output: output, own: &own}, nil
+	return comfy{ComfyUI: s, run: s.Run, output: output, own: &own, patience: p}, nil
 }
 
 // env is what ComfyUI gets of the environment: nothing of the agent's own, and none of its keys.
@@ -273,13 +277,20 @@ func (o *Options) requests(a *agent.Agent, c comfy, control agentControl) (func(
 			return nil, fault.Wrap(fault.Invalid, err, "The agent's key can't be read.").WithRemedy("See --key.")
 		}
 	}
-	driver, err := comfyui.New(agent.OverDial(c), comfyui.Options{
+	options := comfyui.Options{
 		Studio: "agent", Log: o.Log,
 		Dial:  func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
 		Death: func(_ context.Context, since time.Time) error { return c.Status().ComfyUI.Death(since) },
-	})
+	}
+	if c.patience != nil {
+		options.Patience = c.patience
+	}
+	driver, err := comfyui.New(agent.OverDial(c), options)
 	if err != nil {
 		return nil, err
+	}
+	if c.patience != nil {
+		c.patience.driver.Store(driver)
 	}
 	l, err := net.Listen("tcp", o.Listen)
 	if err != nil {
@@ -337,6 +348,7 @@ func (o *Options) beside(c comfy) map[string]http.Handler {
 		}).Handler()
 	}
 	if c.own != nil {
+		more["/patience"] = c.patience
 		python := ""
 		if p, err := agent.FindPython(o.Dir, o.Python); err == nil { // else it is named before the start
 			python = p.Path

@@ -61,6 +61,9 @@ type Options struct {
 	// Silent is called when a server gave no sign of life in mid-run for longer than its node may take: what it did, as
 	// words behind its name. It must not block, and may be nil.
 	Silent func(text string)
+	// Enters is called when a node begins that may be silent for longer than SilentAfter, with its bound, and with 0 when
+	// one begins that may not, or the run is over. It must not block, and may be nil.
+	Enters func(bound time.Duration)
 
 	PollAfter      time.Duration // silence after which the server is asked about a run; 0: 5 s
 	LostAfter      time.Duration // how long a server may refuse connections in mid-run; 0: 30 s

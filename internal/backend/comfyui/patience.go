@@ -59,6 +59,14 @@ func (f *follower) enters(node string) {
 	default:
 		f.d.atWork.Store(f.run, node)
 	}
+	if f.d.options.Enters == nil || f.d.options.Patience == nil {
+		return
+	}
+	if bound := f.d.Bound(); bound > f.d.options.SilentAfter {
+		f.d.options.Enters(bound)
+	} else {
+		f.d.options.Enters(0)
+	}
 }
 
 // class returns the class of a node; empty: nobody knows, as of one that another one brought in.

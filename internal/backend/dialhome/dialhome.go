@@ -58,6 +58,8 @@ type Driver struct {
 	o     Options
 	ask   *http.Client // the agent's own control interface
 
+	patience patience
+
 	mu     sync.Mutex
 	closed bool
 	stop   context.CancelFunc
@@ -80,16 +82,20 @@ func New(name string, lines Lines, o Options) (*Driver, error) {
 	d := &Driver{name: name, lines: lines, o: o}
 	o.Comfy.Dial, o.Comfy.DialLarge = d.dial(tunnel.ComfyUI), d.dial(tunnel.Large)
 	o.Comfy.Death = d.death
+	ctx, stop := context.WithCancel(context.Background())
+	d.stop = stop
+	if o.Comfy.Patience != nil {
+		o.Comfy.Enters = func(bound time.Duration) { d.enters(ctx, bound) }
+	}
 	var err error
 	if d.Driver, err = comfyui.New("http://comfyui.agent", o.Comfy); err != nil {
+		stop()
 		return nil, err
 	}
 	d.ask = &http.Client{Transport: &http.Transport{
 		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return lines.Dial(ctx, name, tunnel.Control) },
 		IdleConnTimeout: 5 * time.Second, MaxIdleConns: 1, ResponseHeaderTimeout: 10 * time.Second, MaxResponseHeaderBytes: 64 << 10,
 	}}
-	ctx, stop := context.WithCancel(context.Background())
-	d.stop = stop
 	d.tail.Go(func() { d.followLog(ctx) })
 	return d, nil
 }

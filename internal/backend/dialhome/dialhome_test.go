@@ -552,3 +552,68 @@ func (s *syncBuffer) String() string {
 	defer s.mu.Unlock()
 	return s.b.String()
 }
+
+// slow is a patience with one class.
+type slow struct{}
+
+func (slow) Bound(class string) (time.Duration, bool) {
+	if class == "Wait" {
+		return 80 * time.Second, true
+	}
+	return 2 * time.Second, true
+}
+
+func (slow) Silent(string, time.Duration) {}
+
+// TestAgentIsToldHowLongANodeMayBeSilent: when it begins, and when it is over.
+func TestAgentIsToldHowLongANodeMayBeSilent(t *testing.T) {
+	t.Parallel()
+	fake := backendtest.NewFake()
+	defer fake.Close()
+	b := newBench(t, fake.Handler())
+	told := make(chan string, 10)
+	b.control = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/patience" {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		told <- r.Method + " " + string(body)
+	})
+	d := b.driver(dialhome.Options{Comfy: comfyui.Options{Patience: slow{}}})
+	defer d.Close()
+	b.agent()
+	await := func(want string) {
+		t.Helper()
+		select {
+		case got := <-told:
+			if got != want {
+				t.Errorf("told %s, want %s", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("nobody was told %s", want)
+		}
+	}
+	run, err := d.Prepare(t.Context(), backendtest.NewTask(d, json.RawMessage(`{"1":{"class_type":"Step","inputs":{}},"2":{"class_type":"Wait","inputs":{}}}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer run.Close()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := run.Start(t.Context(), func() {}, func(backend.Update) error { return nil })
+		ended <- err
+	}()
+	await(`POST {"seconds": 80}`)
+	fake.Release()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	await(`POST {"seconds": 0}`)
+	if len(told) > 0 {
+		t.Errorf("and told %s", <-told)
+	}
+}
