@@ -75,7 +75,7 @@ func (m *Machine) outrun(r *run) bool {
 		return false
 	}
 	rival := m.first([]*backEnd{r.on}, "")
-	if rival.item == nil || !m.goesBefore(rival.item, r) {
+	if rival.item == nil || !m.goesBefore(rival.item, r) || rival.on != nil && m.early(rival) {
 		return false
 	}
 	if m.opts.Affinity <= 0 || r.cold || rival.lot.kind.models == "" || rival.lot.kind.models == r.lot.kind.models {
