@@ -87,7 +87,7 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	db.write, err = sql.Open("sqlite", dsn(db.path,
 		"_pragma=busy_timeout(5000)", "_pragma=journal_mode(WAL)", "_pragma=synchronous("+level+")",
 		"_pragma=foreign_keys(1)", "_pragma=temp_store(MEMORY)", "_pragma=cache_size(-2000)",
-		fmt.Sprintf("_pragma=wal_autocheckpoint(%d)", logPages), fmt.Sprintf("_pragma=journal_size_limit(%d)", logKept), "_txlock=immediate", "_dqs=0"))
+		"_pragma=wal_autocheckpoint(4000)", "_pragma=journal_size_limit(33554432)", "_txlock=immediate", "_dqs=0"))
 	if err != nil {
 		return fmt.Errorf("open the database for writing: %w", err)
 	}
@@ -98,11 +98,6 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	}
 	if err := migrate(ctx, db.write, db.path, db.log); err != nil {
 		return err
-	}
-	if !o.unsynced {
-		if err := layOut(db.path); err != nil {
-			db.log.Warn("the database's log did not get its length: commits take longer at first", "err", err)
-		}
 	}
 	db.read, err = sql.Open("sqlite", dsn(db.path,
 		"mode=ro", "_pragma=busy_timeout(5000)", "_pragma=query_only(1)", "_pragma=temp_store(MEMORY)",
