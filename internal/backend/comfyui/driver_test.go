@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -293,14 +294,53 @@ func TestInputsAreUploadedOnceAndAgainWhenTheyAreGone(t *testing.T) {
 				b.Errorf("run %d: %d uploads, want %d", i, got, want)
 			}
 		}
-		// A new process looks before it sends a large file.
+		// A new process sends nothing that is there: a run of the one before may be reading it.
 		b.driver.Close()
 		b.driver = b.open()
-		task := b.task("Load b.png")
-		task.Uploads = []backend.Upload{upload("b.png", big)}
+		task := b.task("Load a.png", "Load b.png")
+		task.Uploads = []backend.Upload{upload("a.png", "a"), upload("b.png", big)}
 		b.wantState(b.run(task), job.Completed)
 		if got := b.fake.Requests("POST /upload/image"); got != 5 {
-			b.Errorf("a large file was sent again: %d uploads", got)
+			b.Errorf("a file that is there was sent again: %d uploads", got)
+		}
+	})
+}
+
+// TestInputIsNotWrittenTwiceAtOnce: ComfyUI empties a file before it writes it anew, and who was told of the first upload
+// may be reading it by then.
+func TestInputIsNotWrittenTwiceAtOnce(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		const runs = 4
+		var opened, open atomic.Int32
+		errs := make(chan error, runs)
+		for range runs {
+			task := b.task("Load a.png")
+			u := upload("a.png", "a")
+			u.Open = func() (io.ReadCloser, error) {
+				opened.Add(1)
+				if open.Add(1) > 1 {
+					b.Error("the file is sent twice at once")
+				}
+				time.Sleep(time.Second)
+				open.Add(-1)
+				return io.NopCloser(strings.NewReader("a")), nil
+			}
+			task.Uploads = []backend.Upload{u}
+			go func() {
+				run, err := b.driver.Prepare(b.Context(), task)
+				if err == nil {
+					err = run.Close()
+				}
+				errs <- err
+			}()
+		}
+		for range runs {
+			if err := <-errs; err != nil {
+				b.Error(err)
+			}
+		}
+		if n := opened.Load(); n != 1 {
+			b.Errorf("the file was sent %d times", n)
 		}
 	})
 }

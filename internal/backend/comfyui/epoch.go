@@ -32,6 +32,8 @@ type epochs struct {
 	sure bool
 	cuts uint64           // grows with every cut, so that a word read before a cut is not taken for one read after it
 	have map[string]int64 // uploads by subfolder/name, with their size
+
+	sending map[string]chan struct{} // uploads that go on; closed at their end
 }
 
 // maxHave bounds the memory of uploads; forgetting one costs a look at the server.
@@ -86,6 +88,34 @@ func (e *epochs) forget(name string) {
 	delete(e.have, name)
 }
 
+// send waits until nobody else sends the file, and returns how to say that it was sent.
+func (e *epochs) send(ctx context.Context, name string) (done func(), err error) {
+	for {
+		e.mu.Lock()
+		other := e.sending[name]
+		if other == nil {
+			mine := make(chan struct{})
+			if e.sending == nil {
+				e.sending = map[string]chan struct{}{}
+			}
+			e.sending[name] = mine
+			e.mu.Unlock()
+			return func() {
+				e.mu.Lock()
+				delete(e.sending, name)
+				e.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		e.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
 // epoch returns the word of the present start. With force it is read from the server even when nothing speaks for
 // a restart.
 func (d *Driver) epoch(ctx context.Context, force bool) (string, error) {
@@ -123,35 +153,45 @@ func (d *Driver) epoch(ctx context.Context, force bool) (string, error) {
 }
 
 // ensureUploads sees to it that the server has the input files of a run. Names are made of the content, so what is
-// there is right; only its size is compared, for a transfer that was cut. fresh uploads them whatever we believe.
+// there is right; only its size is compared, for a transfer that was cut. What is there is not sent again: a run of ours
+// may be reading it, and ComfyUI empties a file before it writes it anew. fresh uploads them whatever we believe.
 func (d *Driver) ensureUploads(ctx context.Context, epoch string, uploads []backend.Upload, fresh bool) error {
 	for _, u := range uploads {
-		key := u.Subfolder + "/" + u.Name
-		if !fresh && (d.epochs.knows(key, u.Size) || d.hasFile(ctx, u)) {
-			d.epochs.learn(epoch, key, u.Size)
-			continue
-		}
-		d.epochs.forget(key)
-		err := d.sendFile(ctx, u)
-		if errors.Is(err, backend.ErrUnreachable) && ctx.Err() == nil { // a kept connection may have been closed just now
-			err = d.sendFile(ctx, u)
-		}
-		if err != nil {
+		if err := d.ensureUpload(ctx, epoch, u, fresh); err != nil {
 			return err
 		}
-		d.epochs.learn(epoch, key, u.Size)
 	}
 	return nil
 }
 
-// lookFrom is the size from which it pays to ask for a file before sending it.
-const lookFrom = 64 << 10
+func (d *Driver) ensureUpload(ctx context.Context, epoch string, u backend.Upload, fresh bool) error {
+	key := u.Subfolder + "/" + u.Name
+	if !fresh && d.epochs.knows(key, u.Size) {
+		return nil
+	}
+	done, err := d.epochs.send(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if !fresh && (d.epochs.knows(key, u.Size) || d.hasFile(ctx, u)) {
+		d.epochs.learn(epoch, key, u.Size)
+		return nil
+	}
+	d.epochs.forget(key)
+	err = d.sendFile(ctx, u)
+	if errors.Is(err, backend.ErrUnreachable) && ctx.Err() == nil { // a kept connection may have been closed just now
+		err = d.sendFile(ctx, u)
+	}
+	if err != nil {
+		return err
+	}
+	d.epochs.learn(epoch, key, u.Size)
+	return nil
+}
 
 // hasFile reports whether the server has the file in its full size.
 func (d *Driver) hasFile(ctx context.Context, u backend.Upload) bool {
-	if u.Size < lookFrom {
-		return false
-	}
 	ctx, cancel := context.WithTimeout(ctx, d.options.RequestTimeout)
 	defer cancel()
 	q := url.Values{"filename": {u.Name}, "subfolder": {u.Subfolder}, "type": {"input"}}
