@@ -1,7 +1,7 @@
 # ComfyuME. `make` alone lists what there is.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare drivers kill servers fleet faults property floors cross race fuzz bench bench-once frontends schedule clean
+.PHONY: help run build dist test deps fmt fmt-check vet lint unit e2e e2e-real compare drivers kill servers fleet faults property bands floors cross race fuzz bench bench-once frontends schedule clean
 .NOTPARALLEL:
 
 CACHE     := $(CURDIR)/.cache
@@ -127,6 +127,9 @@ faults: build ## break FAULTS (default 1000) things, OF some kind, under twice a
 property: ## go STEPS (default 1000000) random steps with the queue over each of its stores
 	@COMFYUME_PROPERTY_STEPS=$(or $(STEPS),1000000) $(GO) test -count=1 -v -timeout 6h -run '^Test(Queue)?Model$$' \
 		./internal/queue/memory ./internal/sqlite ./internal/redis -rapid.steps 300
+
+bands: ## hold the bands of the wait against DAYS (default 8) days of each class that nobody tuned them with
+	@COMFYUME_BANDS_DAYS=$(or $(DAYS),8) $(GO) test -count=1 -v -timeout 2h -run TestFigureBands ./internal/rehearse
 
 floors: build ## measure beside a real ComfyUI and goqite, in TURNS (default 3) (BACKEND=url; needs ../shared/bench)
 	@COMFYUME_FLOORS=$(BACKEND) COMFYUME_TURNS=$(or $(TURNS),3) $(E2E) -v -timeout 1h -run Floors ./e2e/...

@@ -85,23 +85,22 @@ func (x later) compare(other later) int {
 
 // user is a person with jobs in the machine.
 type user struct {
-	name    string
-	group   *group
-	weight  float64
-	turn    int64 // number of the last decision for this person
-	joined  int64 // when they got jobs that wait; decides between equal turns
-	kept    bool  // joined is to stay when they get jobs again
-	tag     int64 // virtual time at which their next job begins, in Fair
-	left    time.Time
-	served  time.Time // when they were served last
-	passed  time.Duration
-	lessons [len(farthest)]lessons
-	work           // that waits and is not held
-	place   int    // in Machine.active, from 1; 0: not there
-	lots    []*lot // with waiting jobs
-	runs    []*run
-	top     mark // the job accepted last that was filed
-	mixed   bool // their jobs may not wait in order of acceptance
+	name   string
+	group  *group
+	weight float64
+	turn   int64 // number of the last decision for this person
+	joined int64 // when they got jobs that wait; decides between equal turns
+	kept   bool  // joined is to stay when they get jobs again
+	tag    int64 // virtual time at which their next job begins, in Fair
+	left   time.Time
+	served time.Time // when they were served last
+	passed time.Duration
+	work          // that waits and is not held
+	place  int    // in Machine.active, from 1; 0: not there
+	lots   []*lot // with waiting jobs
+	runs   []*run
+	top    mark // the job accepted last that was filed
+	mixed  bool // their jobs may not wait in order of acceptance
 }
 
 // mark is where a job stands among those of its person.

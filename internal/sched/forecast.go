@@ -45,6 +45,7 @@ const (
 	mostReplays = 24     // simulations of one outlook
 	fewReplays  = 10
 	lookAhead   = 24 * time.Hour
+	farther     = 2   // times as far as a simulation saw begins, as a rule, what did not begin in it
 	unsteady    = 0.5 // by how much people press Run more or less often than lately, as a power of e
 )
 
@@ -252,16 +253,23 @@ func (o *Outlook) Look() Forecast {
 	}
 	replays, steps := 0, 0
 	for replays < mostReplays && (steps < mostSteps || replays < fewReplays && steps < 2*mostSteps) {
-		p := o.play(uint64(replays), waits)
-		steps += p
+		took, seen := o.play(uint64(replays), waits)
+		steps += took
 		replays++
+		for id, w := range waits {
+			if len(w) < replays { // it did not begin as far as that one saw
+				waits[id] = append(w, -seen)
+			}
+		}
 	}
 	for id, w := range waits {
-		if len(w) < (replays+1)/2 { // it does not begin as far as one can see
+		slices.Sort(w)
+		beyond, _ := slices.BinarySearch(w, 0)
+		if beyond > replays/2 { // nobody can tell
 			continue
 		}
-		for len(w) < replays {
-			w = append(w, lookAhead)
+		for i := range beyond {
+			w[i] = -w[i] * farther
 		}
 		slices.Sort(w)
 		f.said[id] = strict{quantile(w, 0.2), quantile(w, 0.5), quantile(w, 0.8)}
@@ -377,8 +385,9 @@ type play struct {
 	left   int // jobs that are still to begin
 }
 
-// play simulates once, and adds to the waits. It returns how many decisions it took.
-func (o *Outlook) play(seed uint64, waits map[job.ID][]time.Duration) (steps int) {
+// play simulates once, and adds to the waits of the jobs that begin. It returns how many decisions it took, and how far it
+// saw.
+func (o *Outlook) play(seed uint64, waits map[job.ID][]time.Duration) (steps int, seen time.Duration) {
 	p := &play{Outlook: o, m: o.machine(), draw: rand.New(rand.NewPCG(seed, 1)), now: o.now, ran: map[*run]time.Duration{}, waits: waits, left: o.jobs}
 	shared, own := o.known.errors()
 	p.same, p.own = p.draw.NormFloat64()*shared, own
@@ -398,7 +407,10 @@ func (o *Outlook) play(seed uint64, waits map[job.ID][]time.Duration) (steps int
 			p.begun(d)
 			steps++
 		}
-		if len(p.coming) == 0 || p.left == 0 || steps > 2*mostSteps/fewReplays {
+		if steps > 2*mostSteps/fewReplays {
+			return steps + 1, p.now.Sub(o.now)
+		}
+		if len(p.coming) == 0 || p.left == 0 {
 			break
 		}
 		h := heap.Pop(&p.coming).(happening)
@@ -415,7 +427,7 @@ func (o *Outlook) play(seed uint64, waits map[job.ID][]time.Duration) (steps int
 		delete(p.ran, r)
 		p.start(r.on)
 	}
-	return steps + 1
+	return steps + 1, lookAhead
 }
 
 // begun takes in a decision.
@@ -447,7 +459,8 @@ func (p *play) goOn(r *run) {
 	gone := p.now.Sub(r.began)
 	var lasts time.Duration
 	for range 8 { // longer than it ran already
-		lasts = time.Duration(float64(r.charged) * math.Exp(p.same+p.own*p.draw.NormFloat64()))
+		// The mean of the draws is what was expected.
+		lasts = time.Duration(float64(r.charged) * math.Exp(p.same+p.own*(p.draw.NormFloat64()-p.own/2)))
 		if lasts > gone {
 			break
 		}

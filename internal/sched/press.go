@@ -23,7 +23,7 @@ type presses struct {
 
 const (
 	mostPresses = 128
-	mostTimes   = 16              // jobs of one press
+	mostTimes   = 64              // jobs of one press
 	inARow      = 2 * time.Second // between jobs of one press
 	lately      = 20 * time.Minute
 )
@@ -96,20 +96,19 @@ func (k kept) correct(s strict) Band {
 		return seconds(max(s.middle.Seconds(), 0.001) * math.Exp(far*math.Exp(by)))
 	}
 	b := Band{From: end(s.from, k.below), To: end(s.to, k.above)}
-	b.From = min(b.From, s.middle-least)
+	b.From = min(b.From, s.middle-least).Truncate(time.Second)
 	b.To = max(b.To, s.middle+least, b.From+time.Second)
 	return b
 }
 
-// learn takes in what came of a band.
-func (k *kept) learn(s strict, waited time.Duration) {
+// learn takes in what came of a band, as a part of a lesson.
+func (k *kept) learn(s strict, waited time.Duration, part float64) {
 	step := func(v *float64, missed bool) {
+		by := -outside
 		if missed {
-			*v += haste * (1 - outside)
-		} else {
-			*v -= haste * outside
+			by = 1 - outside
 		}
-		*v = min(max(*v, -2), 2)
+		*v = min(max(*v+haste*part*by, -2), 2)
 	}
 	b := k.correct(s)
 	step(&k.below, waited < b.From)
@@ -121,13 +120,21 @@ type promise struct {
 	at time.Time
 	strict
 	bucket int
+	part   float64 // of a lesson that it teaches
 }
 
-// mostPromises bounds how many bands are remembered.
-const mostPromises = 4000
+const (
+	// mostPromises bounds how many jobs' bands are remembered.
+	mostPromises = 4000
+	// lessonsOfAWait is how many lessons there are in the time that jobs at some place wait: those that wait at the same
+	// time are early or late together, and that happened once, not as often as there are jobs.
+	lessonsOfAWait = 40
+)
 
 // Said remembers what people were told, to learn from what comes of it.
 func (m *Machine) Said(f Forecast) {
+	var fresh [len(farthest)][]*item
+	var waits [len(farthest)]time.Duration
 	for i, id := range f.order {
 		it := m.item(id)
 		if it == nil || it.claimed {
@@ -135,47 +142,34 @@ func (m *Machine) Said(f Forecast) {
 		}
 		said := m.said[id]
 		n := bucket(i)
-		if len(said) > 0 && said[len(said)-1].bucket <= n || len(said) == 0 && len(m.said) >= mostPromises {
+		if len(said) > 0 && said[len(said)-1].bucket <= n || len(said) == 0 && len(m.said)+len(fresh[n]) >= mostPromises {
 			continue // only the first that it was told at such a place
 		}
-		m.said[id] = append(said, promise{f.At, f.said[id], n})
+		fresh[n] = append(fresh[n], it)
+		waits[n] += f.said[id].middle
 	}
-}
-
-// The jobs of a batch are late all together, and that happened once, not five hundred times: of one person's jobs at some
-// places one teaches for each lessonFor between the looks, and at most mostLessons of one look.
-const (
-	lessonFor   = 45 * time.Second
-	mostLessons = 12
-)
-
-// lessons counts what a person's jobs may teach yet of bands of one bucket.
-type lessons struct {
-	at   time.Time // of the last look
-	left time.Duration
-}
-
-// take reports whether a job teaches what came of a look.
-func (l *lessons) take(at time.Time) bool {
-	if l.at.IsZero() {
-		l.at, l.left = at, mostLessons/3*lessonFor
-	}
-	if gone := at.Sub(l.at); gone > 0 {
-		l.at, l.left = at, min(l.left+gone, mostLessons*lessonFor)
-	}
-	if l.left < lessonFor {
-		return false
-	}
-	l.left -= lessonFor
-	return true
-}
-
-// keep learns from when a person's job began.
-func (m *Machine) keep(id job.ID, u *user) {
-	for _, p := range m.said[id] {
-		if u.lessons[p.bucket].take(p.at) {
-			m.known.kept[p.bucket].learn(p.strict, m.now.Sub(p.at))
+	for n, list := range fresh {
+		if len(list) == 0 {
+			continue
 		}
+		lesson := max(waits[n]/time.Duration(len(list)), time.Second) / lessonsOfAWait
+		lessons := lessonsOfAWait / 2.
+		if last := m.promised[n]; !last.IsZero() {
+			lessons = f.At.Sub(last).Seconds() / lesson.Seconds()
+		}
+		m.promised[n] = f.At
+		part := min(max(lessons, 0)/float64(len(list)), 1)
+		for _, it := range list {
+			id := m.id(it)
+			m.said[id] = append(m.said[id], promise{f.At, f.said[id], n, part})
+		}
+	}
+}
+
+// keep learns from when a job began.
+func (m *Machine) keep(id job.ID) {
+	for _, p := range m.said[id] {
+		m.known.kept[p.bucket].learn(p.strict, m.now.Sub(p.at), p.part)
 	}
 	delete(m.said, id)
 }

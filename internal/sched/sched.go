@@ -54,8 +54,9 @@ type Machine struct {
 	known               experience
 	pressed             presses
 	said                map[job.ID][]promise
-	dream               bool           // it only simulates, and learns nothing
-	cursors             []cursor[*lot] // for reuse
+	promised            [len(farthest)]time.Time // when jobs at such places were last told of
+	dream               bool                     // it only simulates, and learns nothing
+	cursors             []cursor[*lot]           // for reuse
 }
 
 // New returns a machine without jobs and back ends.
@@ -171,7 +172,7 @@ func (m *Machine) post(r *run) {
 	}
 	m.begun(r)
 	if len(m.said) > 0 {
-		m.keep(m.id(r.item), r.lot.user)
+		m.keep(m.id(r.item))
 	}
 }
 
