@@ -168,6 +168,11 @@ func (f *Face) backEnds() {
 				return nil, fault.New(fault.Denied, "A key is named by who owns the studio's machine.").WithCode("key_elsewhere").
 					WithRemedy("Type comfyume backend add there, or write it under backends in the settings.")
 			}
+			for _, name := range in.Body.Groups { // for one that is not there nobody could use it, and nothing would say why
+				if err := f.knownGroup(ctx, name); err != nil {
+					return nil, err
+				}
+			}
 			return answer(f.Fleet.Add(ctx, in.Body))
 		})
 	on(f, route{http.MethodDelete, "/backends/{name}", "remove-backend", "Let go of a GPU source that was added", operators, http.StatusNoContent},

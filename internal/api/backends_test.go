@@ -71,6 +71,19 @@ func TestKeysAreNamedByWhoOwnsTheMachine(t *testing.T) {
 	}
 }
 
+// TestBackEndsOfKnownGroups: one for a group that is not there would run nobody's jobs.
+func TestBackEndsOfKnownGroups(t *testing.T) {
+	t.Parallel()
+	f, state := face(t)
+	w := ask(f, "olu", "POST", v1+"/backends", `{"name":"gpu2","url":"http://x","groups":["class-a","clas-b"]}`)
+	if w.Code != 404 || len(state.done) != 0 || !strings.Contains(w.Body.String(), "no group clas-b") {
+		t.Errorf("%d %s, done %v", w.Code, w.Body, state.done)
+	}
+	if w := ask(f, "olu", "POST", v1+"/backends", `{"name":"gpu2","url":"http://x","groups":["class-a"]}`); w.Code != 201 {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+}
+
 // TestRequestsOfOnesGroup: an instructor sees what their group asked for, and not who else did.
 func TestRequestsOfOnesGroup(t *testing.T) {
 	t.Parallel()

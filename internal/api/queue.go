@@ -84,11 +84,7 @@ func (f *Face) knownScope(ctx context.Context, scope string) error {
 		return nil
 	}
 	if name, ok := strings.CutPrefix(scope, ScopeGroup); ok {
-		groups, err := f.People.Groups(ctx)
-		if err != nil || slices.ContainsFunc(groups, func(g Group) bool { return g.Name == name }) {
-			return err
-		}
-		return fault.New(fault.Missing, "There is no group %s.", name).WithRemedy("See which there are with: comfyume group list")
+		return f.knownGroup(ctx, name)
 	}
 	if name, ok := strings.CutPrefix(scope, ScopeBackEnd); ok {
 		if slices.ContainsFunc(f.Fleet.BackEnds(), func(b BackEnd) bool { return b.Name == name }) {
@@ -97,6 +93,15 @@ func (f *Face) knownScope(ctx context.Context, scope string) error {
 		return fault.New(fault.Missing, "There is no back end %s.", name).WithRemedy("See which there are with: comfyume backend list")
 	}
 	return fault.New(fault.Invalid, "%q is nothing that can be paused.", scope).WithRemedy("Use all, group:NAME or backend:NAME.")
+}
+
+// knownGroup reports whether there is a group.
+func (f *Face) knownGroup(ctx context.Context, name string) error {
+	groups, err := f.People.Groups(ctx)
+	if err != nil || slices.ContainsFunc(groups, func(g Group) bool { return g.Name == name }) {
+		return err
+	}
+	return fault.New(fault.Missing, "There is no group %s.", name).WithRemedy("See which there are with: comfyume group list")
 }
 
 // queue returns the queue as the person may see it: participants their own part, instructors beside all counts the people of
