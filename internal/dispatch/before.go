@@ -8,23 +8,28 @@ import (
 	"github.com/ahelme/comfyume/internal/job"
 )
 
-// mostUntidy is for how many of the last runs back ends are asked at a start to forget them.
-const mostUntidy = 64
+const (
+	// mostUntidy is for how many of the last runs back ends are asked at a start to forget them.
+	mostUntidy = 64
+	// mostTelling is how many of the last jobs tell at a start which back ends died under them: as many as a busy studio
+	// has in half a minute, so that one in which back ends are killed all the time accuses no job of it.
+	mostTelling = 1000
+)
 
 // tidyUp has back ends forget the last runs: a process that was killed had not come to it, and what people asked for
 // must not stay there for others to read. What those runs tell of deaths is taken in.
 func (l *loop) tidyUp(ctx context.Context) error {
 	over := []job.State{job.Completed, job.Failed, job.Cancelled}
-	jobs, _, err := l.deps.Queue.ListAll(ctx, job.ListQuery{States: over, Limit: mostUntidy, Uncounted: true}, "")
+	jobs, _, err := l.deps.Queue.ListAll(ctx, job.ListQuery{States: over, Limit: mostTelling, Uncounted: true}, "")
 	if err != nil {
 		return fmt.Errorf("reading the last jobs: %w", err)
 	}
 	var from time.Time
-	for _, j := range jobs {
-		if len(jobs) == mostUntidy && (from.IsZero() || j.Finished.Before(from)) {
+	for i, j := range jobs {
+		if len(jobs) == mostTelling && (from.IsZero() || j.Finished.Before(from)) {
 			from = j.Finished
 		}
-		if driver := l.drivers[j.Attempt.BackEnd]; driver != nil && j.Attempt.RunID != "" {
+		if driver := l.drivers[j.Attempt.BackEnd]; i < mostUntidy && driver != nil && j.Attempt.RunID != "" {
 			driver.Cancel(j.Attempt.RunID)
 		}
 		if j.State == job.Completed {

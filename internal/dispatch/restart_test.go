@@ -240,7 +240,7 @@ func TestDeathsBeforeAStartMayExcuse(t *testing.T) {
 	for deaths, state := range map[int]job.State{2: job.Completed, 3: job.Failed} {
 		t.Run(fmt.Sprint(deaths), func(t *testing.T) {
 			inBubble(t, 1, func(s *studio) {
-				for range 64 {
+				for range 1000 {
 					s.submit("bob", "Text a")
 				}
 				time.Sleep(time.Minute)
