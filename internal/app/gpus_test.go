@@ -74,7 +74,9 @@ func TestBackEndsComeAndGo(t *testing.T) {
 		}
 	}
 	bySocket(t, o, func(s *app.Studio, c *client.Client) {
-		_, err := c.AddBackEnd(t.Context(), api.NewBackEnd{Name: "late", URL: gpu, Groups: []string{"red"}, Price: 1.5})
+		_, err := c.AddGroup(t.Context(), "red", "")
+		ok(t, err)
+		_, err = c.AddBackEnd(t.Context(), api.NewBackEnd{Name: "late", URL: gpu, Groups: []string{"red"}, Price: 1.5})
 		ok(t, err)
 		tested, err := c.TestBackEnd(t.Context(), "late", true)
 		ok(t, err)
