@@ -448,6 +448,30 @@ func TestRestartedServerLosesTheRun(t *testing.T) {
 	})
 }
 
+// TestRunThatTheNextStartTook: the server was started anew just before it took the prompt, and nobody had noticed yet.
+func TestRunThatTheNextStartTook(t *testing.T) {
+	inBubble(t, func(b *bench) {
+		run := b.prepare(b.task("Text hello", "Save picture"))
+		before := run.Epoch()
+		b.fake.Mangle("POST /prompt", func(w http.ResponseWriter, r *http.Request) {
+			b.fake.Mangle("POST /prompt", nil)
+			b.fake.Restart()
+			b.fake.Handler().ServeHTTP(w, r)
+		})
+		a := b.start(b.Context(), run)
+		<-a.done
+		b.wantState(a, job.Completed)
+		if run.Epoch() == before {
+			b.Error("it is said to be of the start before")
+		}
+		r, err := run.Fetch(b.Context(), backend.FileRef{Filename: "fake_00001_.png", Type: "output"})
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.Close()
+	})
+}
+
 func TestServerThatGoesAwayIsGivenUp(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		a := b.start(b.Context(), b.prepare(b.task("Wait")))

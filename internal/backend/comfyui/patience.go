@@ -133,7 +133,7 @@ func (f *follower) unreachable(ctx context.Context, err error) error {
 	told, given := f.limits()
 	switch {
 	case frozen && silent >= given:
-		f.d.givenUp(f.class(f.node), f.epoch, f.alive)
+		f.d.givenUp(f.class(f.node), f.Epoch(), f.alive)
 		return fmt.Errorf("%w: no sign of life for %s: %w", backend.ErrFrozen, silent.Round(time.Second), err)
 	case !frozen && silent > f.d.options.LostAfter:
 		return fmt.Errorf("%w: %w", f.death(ctx, refused(err)), err)

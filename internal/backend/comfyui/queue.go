@@ -108,7 +108,7 @@ type tidier struct {
 	forget  []string            // history entries to delete
 	cancel  []string            // runs to stop first
 	working bool
-	kick    chan struct{} // enough waits: do not wait for more
+	kick    chan struct{} // do not wait for more
 }
 
 const (
@@ -142,7 +142,7 @@ func (d *Driver) tidyLater(runID string, cancel bool) {
 	} else if len(t.forget) < maxUntidy {
 		t.forget = append(t.forget, runID)
 	}
-	enough := len(t.forget) >= tidyBatch
+	enough := cancel || len(t.forget) >= tidyBatch // a GPU that works for nobody does not wait
 	start := !t.working && d.closed.Err() == nil
 	t.working = t.working || start
 	t.mu.Unlock()

@@ -19,8 +19,7 @@ import (
 type run struct {
 	d       *Driver
 	t       backend.Task
-	id      string // prompt id on the server
-	epoch   string
+	id      string  // prompt id on the server
 	client  string  // client id under which it is posted
 	sock    *socket // held; nil: none; Start's alone once it has begun
 	seat    *seat   // nil: it was not handed over
@@ -33,6 +32,7 @@ type run struct {
 	wake    chan struct{} // look at the above now
 
 	mu      sync.Mutex
+	epoch   string // the server's start that has it, or is to have it
 	state   runState
 	started bool // Start has the socket, and lets go of it itself
 	away    bool // over, and the server has put it away
@@ -115,22 +115,34 @@ func (d *Driver) resume(ctx context.Context, t backend.Task) (backend.Run, error
 // its turn. A socket that was cut is opened again by Start.
 func (r *run) ready(ctx context.Context) error {
 	word, err := r.d.epoch(ctx, false)
-	if err != nil || word == r.epoch {
+	if err != nil || word == r.Epoch() {
 		return err
 	}
-	r.epoch = word
+	r.moved(word)
 	return r.d.ensureUploads(ctx, word, r.t.Uploads, false)
 }
 
-// Epoch is the server's start under which the run was prepared.
-func (r *run) Epoch() string { return r.epoch }
+// Epoch is the server's start under which the run was prepared, or, where that ended before it was handed over, the one
+// that has it.
+func (r *run) Epoch() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.epoch
+}
+
+// moved takes over the start that has the run.
+func (r *run) moved(epoch string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.epoch = epoch
+}
 
 // Fetch opens an output file. A server that was restarted since the run has lost it: its temp files are gone, and what
 // it calls by the same name by now may be somebody else's.
 func (r *run) Fetch(ctx context.Context, f backend.FileRef) (io.ReadCloser, error) {
 	file, err := r.fetch(ctx, f)
 	word, lost := r.d.epoch(ctx, fault.Is(err, fault.Missing))
-	if lost == nil && word != r.epoch {
+	if lost == nil && word != r.Epoch() {
 		lost = fmt.Errorf("%w: the server was restarted before its files were fetched", backend.ErrLost)
 	}
 	if lost == nil {

@@ -175,8 +175,8 @@ func readFrame(buf *bytes.Buffer, kind websocket.MessageType, r io.Reader) error
 
 // cut notes that a connection went away without our doing: the server may have been restarted.
 func (d *Driver) cut(s *socket) {
+	d.epochs.doubt() // before anybody finds that it is gone, and asks
 	s.gone.Store(true)
-	d.epochs.doubt()
 	if d.sockets.leave(s) {
 		d.options.Changed()
 	}

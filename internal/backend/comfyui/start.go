@@ -84,7 +84,10 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 	if r.stop.Load() {
 		return interrupted(r.id), nil
 	}
-	if err := r.ready(ctx); err != nil {
+	if err := f.attend(ctx); err != nil {
+		return backend.Result{}, err
+	}
+	if err := r.ready(ctx); err != nil { // the socket told by now if it was cut
 		return backend.Result{}, err
 	}
 	if r.d.foreign.Load() > 0 {
@@ -93,9 +96,6 @@ func (r *run) Start(ctx context.Context, tell func(), update func(backend.Update
 		} else if others > 0 {
 			return backend.Result{}, backend.ErrForeign
 		}
-	}
-	if err := f.attend(ctx); err != nil {
-		return backend.Result{}, err
 	}
 	r.become(posted)
 	f.handed = time.Now()
@@ -263,7 +263,7 @@ func (f *follower) retryRefused(ctx context.Context, refused error) (*backend.Re
 	if _, ok := errors.AsType[*backend.Refused](refused); !ok || len(f.t.Uploads) == 0 {
 		return nil, refused
 	}
-	if err := f.d.ensureUploads(ctx, f.epoch, f.t.Uploads, true); err != nil {
+	if err := f.d.ensureUploads(ctx, f.Epoch(), f.t.Uploads, true); err != nil {
 		return nil, err
 	}
 	rep := f.d.hand(ctx, f.id, f.body())
@@ -415,12 +415,19 @@ func (f *follower) check(ctx context.Context) (*backend.Result, error) {
 		f.heard = time.Now()
 		reconnected = true
 	}
+	// A server forgets its runs when it ends: whichever start knows this one has it, and has its files. The word is read
+	// first: should another start follow, it is that one's no more.
+	epoch, err := f.d.epoch(asking, false)
+	if err != nil { // whoever fetches asks again
+		epoch = f.Epoch()
+	}
 	entry, ok, err := f.d.history(asking, f.id)
 	if err != nil {
 		return nil, f.unreachable(ctx, err)
 	}
 	f.lives()
 	if ok {
+		f.moved(epoch)
 		return f.found(entry), nil
 	}
 	f.pause = 0
@@ -431,17 +438,19 @@ func (f *follower) check(ctx context.Context) (*backend.Result, error) {
 	if !reconnected && f.postErr == nil && !f.removed.Load() && time.Since(f.looked) < 6*f.d.options.PollAfter {
 		return nil, nil
 	}
-	return f.search(ctx)
+	return f.search(ctx, epoch)
 }
 
-// search looks for the run in the queue and then once more in the history: in neither, it is lost.
-func (f *follower) search(ctx context.Context) (*backend.Result, error) {
+// search looks for the run in the queue and then once more in the history: in neither, it is lost. The epoch is the one
+// before.
+func (f *follower) search(ctx context.Context, epoch string) (*backend.Result, error) {
 	at, _, err := f.d.look(ctx, f.id)
 	if err != nil {
 		return nil, f.unreachable(ctx, err)
 	}
 	f.looked = time.Now()
 	if at != absent {
+		f.moved(epoch)
 		f.postErr = nil
 		f.accept()
 		return nil, f.interruptIfWanted(ctx)
@@ -451,6 +460,7 @@ func (f *follower) search(ctx context.Context) (*backend.Result, error) {
 	case err != nil:
 		return nil, f.unreachable(ctx, err)
 	case ok:
+		f.moved(epoch)
 		return f.found(entry), nil
 	case f.removed.Load():
 		result := interrupted(f.id)
@@ -459,7 +469,7 @@ func (f *follower) search(ctx context.Context) (*backend.Result, error) {
 		return nil, nil // read gives it its grace
 	}
 	how := backend.ErrLost
-	if word, err := f.d.epoch(ctx, true); err == nil && word != f.epoch {
+	if word, err := f.d.epoch(ctx, true); err == nil && word != f.Epoch() {
 		how = f.death(ctx, true)
 	}
 	if f.postErr != nil && !f.accepted && !errors.Is(how, backend.ErrCrashed) {
