@@ -70,10 +70,10 @@ func Open(ctx context.Context, url string, o Options) (*DB, error) {
 	option.Dialer.Timeout = min(db.patience, 5*time.Second)
 	option.ConnWriteTimeout = db.patience
 	option.PipelineMultiplex = 1
-	if db.client, err = rueidis.NewClient(option); err != nil {
+	if db.client, err = newClient(option); err != nil {
 		return nil, classify(err)
 	}
-	if db.changes, err = rueidis.NewClient(option); err != nil {
+	if db.changes, err = newClient(option); err != nil {
 		db.client.Close()
 		return nil, classify(err)
 	}
