@@ -267,6 +267,7 @@ func (s *Studio) newDispatch() *dispatch.Dispatcher {
 	return dispatch.New(dispatch.Deps{
 		Queue: ownJobs{s.queue}, Fleet: s.fleet, Deliver: deliverer{s.deliver}, Rewriter: rewriterFace{rewriter}, Bus: runBus{s},
 		Missing: s.catalog.Missing, Estimate: s.estimate, Ran: s.usage.Ran, Share: s.usage.Share, Spent: s.spent, Budget: s.budget, Working: s.awakeBooks().Working,
+		Taught: s.usage.Taught, Teach: s.usage.Teach,
 		Room: func() error { return s.files.Room(context.Background()) }, Log: s.log,
 	}, dispatch.Options{
 		MaxAttempts: maxAttempts, Order: sched.Order(s.queue.Mode()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser,

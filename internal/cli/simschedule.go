@@ -24,8 +24,9 @@ type simSchedule struct {
 	Affinity string   `help:"With affinity to loaded models, without, or both." enum:"on,off,both" default:"both"`
 	Seed     uint64   `help:"Another number is another day (1)." default:"1" placeholder:"NUMBER"`
 
-	Users int           `help:"How many people." placeholder:"NUMBER" group:"Class"`
-	Hours time.Duration `name:"for" help:"How long it lasts, such as 3h." placeholder:"DURATION" group:"Class"`
+	Users    int           `help:"How many people." placeholder:"NUMBER" group:"Class"`
+	Hours    time.Duration `name:"for" help:"How long it lasts, such as 3h." placeholder:"DURATION" group:"Class"`
+	Practice int           `help:"Days like it that the studio has behind it, and has learnt from." default:"2" placeholder:"NUMBER" group:"Class"`
 
 	GPUs      int             `name:"gpus" help:"How many GPUs." placeholder:"NUMBER" group:"Fleet"`
 	Speeds    []float64       `help:"Their speeds in turn, 1 being usual, such as 1,0.5." placeholder:"FACTOR" group:"Fleet"`
@@ -83,7 +84,7 @@ func (cmd *simSchedule) Run(c *call) error {
 func (cmd *simSchedule) plan() (classes []*rehearse.Class, modes []rehearse.Mode, err error) {
 	o := rehearse.Options{
 		Users: cmd.Users, Length: cmd.Hours, GPUs: cmd.GPUs, Speeds: cmd.Speeds, Models: cmd.Models, Seed: cmd.Seed,
-		Ask: cmd.Bands,
+		Ask: cmd.Bands, Practice: cmd.Practice,
 	}
 	switch {
 	case cmd.Bands < 0:
@@ -150,6 +151,9 @@ func (cmd *simSchedule) again(class *rehearse.Class) string {
 		if n.value > 0 {
 			add(n.flag, strconv.Itoa(n.value))
 		}
+	}
+	if cmd.Practice != 2 {
+		add("practice", strconv.Itoa(cmd.Practice))
 	}
 	if cmd.Bands != 5*time.Minute {
 		add("bands", cmd.Bands.String())

@@ -164,6 +164,9 @@ type Deps struct {
 	Budget func(now time.Time) (sched.Budget, time.Time)
 	// Working learns how many runs a paid back end works at from now on, waking included. It must not block. It may be nil.
 	Working func(backEnd string, runs int)
+	// Taught returns what runs taught the schedule before, as Teach was given it. Nil, both: it learns anew at each start.
+	Taught func() []byte
+	Teach  func([]byte)
 	// Room returns a fault while the disk is too full for another run. Nil: there is always room.
 	Room func() error
 	Log  *slog.Logger

@@ -49,6 +49,7 @@ type studio struct {
 	load    error        // what the next look at an earlier attempt ends with
 	posted  error        // what the next report that a run was posted ends with
 	ran     func(j job.Job, backEnd string, ran time.Duration, ok bool)
+	taught  []byte // what the schedule learnt
 	options dispatch.Options
 
 	// Of one start.
@@ -128,6 +129,7 @@ func (s *studio) start() {
 	check(err)
 	disp = dispatch.New(dispatch.Deps{
 		Queue: claims{s.queue, s}, Fleet: fl, Deliver: s.files, Rewriter: mirror{}, Bus: s.bus, Missing: s.missing, Room: s.room, Ran: s.ran,
+		Taught: func() []byte { return s.taught }, Teach: func(b []byte) { s.taught = b },
 	}, s.options)
 	s.disp = disp
 	run, cancel := context.WithCancel(context.Background())

@@ -84,17 +84,22 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	defer d.wg.Wait()
 	defer stop(errShutdown)
 	defer d.offers.set(nil, nil)
+	var taught []byte
+	if d.deps.Taught != nil {
+		taught = d.deps.Taught()
+	}
 	l := &loop{
 		Dispatcher: d, ctx: work,
 		hands: make(chan *attempt),
 		machine: sched.New(sched.Options{
 			Order: d.options.Order, MaxRunningPerUser: d.options.MaxRunningPerUser,
-			AgeAfter: d.options.AgeAfter, HalfLife: d.options.HalfLife, Affinity: d.options.Affinity,
+			AgeAfter: d.options.AgeAfter, HalfLife: d.options.HalfLife, Affinity: d.options.Affinity, Memory: taught,
 		}),
 		attempts: make(map[job.ID]*attempt), lines: make(map[string]*line), drivers: make(map[string]backend.Driver), pasts: make(map[job.ID]*past), again: make(map[job.ID]job.Job),
 		waiting: make(map[string]bool), weighed: make(map[member]bool), places: newPlaces(),
 	}
 	defer func() { l.answer(time.Now()) }()
+	defer func() { l.teach(time.Now()) }()
 	defer l.workEnds()
 	l.fleetChanged()
 	if err := d.deps.Queue.EachOpen(ctx, l.found); err != nil {

@@ -20,6 +20,8 @@ const (
 	tellAgain = 10 * time.Second
 	// foreseeAfter is how many times as long as it took nobody looks ahead again.
 	foreseeAfter = 20
+	// teachEvery is how often what the schedule learnt is given away to be kept.
+	teachEvery = time.Minute
 )
 
 // places is what people were told of their waiting jobs, and what is to be told.
@@ -31,6 +33,8 @@ type places struct {
 	ahead bool      // somebody is looking ahead
 	fresh bool      // somebody just did, and it is to be told
 	asked []why     // questions that wait for it
+
+	taught time.Time // when what bands taught was last given away
 }
 
 type toldPlace struct {
@@ -56,6 +60,17 @@ func (l *loop) foreseen(f foreseen, now time.Time) {
 	}
 	l.machine.Said(f.Forecast)
 	l.stale = true
+	if now.Sub(p.taught) >= teachEvery {
+		l.teach(now)
+	}
+}
+
+// teach gives away what runs taught the schedule, for the next start.
+func (l *loop) teach(now time.Time) {
+	l.places.taught = now
+	if l.deps.Teach != nil {
+		l.deps.Teach(l.machine.Memory())
+	}
 }
 
 // band returns the seconds from now in which the job is expected to begin.

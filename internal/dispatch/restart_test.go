@@ -1,6 +1,7 @@
 package dispatch_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ahelme/comfyume/internal/job"
+	"github.com/ahelme/comfyume/internal/sched"
 )
 
 // restart stands for a new server process on the same data folder.
@@ -16,6 +18,26 @@ func (s *studio) restart() {
 	s.Helper()
 	s.stop()
 	s.start()
+}
+
+// TestScheduleRemembersItsDays: what runs taught it is there after a restart.
+func TestScheduleRemembersItsDays(t *testing.T) {
+	inBubble(t, 1, func(s *studio) {
+		for range 3 {
+			s.want(s.submit("ann", "Text a"), job.Completed)
+		}
+		s.stop()
+		first := s.taught
+		if fresh := sched.New(sched.Options{}).Memory(); len(first) == 0 || bytes.Equal(first, fresh) {
+			s.Fatalf("it learnt %s", first)
+		}
+		s.start()
+		s.stop()
+		if !bytes.Equal(s.taught, first) {
+			s.Errorf("after a start it knows %s, not %s", s.taught, first)
+		}
+		s.start()
+	})
 }
 
 func TestRunIsTakenUpAfterARestart(t *testing.T) {

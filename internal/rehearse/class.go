@@ -27,6 +27,8 @@ type Class struct {
 	Affinity time.Duration
 	// Ask is how often everybody who waits is told how long it still takes; 0: never.
 	Ask time.Duration
+
+	before []*Class // days that the studio has behind it
 }
 
 // Options change what a class is by itself. The zero value of each field leaves it as it is.
@@ -42,6 +44,7 @@ type Options struct {
 	Slowest  time.Duration // load time of the last model
 	Seed     uint64
 	Ask      time.Duration // how often everybody who waits is told how long it still takes; negative: never
+	Practice int           // days like it that the studio has behind it and has learnt from
 }
 
 // Names are the classes that there are.
@@ -74,6 +77,7 @@ const (
 	mostGPUs   = 1024
 	mostModels = 100
 	mostLength = 7 * 24 * time.Hour
+	mostDays   = 100
 )
 
 // New makes a class.
@@ -107,6 +111,15 @@ func New(o Options) (*Class, error) {
 		person.Name = numbered("p", i)
 		c.People = append(c.People, person)
 	}
+	for day := range o.Practice {
+		before := o
+		before.Practice, before.Seed = 0, o.Seed+uint64(day+1)<<32
+		past, err := New(before)
+		if err != nil {
+			return nil, err
+		}
+		c.before = append(c.before, past)
+	}
 	return c, c.fits()
 }
 
@@ -123,6 +136,8 @@ func (o Options) check() error {
 		return wrong("A class uses from 1 to %d models.", mostModels)
 	case o.Length < 0 || o.Length > mostLength:
 		return wrong("A class lasts up to %d hours.", int(mostLength.Hours()))
+	case o.Practice < 0 || o.Practice > mostDays:
+		return wrong("A studio has from 0 to %d days behind it.", mostDays)
 	case o.Quickest < 0 || o.Slowest < 0 || o.Slowest > 0 && o.Slowest < o.Quickest:
 		return wrong("Load times go from the quickest to the slowest model.")
 	case slices.ContainsFunc(o.Speeds, func(x float64) bool { return !(x >= 0.01 && x <= 100) }): // also not NaN

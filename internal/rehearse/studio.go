@@ -41,11 +41,23 @@ type studio struct {
 	err    error
 }
 
-// Hold lets the class happen in a mode, to the end of the last job, and returns its jobs in order of submission.
+// Hold lets the class happen in a mode, behind the days that it practised, and returns its jobs in order of submission.
 func (c *Class) Hold(ctx context.Context, m Mode) ([]*Run, error) {
+	var past Past
+	for _, day := range c.before {
+		if _, err := day.HoldAfter(ctx, m, &past); err != nil {
+			return nil, err
+		}
+	}
+	return c.HoldAfter(ctx, m, &past)
+}
+
+// HoldAfter lets the class happen in a mode, to the end of the last job, in a studio that learnt from a past, and returns
+// its jobs in order of submission. The past is longer by that day then.
+func (c *Class) HoldAfter(ctx context.Context, m Mode, past *Past) ([]*Run, error) {
 	s := &studio{Class: c, ctx: ctx}
 	var err error
-	if s.desk, err = newDesk(ctx, c, m); err != nil {
+	if s.desk, err = newDesk(ctx, c, m, past); err != nil {
 		return nil, err
 	}
 	for i, g := range c.Fleet {
@@ -70,6 +82,7 @@ func (c *Class) Hold(ctx context.Context, m Mode) ([]*Run, error) {
 			s.coming = nil
 		}
 	})
+	s.desk.close(past)
 	return s.runs, s.err
 }
 

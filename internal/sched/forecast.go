@@ -26,8 +26,11 @@ type Forecast struct {
 	said  map[job.ID]strict // before it was corrected by how earlier ones were kept
 }
 
-// strict is a band as the simulation says it, with its middle.
-type strict struct{ from, middle, to time.Duration }
+// strict is a band as the simulation says it, with its middle, of a job at places that are judged together.
+type strict struct {
+	from, middle, to time.Duration
+	bucket           int
+}
 
 // Band returns how long the job at a place will wait. Beyond those that were simulated it goes on at the same pace.
 func (f Forecast) Band(id job.ID, place int) Band {
@@ -272,7 +275,7 @@ func (o *Outlook) Look() Forecast {
 			w[i] = -w[i] * farther
 		}
 		slices.Sort(w)
-		f.said[id] = strict{quantile(w, 0.2), quantile(w, 0.5), quantile(w, 0.8)}
+		f.said[id] = strict{quantile(w, 0.2), quantile(w, 0.5), quantile(w, 0.8), 0}
 		f.order = append(f.order, id)
 	}
 	slices.SortFunc(f.order, func(x, y job.ID) int {
@@ -281,10 +284,23 @@ func (o *Outlook) Look() Forecast {
 	if n := len(f.order); n > 0 {
 		f.each = f.said[f.order[n-1]].middle / time.Duration(n)
 	}
-	for i, id := range f.order {
-		f.Bands[id] = o.known.kept[bucket(i)].correct(f.said[id])
+	places := o.places()
+	for id, s := range f.said {
+		s.bucket = bucket(places[id])
+		f.said[id] = s
+		f.Bands[id] = o.known.kept[s.bucket].correct(s)
 	}
 	return f
+}
+
+// places returns where those who wait stand, as they are told.
+func (o *Outlook) places() map[job.ID]int {
+	places := make(map[job.ID]int, o.jobs)
+	m := o.machine()
+	for _, p := range o.people {
+		m.eachPlace(p.name, math.MaxInt, func(it *item, position int) { places[m.id(it)] = position })
+	}
+	return places
 }
 
 // quantile is what one more draw stays below with probability q, as far as these in order tell: n draws leave n+1 gaps,

@@ -73,19 +73,21 @@ func (m *Machine) recent(now time.Time) (list []press, rate float64) {
 // power of e.
 type kept struct{ below, above float64 }
 
-// farthest are the last jobs of the buckets, from 0, whose bands are judged together.
-var farthest = [...]int{1, 3, 8, 20, 40, 80, 160, math.MaxInt}
+// farthest are the last places of the buckets whose bands are judged together.
+var farthest = [...]int{1, 2, 3, 5, 8, 12, 20, 40, 80, 160, math.MaxInt}
 
 // firstKept is what bands are corrected by until runs tell: those near are narrow, as chance has few runs to even out.
-var firstKept = [len(farthest)]float64{0.5, 0.3, 0.2, 0.15, 0.15, 0.05, -0.1, -0.1}
+var firstKept = [len(farthest)]float64{0.5, 0.5, 0.3, 0.25, 0.2, 0.15, 0.15, 0.15, 0.05, -0.1, -0.1}
 
-func bucket(i int) int {
-	return slices.IndexFunc(farthest[:], func(last int) bool { return i <= last })
+func bucket(place int) int {
+	return slices.IndexFunc(farthest[:], func(last int) bool { return place <= last })
 }
 
 const (
-	outside = 0.13 // of the bands, are meant to be too early, and as many too late
-	haste   = 0.08 // of corrections
+	outside = 0.15 // of the bands, are meant to be too early, and as many too late
+	haste   = 0.03 // of corrections
+
+	mostCorrected = 2 // as a power of e
 )
 
 // correct opens a band, or narrows it.
@@ -101,24 +103,25 @@ func (k kept) correct(s strict) Band {
 	return b
 }
 
-// learn takes in what came of a band, as a part of a lesson.
-func (k *kept) learn(s strict, waited time.Duration, part float64) {
+// learn takes in what came of a band that was told, as a part of a lesson. What would have come of the present one says
+// nothing: where times change, it fits those that are over. Told bands are kept as often as they are meant to be in the long
+// run, whatever happens: that is adaptive conformal inference (Gibbs and Candès, 2021).
+func (k *kept) learn(told Band, waited time.Duration, part float64) {
 	step := func(v *float64, missed bool) {
 		by := -outside
 		if missed {
 			by = 1 - outside
 		}
-		*v = min(max(*v+haste*part*by, -2), 2)
+		*v = min(max(*v+haste*part*by, -mostCorrected), mostCorrected)
 	}
-	b := k.correct(s)
-	step(&k.below, waited < b.From)
-	step(&k.above, waited > b.To)
+	step(&k.below, waited < told.From)
+	step(&k.above, waited > told.To)
 }
 
 // promise is a band that people were told.
 type promise struct {
-	at time.Time
-	strict
+	at     time.Time
+	told   Band
 	bucket int
 	part   float64 // of a lesson that it teaches
 }
@@ -129,21 +132,26 @@ const (
 	// lessonsOfAWait is how many lessons there are in the time that jobs at some place wait: those that wait at the same
 	// time are early or late together, and that happened once, not as often as there are jobs.
 	lessonsOfAWait = 40
+	// promisesOfAWait is how often a job is told anew, for its lessons, while it waits as long as it is told.
+	promisesOfAWait = 4
 )
 
 // Said remembers what people were told, to learn from what comes of it.
 func (m *Machine) Said(f Forecast) {
 	var fresh [len(farthest)][]*item
 	var waits [len(farthest)]time.Duration
-	for i, id := range f.order {
+	for _, id := range f.order {
 		it := m.item(id)
 		if it == nil || it.claimed {
 			continue
 		}
 		said := m.said[id]
-		n := bucket(i)
-		if len(said) > 0 && said[len(said)-1].bucket <= n || len(said) == 0 && len(m.said)+len(fresh[n]) >= mostPromises {
-			continue // only the first that it was told at such a place
+		n := f.said[id].bucket
+		if len(said) == 0 && len(m.said)+len(fresh[n]) >= mostPromises {
+			continue
+		}
+		if k := len(said); k > 0 && said[k-1].bucket <= n && f.At.Sub(said[k-1].at) < f.said[id].middle/promisesOfAWait {
+			continue // it was told just now
 		}
 		fresh[n] = append(fresh[n], it)
 		waits[n] += f.said[id].middle
@@ -161,7 +169,7 @@ func (m *Machine) Said(f Forecast) {
 		part := min(max(lessons, 0)/float64(len(list)), 1)
 		for _, it := range list {
 			id := m.id(it)
-			m.said[id] = append(m.said[id], promise{f.At, f.said[id], n, part})
+			m.said[id] = append(m.said[id], promise{f.At, f.Bands[id], n, part})
 		}
 	}
 }
@@ -169,7 +177,7 @@ func (m *Machine) Said(f Forecast) {
 // keep learns from when a job began.
 func (m *Machine) keep(id job.ID) {
 	for _, p := range m.said[id] {
-		m.known.kept[p.bucket].learn(p.strict, m.now.Sub(p.at), p.part)
+		m.known.kept[p.bucket].learn(p.told, m.now.Sub(p.at), p.part)
 	}
 	delete(m.said, id)
 }

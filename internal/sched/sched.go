@@ -21,6 +21,9 @@ type Options struct {
 	// Affinity is how much GPU time the first in line may be overtaken by, for jobs whose models are loaded already.
 	// 0: 2 min, negative: none.
 	Affinity time.Duration
+	// Memory is what runs taught another machine, as its Memory returned it. Nil, or in a form that this one does not
+	// know: it learns from the beginning.
+	Memory []byte
 }
 
 // Machine is the state of the choice. It is owned by one goroutine.
@@ -72,10 +75,13 @@ func New(o Options) *Machine {
 	if o.Order == "" {
 		o.Order = Fair
 	}
-	return &Machine{
+	m := &Machine{
 		opts: o, users: map[string]*user{}, groups: map[string]*group{}, items: index.New(func(it *item) index.ID { return it.id }), long: map[packed]job.ID{}, runs: map[*item]*run{},
 		kinds: map[kindKey]*kind{}, money: newMoney(), due: deadlines{of: map[*item]int64{}}, known: newExperience(), said: map[job.ID][]promise{},
 	}
+	m.known.remember(o.Memory)
+	m.opts.Memory = nil // simulations have theirs from the machine
+	return m
 }
 
 // Apply takes an event in. Events about unknown jobs change nothing.

@@ -62,8 +62,9 @@ type Ledger struct {
 	opts  Options
 	learn *estimator
 
-	// Silences ride with what the ledger learned.
+	// Silences and what the schedule learnt ride with what the ledger learned.
 	Silences
+	Schedule
 
 	mu    sync.Mutex
 	book  *book
@@ -102,7 +103,8 @@ func New(ctx context.Context, store Store, o Options) (*Ledger, error) {
 		return nil, fmt.Errorf("read how long graphs take: %w", err)
 	}
 	l.learn.restore(saved)
-	l.Restore(saved)
+	l.Silences.Restore(saved)
+	l.Schedule.restore(saved)
 	return l, nil
 }
 
@@ -112,7 +114,8 @@ func (l *Ledger) Relearn(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read how long graphs take: %w", err)
 	}
-	l.Restore(saved)
+	l.Silences.Restore(saved)
+	l.Schedule.restore(saved)
 	l.learn.mu.Lock()
 	defer l.learn.mu.Unlock()
 	clear(l.learn.groups)
@@ -368,8 +371,9 @@ func (l *Ledger) Save(ctx context.Context) error {
 	l.book.age(now)
 	l.mu.Unlock()
 	learned, undo := l.learn.changed()
-	silent, unsay := l.Changed()
-	s.Learned = append(learned, silent...)
+	silent, unsay := l.Silences.Changed()
+	schedule, unlearn := l.Schedule.changed()
+	s.Learned = slices.Concat(learned, silent, schedule)
 	if len(s.Hours)+len(s.Learned) == 0 {
 		return nil
 	}
@@ -380,6 +384,7 @@ func (l *Ledger) Save(ctx context.Context) error {
 	}
 	undo()
 	unsay()
+	unlearn()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for r := range saving {
