@@ -19,15 +19,38 @@ func newClient(o rueidis.ClientOption) (rueidis.Client, error) {
 	return client{c}, nil
 }
 
-// Do implements rueidis.CoreClient.
+// Do implements rueidis.Client.
 func (c client) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
 	return c.Client.Do(ctx, cmd.Pin())
 }
 
-// DoMulti implements rueidis.CoreClient.
+// DoMulti implements rueidis.Client.
 func (c client) DoMulti(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
+	return c.Client.DoMulti(ctx, pinned(cmds)...)
+}
+
+// Dedicate implements rueidis.Client.
+func (c client) Dedicate() (rueidis.DedicatedClient, func()) {
+	d, release := c.Client.Dedicate()
+	return dedicated{d}, release
+}
+
+// dedicated is the same for a connection of its own.
+type dedicated struct{ rueidis.DedicatedClient }
+
+// Do implements rueidis.DedicatedClient.
+func (d dedicated) Do(ctx context.Context, cmd rueidis.Completed) rueidis.RedisResult {
+	return d.DedicatedClient.Do(ctx, cmd.Pin())
+}
+
+// DoMulti implements rueidis.DedicatedClient.
+func (d dedicated) DoMulti(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
+	return d.DedicatedClient.DoMulti(ctx, pinned(cmds)...)
+}
+
+func pinned(cmds []rueidis.Completed) []rueidis.Completed {
 	for i := range cmds {
 		cmds[i] = cmds[i].Pin()
 	}
-	return c.Client.DoMulti(ctx, cmds...)
+	return cmds
 }

@@ -115,7 +115,7 @@ func (r *Relay) receive(ctx context.Context) error {
 	defer release()
 	heard := map[string]int64{} // number of the last batch of each server
 	ended := client.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: func(m rueidis.PubSubMessage) { r.take(heard, m.Message) }})
-	if err := client.Do(ctx, client.B().Ssubscribe().Channel(r.channel()).Build().Pin()).Error(); err != nil {
+	if err := client.Do(ctx, client.B().Ssubscribe().Channel(r.channel()).Build()).Error(); err != nil {
 		return err
 	}
 	r.bus.Publish(event.Event{Body: event.Lagged{}}) // whatever was sent before nobody here has heard

@@ -69,7 +69,7 @@ func (v *versions) listen(ctx context.Context) error {
 			v.grow(user)
 		}
 	}})
-	if err := client.Do(ctx, client.B().Ssubscribe().Channel(v.db.key(channelFiles)).Build().Pin()).Error(); err != nil {
+	if err := client.Do(ctx, client.B().Ssubscribe().Channel(v.db.key(channelFiles)).Build()).Error(); err != nil {
 		return err
 	}
 	v.every.Add(1) // whatever was told before was not heard

@@ -263,6 +263,7 @@ func (o *Outlook) Look() Forecast {
 			}
 		}
 	}
+	places := o.places()
 	for id, w := range waits {
 		slices.Sort(w)
 		beyond, _ := slices.BinarySearch(w, 0)
@@ -273,7 +274,8 @@ func (o *Outlook) Look() Forecast {
 			w[i] = -w[i] * farther
 		}
 		slices.Sort(w)
-		f.said[id] = strict{quantile(w, 0.2), quantile(w, 0.5), quantile(w, 0.8), 0}
+		s := strict{quantile(w, 0.2), quantile(w, 0.5), quantile(w, 0.8), bucket(places[id])}
+		f.said[id], f.Bands[id] = s, o.known.kept[s.bucket].correct(s)
 		f.order = append(f.order, id)
 	}
 	slices.SortFunc(f.order, func(x, y job.ID) int {
@@ -281,12 +283,6 @@ func (o *Outlook) Look() Forecast {
 	})
 	if n := len(f.order); n > 0 {
 		f.each = f.said[f.order[n-1]].middle / time.Duration(n)
-	}
-	places := o.places()
-	for id, s := range f.said {
-		s.bucket = bucket(places[id])
-		f.said[id] = s
-		f.Bands[id] = o.known.kept[s.bucket].correct(s)
 	}
 	return f
 }

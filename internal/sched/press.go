@@ -127,8 +127,9 @@ type promise struct {
 }
 
 const (
-	// mostPromises bounds how many jobs' bands are remembered.
-	mostPromises = 4000
+	// mostPromises bounds how many jobs' bands are remembered, and mostPromisesOf how many of one.
+	mostPromises   = 4000
+	mostPromisesOf = 64
 	// lessonsOfAWait is how many lessons there are in the time that jobs at some place wait: those that wait at the same
 	// time are early or late together, and that happened once, not as often as there are jobs.
 	lessonsOfAWait = 40
@@ -140,6 +141,7 @@ const (
 func (m *Machine) Said(f Forecast) {
 	var fresh [len(farthest)][]*item
 	var waits [len(farthest)]time.Duration
+	jobs := len(m.said)
 	for _, id := range f.order {
 		it := m.item(id)
 		if it == nil || it.claimed {
@@ -147,10 +149,12 @@ func (m *Machine) Said(f Forecast) {
 		}
 		said := m.said[id]
 		n := f.said[id].bucket
-		if len(said) == 0 && len(m.said)+len(fresh[n]) >= mostPromises {
+		switch k := len(said); {
+		case k == 0 && jobs >= mostPromises || k >= mostPromisesOf:
 			continue
-		}
-		if k := len(said); k > 0 && said[k-1].bucket <= n && f.At.Sub(said[k-1].at) < f.said[id].middle/promisesOfAWait {
+		case k == 0:
+			jobs++
+		case said[k-1].bucket <= n && f.At.Sub(said[k-1].at) < f.said[id].middle/promisesOfAWait:
 			continue // it was told just now
 		}
 		fresh[n] = append(fresh[n], it)

@@ -142,14 +142,14 @@ func (d *Driver) tidyLater(runID string, cancel bool) {
 	} else if len(t.forget) < maxUntidy {
 		t.forget = append(t.forget, runID)
 	}
-	enough := cancel || len(t.forget) >= tidyBatch // a GPU that works for nobody does not wait
+	now := cancel || len(t.forget) >= tidyBatch // a GPU that works for nobody does not wait
 	start := !t.working && d.closed.Err() == nil
 	t.working = t.working || start
 	t.mu.Unlock()
 	if start {
 		d.background(d.tidyUp)
 	}
-	if enough {
+	if now {
 		select {
 		case t.kick <- struct{}{}:
 		default:

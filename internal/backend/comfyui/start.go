@@ -378,8 +378,10 @@ func (f *follower) read(ctx context.Context) (*backend.Result, error) {
 	return nil, nil
 }
 
-// found takes a result that was found by asking. The frames that led to it were sent before it could be found.
-func (f *follower) found(entry json.RawMessage) *backend.Result {
+// found takes a result that was found by asking, and the start that has it. The frames that led to it were sent before it
+// could be found.
+func (f *follower) found(entry json.RawMessage, epoch string) *backend.Result {
+	f.moved(epoch)
 	result := readEntry(entry)
 	if f.sock == nil || !f.ended.IsZero() {
 		return &result
@@ -427,8 +429,7 @@ func (f *follower) check(ctx context.Context) (*backend.Result, error) {
 	}
 	f.lives()
 	if ok {
-		f.moved(epoch)
-		return f.found(entry), nil
+		return f.found(entry, epoch), nil
 	}
 	f.pause = 0
 	f.timer.Reset(f.d.options.PollAfter)
@@ -460,8 +461,7 @@ func (f *follower) search(ctx context.Context, epoch string) (*backend.Result, e
 	case err != nil:
 		return nil, f.unreachable(ctx, err)
 	case ok:
-		f.moved(epoch)
-		return f.found(entry), nil
+		return f.found(entry, epoch), nil
 	case f.removed.Load():
 		result := interrupted(f.id)
 		return &result, nil
