@@ -142,7 +142,8 @@ func ids(list []job.Job) []job.ID {
 func (f *Face) job(ctx context.Context, who identity.Person, id string) (job.Job, error) {
 	j, err := f.Queue.Get(ctx, job.ID(id))
 	if fault.Is(err, fault.Missing) || err == nil && !sees(who, j) {
-		err = fault.New(fault.Missing, "There is no job %s.", id).WithCode("no_such_job")
+		err = fault.New(fault.Missing, "There is no job %s.", id).
+			WithRemedy("GET /studio/api/v1/jobs, or comfyume job list, shows those that you may see.").WithCode("no_such_job")
 	}
 	return j, err
 }

@@ -55,10 +55,10 @@ func (s System) getenv(name string) string {
 
 // root is the whole command tree.
 type root struct {
-	Config string   `help:"Settings file; comfyume.yaml of this folder when neither this nor --data is given." env:"COMFYUME_CONFIG" placeholder:"FILE"`
-	Data   string   `help:"Data folder; that of the settings when left out." placeholder:"DIR"`
-	Server string   `help:"Talk to the studio at this address." env:"COMFYUME_SERVER" placeholder:"URL"`
-	Token  string   `help:"Personal token for --server." env:"COMFYUME_TOKEN" placeholder:"TOKEN"`
+	Config string   `help:"Settings file; for a studio comfyume.yaml of this folder when neither this nor --data is given." env:"COMFYUME_CONFIG" placeholder:"FILE"`
+	Data   string   `help:"Data folder, of a studio or an agent; that of the settings when left out." placeholder:"DIR"`
+	Server string   `help:"Address of a studio: to talk to it, or for an agent to join it." env:"COMFYUME_SERVER" placeholder:"URL"`
+	Token  string   `help:"Personal token for --server; agents have a key of their own." env:"COMFYUME_TOKEN" placeholder:"TOKEN"`
 	JSON   bool     `name:"json" help:"Print facts as JSON."`
 	Help   helpFlag `short:"h" help:"Show help."`
 

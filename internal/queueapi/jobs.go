@@ -303,7 +303,7 @@ func classOf(raw string) (job.Class, error) {
 // object reads a JSON object.
 func object(body []byte) ([]pyjson.Member, error) {
 	if err := pyjson.Check(body); err != nil {
-		return nil, wrong("body", "Send a JSON object.", "it is not JSON: %v.", err)
+		return nil, wrong("body", "Send a JSON object.", "it is %v.", err)
 	}
 	if pyjson.KindOf(body) != pyjson.Object {
 		return nil, wrong("body", "Send a JSON object.", "it is JSON, and not an object.")

@@ -145,7 +145,8 @@ func wrong(field, remedy, format string, args ...any) error {
 }
 
 func noJob(id string) error {
-	return fault.New(fault.Missing, "There is no job %s.", clip(id)).WithCode(codeNoJob)
+	return fault.New(fault.Missing, "There is no job %s.", clip(id)).
+		WithRemedy("GET /api/jobs shows those that you may see.").WithCode(codeNoJob)
 }
 
 // clip shortens what somebody sent for a sentence.

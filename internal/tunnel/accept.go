@@ -32,7 +32,8 @@ func (h *Hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.apart(w, r)
 	case route == "/join", route == "/connect", route == "/apart":
 		w.Header().Set("Allow", map[string]string{"/join": "POST", "/connect": "GET", "/apart": "GET"}[route])
-		h.refuse(w, http.StatusMethodNotAllowed, fault.New(fault.Invalid, "This address does not take %s.", r.Method))
+		h.refuse(w, http.StatusMethodNotAllowed, fault.New(fault.Invalid, "This address does not take %s.", r.Method).
+			WithRemedy("Agents join and connect by themselves: comfyume agent join CODE --server URL, then comfyume agent."))
 	default:
 		h.refuse(w, http.StatusNotFound, fault.New(fault.Missing, "There is nothing for agents at this address.").
 			WithCode(CodeVersion).WithRemedy("Update the agent or the studio: the two speak different versions."))
@@ -83,7 +84,8 @@ func (h *Hub) from(r *http.Request) string {
 
 func (h *Hub) join(w http.ResponseWriter, r *http.Request) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		h.refuse(w, http.StatusUnsupportedMediaType, fault.New(fault.Invalid, "The body has to be JSON: Content-Type: application/json."))
+		h.refuse(w, http.StatusUnsupportedMediaType, fault.New(fault.Invalid, "The body is not called JSON.").
+			WithRemedy("Send it with Content-Type: application/json."))
 		return
 	}
 	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxJoin))

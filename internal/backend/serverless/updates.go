@@ -98,7 +98,8 @@ func (u *Updates) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	run := r.PathValue("run")
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok || !hmac.Equal([]byte(token), []byte(u.token(run))) {
-		answerFault(w, http.StatusForbidden, fault.New(fault.Denied, "The token is not that of the run."))
+		answerFault(w, http.StatusForbidden, fault.New(fault.Denied, "The token is not that of the run.").
+			WithRemedy("An agent takes it from the task of its run; nobody else has one."))
 		return
 	}
 	u.mu.Lock()
