@@ -89,10 +89,11 @@ var layers = map[string]struct {
 	"sim":                 {[]string{"comfy", "comfy/pyjson", "fault", "sim/folders", "sim/raster", "sim/media", "sim/nodes", "sim/executor"}, "the simulator stands outside: it must not share our server's code"},
 	"sim/folders":         {nil, "directories and names"},
 	"rehearse":            {[]string{"sched", "queue", "queue/memory", "usage", "job", "fault"}, "a rehearsal runs the product's own decisions, and nothing that waits for a real clock"},
-	"agent":               {[]string{"agent/modelstore", "agent/nodepacks", "agent/report", "backend", "backend/apart", "backend/comfyui", "comfy", "comfy/pyjson", "config", "fault", "file", "handover", "job", "oneshot", "tunnel", "usage"}, "it stands beside a ComfyUI, knows a studio by what travels between them only, and learns of nodes as a studio does"},
+	"agent":               {[]string{"agent/modelstore", "agent/nodepacks", "agent/report", "backend", "backend/apart", "backend/comfyui", "comfy", "comfy/pyjson", "config", "fault", "file", "handover", "job", "oneshot", "resident", "tunnel", "usage"}, "it stands beside a ComfyUI, knows a studio by what travels between them only, and learns of nodes as a studio does"},
 	"config":              {nil, "settings are plain data; app translates them into each part's options"},
 	"client":              {[]string{"agent/report", "api", "fault", "identity", "job"}, "a client sees the interface only"},
-	"cli":                 {[]string{"agent", "agent/report", "app", "api", "client", "config", "fault", "frontend", "identity", "job", "rehearse", "sim", "telemetry"}, "commands are clients of the interface"},
+	"cli":                 {[]string{"agent", "agent/report", "app", "api", "client", "config", "fault", "frontend", "identity", "job", "rehearse", "resident", "sim", "telemetry"}, "commands are clients of the interface"},
+	"resident":            {nil, "the system's word on memory"},
 	"benchtest":           {nil, "benchmarks of every package measure with it"},
 	"app":                 {nil, ""}, // sees everything; see TestImports
 	"../cmd/comfyume":     {[]string{"cli"}, "main only calls cli"},

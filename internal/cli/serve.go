@@ -117,7 +117,10 @@ func (cmd *serveCmd) Run(c *call) error {
 	return app.Run(ctx, app.Options{
 		Settings: settings, Version: version(), Frontends: folder, Log: log,
 		Simulate: cmd.Demo && len(settings.Backends) == 0,
-	}, func(s *app.Studio) error { return cmd.announce(ctx, c.Stdout, s) })
+	}, func(s *app.Studio) error {
+		trimAfterStart(ctx)
+		return cmd.announce(ctx, c.Stdout, s)
+	})
 }
 
 // ends are the signals that end a studio in good order. A closed terminal does too, except under nohup.

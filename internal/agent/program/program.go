@@ -29,6 +29,7 @@ import (
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/handover"
 	"github.com/ahelme/comfyume/internal/oneshot"
+	"github.com/ahelme/comfyume/internal/resident"
 )
 
 // Options say how an agent runs.
@@ -81,20 +82,20 @@ func Run(ctx context.Context, o Options) error {
 	defer running.Wait()
 	defer end()
 	running.Go(func() { c.run(living) })
-	running.Go(func() { slimNowAndThen(living) })
+	running.Go(func() { trimNowAndThen(living) })
 	notify(o.Environ, "READY=1")
 	defer context.AfterFunc(ctx, func() { notify(o.Environ, "STOPPING=1") })()
 	return way(ctx)
 }
 
-// slimNowAndThen keeps the agent small: it stands beside a ComfyUI that has better use for the memory.
-func slimNowAndThen(ctx context.Context) {
+// trimNowAndThen keeps the agent small: it stands beside a ComfyUI that has better use for the memory.
+func trimNowAndThen(ctx context.Context) {
 	for pause := 10 * time.Second; ; pause = min(2*pause, 5*time.Minute) { // ComfyUI's start is also ours
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
-			slim()
+			resident.Trim()
 		}
 	}
 }

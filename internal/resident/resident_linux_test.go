@@ -1,0 +1,44 @@
+package resident_test
+
+import (
+	"bytes"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/ahelme/comfyume/internal/resident"
+)
+
+// filePages returns how many kB of files this program has in memory.
+func filePages(t *testing.T) int {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Skip(err)
+	}
+	_, rest, found := bytes.Cut(status, []byte("RssFile:"))
+	if !found {
+		t.Skip("this system does not tell")
+	}
+	n, err := strconv.Atoi(string(bytes.Fields(rest)[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// TestTrim: the program's file leaves memory, and what it is made of comes back.
+func TestTrim(t *testing.T) {
+	before := filePages(t)
+	resident.Trim()
+	after := filePages(t)
+	if after >= before {
+		t.Errorf("%d kB of files were in memory, and %d kB after a trim", before, after)
+	}
+	for range 10 {
+		resident.Trim()
+	}
+	if got := strconv.Itoa(filePages(t)); got == "0" {
+		t.Error("a program that runs has nothing of its file in memory")
+	}
+}
