@@ -1,15 +1,11 @@
 package cli
 
 import (
-	"context"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"sync/atomic"
-	"time"
-
-	"github.com/ahelme/comfyume/internal/resident"
 )
 
 // What the collector leaves lying, by Go's own rule, is as much as is in use. That is right for a small studio. With a
@@ -18,16 +14,6 @@ const (
 	garbageFree  = 48 << 20 // bytes that may be left lying however little is in use
 	garbageLeast = 25       // percent of what is in use that may be left lying in any case
 )
-
-// settled is when a studio that has started has done what a start brings with it: back ends were looked at, nodes read.
-const settled = 10 * time.Second
-
-// trimAfterStart gives back what only the start of a studio needed, now and when it has settled.
-func trimAfterStart(ctx context.Context) {
-	resident.Trim()
-	again := time.AfterFunc(settled, resident.Trim)
-	context.AfterFunc(ctx, func() { again.Stop() })
-}
 
 // garbagePercent returns how much may be left lying, in percent of the bytes that are in use.
 func garbagePercent(live uint64) int {

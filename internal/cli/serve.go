@@ -17,6 +17,7 @@ import (
 	"github.com/ahelme/comfyume/internal/app"
 	"github.com/ahelme/comfyume/internal/config"
 	"github.com/ahelme/comfyume/internal/identity"
+	"github.com/ahelme/comfyume/internal/resident"
 	"github.com/ahelme/comfyume/internal/telemetry"
 )
 
@@ -118,7 +119,8 @@ func (cmd *serveCmd) Run(c *call) error {
 		Settings: settings, Version: version(), Frontends: folder, Log: log,
 		Simulate: cmd.Demo && len(settings.Backends) == 0,
 	}, func(s *app.Studio) error {
-		trimAfterStart(ctx)
+		resident.Trim()
+		go resident.Keep(ctx)
 		return cmd.announce(ctx, c.Stdout, s)
 	})
 }

@@ -1,4 +1,3 @@
-// Package resident keeps small what a program has in memory.
 package resident
 
 import (

@@ -2,9 +2,12 @@ package resident_test
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"strconv"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/ahelme/comfyume/internal/resident"
 )
@@ -41,4 +44,17 @@ func TestTrim(t *testing.T) {
 	if got := strconv.Itoa(filePages(t)); got == "0" {
 		t.Error("a program that runs has nothing of its file in memory")
 	}
+}
+
+// TestKeep: it goes on until its context ends.
+func TestKeep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		began := time.Now()
+		resident.Keep(ctx)
+		if took := time.Since(began); took != 5*time.Minute {
+			t.Errorf("it ended after %s", took)
+		}
+	})
 }

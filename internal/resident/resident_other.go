@@ -1,6 +1,5 @@
 //go:build !linux
 
-// Package resident keeps small what a program has in memory.
 package resident
 
 import "runtime/debug"

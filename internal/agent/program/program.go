@@ -82,22 +82,10 @@ func Run(ctx context.Context, o Options) error {
 	defer running.Wait()
 	defer end()
 	running.Go(func() { c.run(living) })
-	running.Go(func() { trimNowAndThen(living) })
+	running.Go(func() { resident.Keep(living) })
 	notify(o.Environ, "READY=1")
 	defer context.AfterFunc(ctx, func() { notify(o.Environ, "STOPPING=1") })()
 	return way(ctx)
-}
-
-// trimNowAndThen keeps the agent small: it stands beside a ComfyUI that has better use for the memory.
-func trimNowAndThen(ctx context.Context) {
-	for pause := 10 * time.Second; ; pause = min(2*pause, 5*time.Minute) { // ComfyUI's start is also ours
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-			resident.Trim()
-		}
-	}
 }
 
 // complete checks what goes with what, and fills in what was left out.
