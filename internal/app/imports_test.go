@@ -109,7 +109,6 @@ var onlyIn = map[string][]string{
 	"github.com/hashicorp/yamux":          {"tunnel"},
 	"github.com/caddyserver/certmagic":    {"tlscert"},
 	"go.uber.org/zap":                     {"tlscert"},
-	"github.com/alecthomas/kong":          {"cli"},
 	"github.com/danielgtaylor/huma":       {"api"},
 	"github.com/prometheus/client_golang": {"telemetry"}, // and every package's metrics.go
 	"github.com/deepteams/webp":           {"thumb"},

@@ -13,11 +13,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/alecthomas/kong"
-
 	"github.com/ahelme/comfyume/internal/agent"
 	"github.com/ahelme/comfyume/internal/agent/flags"
 	"github.com/ahelme/comfyume/internal/agent/program"
+	"github.com/ahelme/comfyume/internal/cli/args"
 	"github.com/ahelme/comfyume/internal/config"
 	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/telemetry"
@@ -66,7 +65,7 @@ type agentRun struct {
 	StopAfter  time.Duration `help:"How long a run may go on when the agent is asked to end (2m)." placeholder:"DURATION"`
 	LogLevel   string        `help:"debug, info, warn or error." default:"info" placeholder:"LEVEL"`
 	LogFormat  string        `help:"text or json; text on a terminal and json elsewhere when left out." placeholder:"FORMAT"`
-	ComfyFlags kong.Plugins  `embed:""` // ComfyUI's own flags
+	ComfyFlags args.Fields   `embed:""` // ComfyUI's own flags
 
 	chosen any // the struct behind ComfyFlags
 }
@@ -78,25 +77,25 @@ type comfyFlag struct {
 }
 
 // Decode reads the flag's values as ComfyUI does: none where it may stand bare, several where it takes several.
-func (f *comfyFlag) Decode(ctx *kong.DecodeContext) error {
-	flag, _ := flags.Lookup(ctx.Value.Tag.Get("comfyui"))
+func (f *comfyFlag) Decode(words *args.Words, tag reflect.StructTag) error {
+	flag, _ := flags.Lookup(tag.Get("comfyui"))
 	f.given = true
-	if t := ctx.Scan.Peek(); t.Type == kong.FlagValueToken { // --flag=value
-		f.values = append(f.values, ctx.Scan.Pop().String())
+	if text, ok := words.Attached(); ok { // --flag=value
+		f.values = append(f.values, text)
 		return nil
 	}
 	if flag.Kind == flags.Switch {
 		return nil
 	}
 	for n := 0; n == 0 || flag.Many; n++ {
-		t := ctx.Scan.Peek()
-		if t.IsEOL() || t.InferredType().IsAny(kong.FlagToken, kong.ShortFlagToken) {
+		text, ok := words.Next()
+		if !ok {
 			if n == 0 && !flag.Bare {
 				return fmt.Errorf("needs a value: %s", flag.Value())
 			}
 			return nil
 		}
-		f.values = append(f.values, ctx.Scan.Pop().String())
+		f.values = append(f.values, text)
 	}
 	return nil
 }
@@ -105,7 +104,9 @@ func (f *comfyFlag) Decode(ctx *kong.DecodeContext) error {
 type comfySwitch struct{ comfyFlag }
 
 // Decode reads --flag, or --flag=true and --flag=false.
-func (f *comfySwitch) Decode(ctx *kong.DecodeContext) error { return f.comfyFlag.Decode(ctx) }
+func (f *comfySwitch) Decode(words *args.Words, tag reflect.StructTag) error {
+	return f.comfyFlag.Decode(words, tag)
+}
 
 // IsBool has help show it without a value.
 func (*comfySwitch) IsBool() bool { return true }

@@ -9,11 +9,13 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
-	"github.com/alecthomas/kong"
+	"golang.org/x/term"
 
+	"github.com/ahelme/comfyume/internal/cli/args"
 	"github.com/ahelme/comfyume/internal/config"
 	"github.com/ahelme/comfyume/internal/fault"
 )
@@ -31,9 +33,6 @@ const (
 
 // errFound ends a command that found a problem and said so already.
 var errFound = errors.New("a problem was found")
-
-// errHelp ends parsing after help was printed.
-var errHelp = errors.New("help was printed")
 
 // System is what a program gets from its system.
 type System struct {
@@ -55,12 +54,12 @@ func (s System) getenv(name string) string {
 
 // root is the whole command tree.
 type root struct {
-	Config string   `help:"Settings file; for a studio comfyume.yaml of this folder when neither this nor --data is given." env:"COMFYUME_CONFIG" placeholder:"FILE"`
-	Data   string   `help:"Data folder, of a studio or an agent; that of the settings when left out." placeholder:"DIR"`
-	Server string   `help:"Address of a studio: to talk to it, or for an agent to join it." env:"COMFYUME_SERVER" placeholder:"URL"`
-	Token  string   `help:"Personal token for --server; agents have a key of their own." env:"COMFYUME_TOKEN" placeholder:"TOKEN"`
-	JSON   bool     `name:"json" help:"Print facts as JSON."`
-	Help   helpFlag `short:"h" help:"Show help."`
+	Config string    `help:"Settings file; for a studio comfyume.yaml of this folder when neither this nor --data is given." env:"COMFYUME_CONFIG" placeholder:"FILE"`
+	Data   string    `help:"Data folder, of a studio or an agent; that of the settings when left out." placeholder:"DIR"`
+	Server string    `help:"Address of a studio: to talk to it, or for an agent to join it." env:"COMFYUME_SERVER" placeholder:"URL"`
+	Token  string    `help:"Personal token for --server; agents have a key of their own." env:"COMFYUME_TOKEN" placeholder:"TOKEN"`
+	JSON   bool      `name:"json" help:"Print facts as JSON."`
+	Help   args.Help `short:"h" help:"Show help."`
 
 	Serve    serveCmd    `cmd:"" help:"Run a studio."`
 	Agent    agentCmd    `cmd:"" help:"Beside a GPU: keep a ComfyUI running and join it to a studio."`
@@ -78,57 +77,52 @@ type root struct {
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 
-// helpFlag prints help and ends parsing.
-type helpFlag bool
-
-// BeforeReset runs before any other flag is looked at.
-func (helpFlag) BeforeReset(c *kong.Context) error {
-	if err := c.PrintUsage(false); err != nil {
-		return err
-	}
-	return errHelp
-}
-
 // call is one invocation of the program.
 type call struct {
 	System
 	ctx  context.Context
 	root *root
-	tree *kong.Kong
+	tree *args.Command
+}
+
+// command is what every command can do that is not a group of others.
+type command interface{ Run(c *call) error }
+
+// commands returns the whole command tree: the struct that what was typed is read into, and how it is read.
+func commands() (*root, *args.Command, error) {
+	r := &root{}
+	r.Serve.made = settingFlags()
+	r.Serve.Settings = args.Fields{r.Serve.made}
+	r.Agent.Run.chosen = comfyFlags()
+	r.Agent.Run.ComfyFlags = args.Fields{r.Agent.Run.chosen}
+	tree, err := args.Read(r, "comfyume", "A shared ComfyUI studio: everybody their own editor, one queue, any GPUs.")
+	return r, tree, err
 }
 
 // Main runs the program with its arguments and returns the exit code.
-func Main(ctx context.Context, args []string, sys System) int {
-	tree := &root{}
-	flags := settingFlags()
-	tree.Serve.Settings = kong.Plugins{flags}
-	tree.Agent.Run.chosen = comfyFlags()
-	tree.Agent.Run.ComfyFlags = kong.Plugins{tree.Agent.Run.chosen}
-	k, err := kong.New(tree, kong.Name("comfyume"), kong.NoDefaultHelp(), kong.Writers(sys.Stdout, sys.Stderr),
-		kong.Description("A shared ComfyUI studio: everybody their own editor, one queue, any GPUs."),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}), kong.Exit(func(int) {}))
+func Main(ctx context.Context, words []string, sys System) int {
+	r, tree, err := commands()
 	if err != nil {
 		complain(sys.Stderr, err)
 		return exitFailed
 	}
-	if len(args) == 0 { // what there is, but nothing was done
-		k.Stdout, args = sys.Stderr, []string{"--help"}
+	help, code := sys.Stdout, exitDone
+	if len(words) == 0 { // what there is, but nothing was done
+		help, code, words = sys.Stderr, exitWrong, []string{"--help"}
 	}
-	parsed, err := k.Parse(args)
-	switch {
-	case errors.Is(err, errHelp) && k.Stdout == sys.Stdout:
-		return exitDone
-	case errors.Is(err, errHelp):
-		return exitWrong
+	at, err := tree.Parse(words, os.LookupEnv)
+	if errors.Is(err, args.ErrHelp) {
+		if err = at.WriteHelp(help, width(help)); err == nil {
+			return code
+		}
 	}
 	if err != nil {
 		complain(sys.Stderr, err)
-		fmt.Fprintf(sys.Stderr, "Try: %s --help\n", command(err))
+		fmt.Fprintf(sys.Stderr, "Try: %s --help\n", at.FullPath())
 		return exitWrong
 	}
-	c := &call{System: sys, ctx: ctx, root: tree, tree: k}
-	tree.Serve.chosen = chosenSettings(flags)
-	switch err := parsed.Run(c); {
+	r.Serve.chosen = chosenSettings(r.Serve.made)
+	switch err := at.Target().(command).Run(&call{System: sys, ctx: ctx, root: r, tree: tree}); {
 	case err == nil:
 		return exitDone
 	case errors.Is(err, errFound):
@@ -142,15 +136,18 @@ func Main(ctx context.Context, args []string, sys System) int {
 	}
 }
 
-// command is as much of what was typed as is a command.
-func command(err error) string {
-	var wrong *kong.ParseError
-	if errors.As(err, &wrong) && wrong.Context != nil {
-		if at := wrong.Context.Selected(); at != nil {
-			return at.FullPath()
+// width is how long a line of help may be: that of the terminal, and not so long that it is hard to read.
+func width(w io.Writer) int {
+	const most, usual = 110, 80
+	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
+		return min(n, most)
+	}
+	if f, ok := w.(*os.File); ok {
+		if n, _, err := term.GetSize(int(f.Fd())); err == nil && n > 0 {
+			return min(n, most)
 		}
 	}
-	return "comfyume"
+	return usual
 }
 
 // wrongUse is an error of what was typed.

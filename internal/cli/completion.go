@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/alecthomas/kong"
+	"github.com/ahelme/comfyume/internal/cli/args"
 )
 
 // completeCmd prints a shell's completion script. The script asks the program itself, so it is never out of date.
@@ -66,7 +66,7 @@ func (cmd *completeWords) Run(c *call) error {
 	if n := len(words); n > 0 {
 		last, words = words[n-1], words[:n-1]
 	}
-	for _, w := range follow(c.tree.Model.Node, words) {
+	for _, w := range follow(c.tree, words) {
 		if strings.HasPrefix(w, last) && strings.HasPrefix(w, "-") == strings.HasPrefix(last, "-") {
 			if _, err := fmt.Fprintln(c.Stdout, w); err != nil {
 				return err
@@ -77,21 +77,21 @@ func (cmd *completeWords) Run(c *call) error {
 }
 
 // follow returns the commands and flags below the command that words name.
-func follow(node *kong.Node, words []string) []string {
+func follow(at *args.Command, words []string) []string {
 	for _, w := range words {
-		i := slices.IndexFunc(node.Children, func(n *kong.Node) bool { return n.Name == w })
+		i := slices.IndexFunc(at.Commands, func(c *args.Command) bool { return c.Name == w })
 		if i >= 0 {
-			node = node.Children[i]
+			at = at.Commands[i]
 		}
 	}
 	var found []string
-	for _, child := range node.Children {
+	for _, child := range at.Commands {
 		if !child.Hidden {
 			found = append(found, child.Name)
 		}
 	}
-	for n := node; n != nil; n = n.Parent {
-		for _, f := range n.Flags {
+	for ; at != nil; at = at.Parent {
+		for _, f := range at.Flags {
 			found = append(found, "--"+f.Name)
 		}
 	}

@@ -11,10 +11,10 @@ import (
 	"syscall"
 	"text/tabwriter"
 
-	"github.com/alecthomas/kong"
 	"github.com/mattn/go-isatty"
 
 	"github.com/ahelme/comfyume/internal/app"
+	"github.com/ahelme/comfyume/internal/cli/args"
 	"github.com/ahelme/comfyume/internal/config"
 	"github.com/ahelme/comfyume/internal/identity"
 	"github.com/ahelme/comfyume/internal/resident"
@@ -23,12 +23,13 @@ import (
 
 // serveCmd runs a studio.
 type serveCmd struct {
-	Backend   []string     `help:"Address of a ComfyUI server, in place of the settings' back ends. May be repeated." placeholder:"URL"`
-	Demo      bool         `help:"Make an operator, an instructor and three participants where they are missing, print a sign-in link for each, and simulate a GPU where no back end is set."`
-	LogLevel  string       `help:"debug, info, warn or error." default:"info" placeholder:"LEVEL"`
-	LogFormat string       `help:"text or json; text on a terminal and json elsewhere when left out." placeholder:"FORMAT"`
-	Settings  kong.Plugins `embed:""` // one flag for each setting
+	Backend   []string    `help:"Address of a ComfyUI server, in place of the settings' back ends. May be repeated." placeholder:"URL"`
+	Demo      bool        `help:"Make an operator, an instructor and three participants where they are missing, print a sign-in link for each, and simulate a GPU where no back end is set."`
+	LogLevel  string      `help:"debug, info, warn or error." default:"info" placeholder:"LEVEL"`
+	LogFormat string      `help:"text or json; text on a terminal and json elsewhere when left out." placeholder:"FORMAT"`
+	Settings  args.Fields `embed:""` // one flag for each setting
 
+	made   any               // the struct behind Settings
 	chosen map[string]string // what the flags of Settings say, by path
 }
 
