@@ -120,6 +120,7 @@ var onlyIn = map[string][]string{
 	"golang.org/x/term":                   {"cli", "telemetry"},
 	"github.com/mattn/go-isatty":          {"cli", "telemetry"},
 	"github.com/minio/minio-go":           {"bucket"},
+	"maragu.dev/gomponents":               {"gateway", "frontend", "rehearse/report"},
 	// Only tests and suites.
 	"github.com/johannesboyne/gofakes3": nil,
 	"github.com/google/go-cmp":          nil,

@@ -231,6 +231,9 @@ func TestMissingPageShowsTheCommandAndIsTakenUpWhenItComes(t *testing.T) {
 	if text := body(t, get(serve(t, root, "1.40.10"), "/")); !strings.Contains(text, "comfyume frontend install 1.40.10<") {
 		t.Errorf("does not name the version that is set:\n%s", text)
 	}
+	if text := body(t, get(serve(t, root, `1<b>"'&`), "/")); !strings.Contains(text, "install 1&lt;b&gt;&#34;&#39;&amp;</code>") {
+		t.Errorf("the version that is set is not written as words:\n%s", text)
+	}
 	in := &frontend.Installer{Root: root}
 	install(t, in, page(t, "1.9.0"))
 	if text := body(t, get(s, "/")); !strings.Contains(text, "page 1.9.0") {

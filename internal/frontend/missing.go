@@ -2,15 +2,41 @@ package frontend
 
 import (
 	_ "embed"
-	"html/template"
 	"net/http"
 	"path"
+
+	dom "maragu.dev/gomponents"
+	"maragu.dev/gomponents/html"
 )
 
-//go:embed missing.html
-var missingText string
+//go:embed missing.css
+var missingStyle string
 
-var missingPage = template.Must(template.New("missing").Parse(missingText))
+// missingPage says how to bring the editor of a version; empty: of the one that is pinned.
+func missingPage(version string) dom.Node {
+	const heading = "The editor is not installed yet"
+	command := "comfyume frontend install"
+	if version != "" {
+		command += " " + version
+	}
+	return html.Doctype(html.HTML(html.Lang("en"),
+		html.Head(
+			html.Meta(html.Charset("utf-8")),
+			html.Meta(html.Name("viewport"), html.Content("width=device-width, initial-scale=1")),
+			html.TitleEl(dom.Text(heading)),
+			html.StyleEl(dom.Raw(missingStyle)),
+		),
+		html.Body(html.Main(
+			html.H1(dom.Text(heading)),
+			html.Div(
+				html.P(dom.Text("The studio runs, and programs can use it already. The official ComfyUI page that people see here is brought by one "+
+					"command on the machine of the studio:")),
+				html.Code(dom.Text(command)),
+				html.P(dom.Text("Then load this page again. If the machine is not yours, tell the operator.")),
+			),
+		)),
+	))
+}
 
 // missing answers with the command to type.
 func (s *Server) missing(w http.ResponseWriter) {
@@ -21,7 +47,7 @@ func (s *Server) missing(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusServiceUnavailable)
-	if err := missingPage.Execute(w, version); err != nil {
+	if err := missingPage(version).Render(w); err != nil {
 		s.log.Debug("editor page", "err", err) // the browser went away
 	}
 }

@@ -10,7 +10,6 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"html/template"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -92,7 +91,6 @@ type Gateway struct {
 	trusted  []netip.Prefix
 	origins  *http.CrossOriginProtection
 	pages    map[string][]page // of its own, by the first segment of their paths
-	looks    *template.Template
 	styles   pageStyles
 	decoded  decodingProxy
 }
@@ -123,7 +121,7 @@ func New(accounts *account.Service, faces Faces, o Options) (*Gateway, error) {
 		g.trusted = append(g.trusted, p)
 	}
 	var err error
-	g.looks, g.styles, err = parsePages()
+	g.styles, err = readStyles()
 	g.pages = byFirst(g.table())
 	return g, err
 }

@@ -6,7 +6,6 @@ import (
 	"embed"
 	"encoding/base64"
 	"fmt"
-	"html/template"
 	"net/http"
 	"path"
 	"strconv"
@@ -21,48 +20,33 @@ var pageFiles embed.FS
 
 // pageStyles are what all pages of the door share, and the policy that lets exactly these in.
 type pageStyles struct {
-	style  template.CSS
-	script template.JS
+	style  string
+	script string
 	policy string // without the script
 	clean  string // with it
 }
 
-func parsePages() (*template.Template, pageStyles, error) {
+func readStyles() (pageStyles, error) {
 	var s pageStyles
-	t, err := template.New("").Funcs(template.FuncMap{"day": day, "ago": ago, "size": size}).ParseFS(pageFiles, "pages/*.html")
-	if err != nil {
-		return nil, s, fmt.Errorf("read the door's pages: %w", err)
-	}
 	style, err := pageFiles.ReadFile("pages/style.css")
 	if err != nil {
-		return nil, s, fmt.Errorf("read the door's pages: %w", err)
+		return s, fmt.Errorf("read the door's pages: %w", err)
 	}
 	script, err := pageFiles.ReadFile("pages/clean.js")
 	if err != nil {
-		return nil, s, fmt.Errorf("read the door's pages: %w", err)
+		return s, fmt.Errorf("read the door's pages: %w", err)
 	}
-	s.style, s.script = template.CSS(style), template.JS(script)
+	s.style, s.script = string(style), string(script)
 	s.policy = "default-src 'none'; style-src " + sourceHash(style) +
 		"; img-src 'self' data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 	s.clean = s.policy + "; script-src " + sourceHash(script) + "; connect-src 'self'"
-	return t, s, nil
+	return s, nil
 }
 
 // sourceHash names an inline style or script in a policy.
 func sourceHash(text []byte) string {
 	sum := sha256.Sum256(text)
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
-}
-
-// view is what every page is made of.
-type view struct {
-	Title    string // of the studio
-	Heading  string
-	Base     string // what stands before our paths
-	Insecure bool
-	Style    template.CSS
-	Script   template.JS
-	Page     any
 }
 
 // heading returns what stands over a page.
@@ -98,10 +82,10 @@ func (g *Gateway) heading(name string, page any) string {
 // render answers with a page of the door.
 func (g *Gateway) render(v *visit, r *http.Request, status int, name string, page any) {
 	var body bytes.Buffer
-	err := g.looks.ExecuteTemplate(&body, name, view{
+	err := document(name, view{
 		Title: g.o.Title, Heading: g.heading(name, page), Base: g.base, Insecure: g.o.Insecure && !v.secure,
 		Style: g.styles.style, Script: g.styles.script, Page: page,
-	})
+	}).Render(&body)
 	if err != nil { // a page that was tested
 		g.log.Error("make a page", "req", v.id, "page", name, "err", err)
 		http.Error(v, "Something went wrong inside the studio.", http.StatusInternalServerError)

@@ -113,8 +113,8 @@ func kindChart(s Section) string {
 			p50, p95, most := f.at(w.P50, 0).x, f.at(w.P95, 0).x, f.at(w.Max, 0).x
 			d.curve(m.Order, []point{{p50, y}, {p95, y}})
 			d.curve("thin "+m.Order, []point{{p95, y}, {most, y}})
-			d.add(`<circle class="ring %s" cx="%s" cy="%s" r="2.8"/>`, m.Order, at(most), at(y))
-			d.add(`<circle class="fill %s" cx="%s" cy="%s" r="3.4"/>`, m.Order, at(p50), at(y))
+			d.dot("ring "+m.Order, most, y, 2.8)
+			d.dot("fill "+m.Order, p50, y, 3.4)
 			d.box("fill "+m.Order, p95-1.3, y-3.6, 2.6, 7.2)
 		}
 	}

@@ -3,12 +3,9 @@
 package report
 
 import (
-	_ "embed"
 	"fmt"
-	"html/template"
-	"io"
+	"html"
 	"math"
-	"strings"
 	"time"
 
 	"github.com/ahelme/comfyume/internal/rehearse"
@@ -21,43 +18,19 @@ type Section struct {
 	Command string // that gives the same again
 }
 
-var (
-	//go:embed page.html
-	page string
-	//go:embed picture.css
-	pictureStyle string
-
-	layout = template.Must(template.New("page").Funcs(template.FuncMap{
-		"seconds": Seconds, "percent": Percent, "length": length, "legend": legend, "drawn": drawn, "index": Index,
-		"thousands": thousands, "charts": charts, "style": func() template.CSS { return template.CSS(pictureStyle) },
-		"mode": modeName, "places": placeName, "hundredth": func(x float64) string { return fmt.Sprintf("%.2f", x) },
-	}).Parse(page))
-)
-
-// Page writes the whole report as HTML.
-func Page(w io.Writer, sections []Section) error { return layout.Execute(w, sections) }
-
-// charts returns the charts of a section as SVG elements of their own.
-func charts(s Section) (list []template.HTML) {
-	for _, draw := range []func(Section) string{waitChart, kindChart, queueChart, fairChart, useChart, bandChart} {
-		list = append(list, template.HTML(fmt.Sprintf(`<svg viewBox="0 0 %g %g" role="img">%s</svg>`, width, height, draw(s)))) //nolint:gosec // our own drawing
-	}
-	return list
-}
-
 // Picture returns the class as a picture of its own: four charts with heading and legend.
 func Picture(s Section) string {
 	const gap, head = 24.0, 74.0
 	full, high := 2*width+3*gap, head+2*height+2*gap
 	var d drawing
 	d.add(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %g %g" role="img"><title>%s</title><style>%s</style>`,
-		full, high, template.HTMLEscapeString(s.Class.Title+", simulated"), pictureStyle)
+		full, high, html.EscapeString(s.Class.Title+", simulated"), pictureStyle)
 	d.add(`<rect class="ground" width="%g" height="%g" rx="14"/>`, full, high)
 	d.text("title", "start", gap, 34, s.Class.Title)
 	d.text("axis", "end", full-gap, 33, "simulated: "+facts(s.Class))
 	x := gap
 	for _, m := range drawn(s.Figures) {
-		d.add(`<path class="curve %s" d="M%s 56h28"/>`, m.Order, at(x))
+		d.path("curve "+m.Order, "M"+at(x)+" 56h28")
 		name := modeName(m)
 		d.text("axis", "start", x+34, 60, name)
 		x += 34 + 6.3*float64(len(name)) + 22
@@ -151,13 +124,4 @@ func thousands(n int) string {
 		s = s[:i] + "," + s[i:]
 	}
 	return s
-}
-
-// legend lists the drawn modes with a sample of their line.
-func legend(s Section) template.HTML {
-	var b strings.Builder
-	for _, m := range drawn(s.Figures) {
-		fmt.Fprintf(&b, `<li><svg viewBox="0 0 30 10" aria-hidden="true"><path class="curve %s" d="M1 5h28"/></svg>%s</li>`, m.Order, modeName(m))
-	}
-	return template.HTML(b.String()) //nolint:gosec // our own drawing
 }

@@ -29,17 +29,19 @@ func TestSeconds(t *testing.T) {
 // none.
 func TestPictures(t *testing.T) {
 	t.Parallel()
-	c := &rehearse.Class{Title: `A "class" & <more>`, Length: 90 * time.Minute, Window: 30 * time.Minute, People: make([]rehearse.Person, 1), Fleet: make([]rehearse.GPU, 1)}
+	c := &rehearse.Class{Title: `A "class" & <more>`, Text: "of <more>", Length: 90 * time.Minute, Window: 30 * time.Minute, People: make([]rehearse.Person, 1), Fleet: make([]rehearse.GPU, 1)}
 	some := rehearse.Figures{
 		Order: "fair", Affinity: true, Wait: rehearse.Waits{P50: 5, P95: 50, Max: 5000}, Loads: 12345, Use: 0.9, Loading: 0.1,
-		Kinds:    []rehearse.Kind{{Kind: "other & more", People: 1, Jobs: 3, Wait: rehearse.Waits{P50: 5, P95: 50, Max: 5000}}},
+		Kinds:    []rehearse.Kind{{Kind: "other & <more>", People: 1, Jobs: 3, Wait: rehearse.Waits{P50: 5, P95: 50, Max: 5000}}},
 		Fairness: rehearse.Fairness{Worst: 0.5, Mean: 0.9, Windows: 3, Minutes: 30},
 		Bands:    rehearse.Bands{Told: 300, Held: 0.7, Places: []rehearse.Place{{From: 1, To: 1, Told: 100, Held: 0.7}, {From: 161, Told: 200, Held: 0.7}}},
 		Curves:   rehearse.Curves{Waits: []float64{0, 5, 5000}, Waiting: []int{0, 3, 7}, Jain: []float64{0, 0.5, 1}},
 	}
 	plain := some
 	plain.Order, plain.Affinity = "fifo", false
-	for name, figures := range map[string][]rehearse.Figures{"nothing": nil, "empty": {{Order: "fifo"}}, "all": {plain, some}} {
+	hostile := some
+	hostile.Order = `fair" onload="<more>`
+	for name, figures := range map[string][]rehearse.Figures{"nothing": nil, "empty": {{Order: "fifo"}}, "all": {plain, some}, "hostile": {hostile}} {
 		s := report.Section{Class: c, Figures: figures, Command: "comfyume <again>"}
 		var page bytes.Buffer
 		if err := report.Page(&page, []report.Section{s}); err != nil {
@@ -47,7 +49,7 @@ func TestPictures(t *testing.T) {
 		}
 		picture := report.Picture(s)
 		for _, text := range []string{picture, page.String()} {
-			for _, bad := range []string{"NaN", "Inf", "<more>", "<again>"} {
+			for _, bad := range []string{"NaN", "Inf", "<more>", "<again>", `onload="`} {
 				if strings.Contains(text, bad) {
 					t.Errorf("%s: it has %s in it", name, bad)
 				}

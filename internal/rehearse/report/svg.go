@@ -3,13 +3,21 @@ package report
 import (
 	"fmt"
 	"html"
+	"io"
 	"math"
 	"strconv"
 	"strings"
 )
 
-// drawing is SVG in the making. Colours are classes, which the page or the picture around it defines.
+// drawing is SVG in the making. Colours are classes, which the page or the picture around it defines. What is not a
+// number of ours is escaped when it is drawn.
 type drawing struct{ strings.Builder }
+
+// Render writes the drawing into a page.
+func (d *drawing) Render(w io.Writer) error {
+	_, err := io.WriteString(w, d.String())
+	return err
+}
 
 func (d *drawing) add(format string, args ...any) { fmt.Fprintf(d, format, args...) }
 
@@ -17,16 +25,26 @@ func (d *drawing) add(format string, args ...any) { fmt.Fprintf(d, format, args.
 func at(x float64) string { return strconv.FormatFloat(math.Round(x*10)/10, 'f', -1, 64) }
 
 func (d *drawing) line(class string, x1, y1, x2, y2 float64) {
-	d.add(`<line class="%s" x1="%s" y1="%s" x2="%s" y2="%s"/>`, class, at(x1), at(y1), at(x2), at(y2))
+	d.add(`<line class="%s" x1="%s" y1="%s" x2="%s" y2="%s"/>`, html.EscapeString(class), at(x1), at(y1), at(x2), at(y2))
 }
 
 func (d *drawing) box(class string, x, y, width, height float64) {
-	d.add(`<rect class="%s" x="%s" y="%s" width="%s" height="%s"/>`, class, at(x), at(y), at(max(width, 0)), at(max(height, 0)))
+	d.add(`<rect class="%s" x="%s" y="%s" width="%s" height="%s"/>`, html.EscapeString(class), at(x), at(y), at(max(width, 0)), at(max(height, 0)))
+}
+
+// path draws along a path.
+func (d *drawing) path(class, along string) {
+	d.add(`<path class="%s" d="%s"/>`, html.EscapeString(class), along)
+}
+
+// dot draws a small circle.
+func (d *drawing) dot(class string, x, y, radius float64) {
+	d.add(`<circle class="%s" cx="%s" cy="%s" r="%g"/>`, html.EscapeString(class), at(x), at(y), radius)
 }
 
 // text writes words at a place; class says how, anchor is start, middle or end.
 func (d *drawing) text(class, anchor string, x, y float64, words string) {
-	d.add(`<text class="%s" text-anchor="%s" x="%s" y="%s">%s</text>`, class, anchor, at(x), at(y), html.EscapeString(words))
+	d.add(`<text class="%s" text-anchor="%s" x="%s" y="%s">%s</text>`, html.EscapeString(class), anchor, at(x), at(y), html.EscapeString(words))
 }
 
 // curve draws a line through points; a point that is not a number ends a piece of it.
@@ -34,7 +52,7 @@ func (d *drawing) curve(class string, points []point) {
 	if len(points) == 0 {
 		return
 	}
-	d.add(`<path class="curve %s" d="`, class)
+	d.add(`<path class="curve %s" d="`, html.EscapeString(class))
 	pen := "M"
 	for _, p := range points {
 		if math.IsNaN(p.y) {
