@@ -69,6 +69,23 @@ func TestFloors(t *testing.T) {
 	}
 }
 
+// TestSize holds the program, as it is given out, to 40 MB. It passes that at once where anything in it looks up methods by names that
+// are known only when it runs: then the linker leaves out none.
+func TestSize(t *testing.T) {
+	t.Parallel()
+	bin := os.Getenv("COMFYUME_E2E_BINARY")
+	if bin == "" {
+		t.Skip("the program was not built as it is given out: make e2e")
+	}
+	info, err := os.Stat(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if most := int64(40_000_000); info.Size() > most {
+		t.Errorf("the program has %d bytes, more than %d", info.Size(), most)
+	}
+}
+
 // bench are the programs of shared/bench.
 type bench struct{ dir string }
 
