@@ -382,6 +382,9 @@ func TestRunsOutliveCuts(t *testing.T) {
 	if n := fake.Requests("played"); n != runs {
 		t.Errorf("%d runs were run %d times", runs, n)
 	}
+	if err := b.hub.Wait(t.Context(), "lab-1"); err != nil { // the last run may have ended before the last cut
+		t.Fatal(err)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.trips != 5 {
