@@ -102,6 +102,9 @@ func TestMachinesOfAgents(t *testing.T) {
 			}
 		}
 		tested, err := c.TestBackEnd(t.Context(), "lab", true)
+		for err == nil && strings.Contains(tested.Steps[0].Text, "has not dialled home") { // the agent knows of its line a moment before the studio
+			tested, err = c.TestBackEnd(t.Context(), "lab", true)
+		}
 		ok(t, err)
 		if want := []string{"address", "stats", "nodes", "input", "run", "result", "afterwards"}; !tested.OK || !slices.Equal(stepsOf(tested), want) {
 			t.Errorf("tested: %+v", tested.Steps)
