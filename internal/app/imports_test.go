@@ -17,7 +17,7 @@ import (
 const module = "github.com/ahelme/comfyume/"
 
 // words are the packages everybody may use: standard library only, no I/O.
-var words = []string{"fault", "identity", "job", "file", "event", "comfy", "comfy/pyjson", "job/index"}
+var words = []string{"fault", "identity", "job", "file", "event", "comfy", "comfy/pyjson", "job/index", "near"}
 
 // layers says which packages of ours a package may import, and why it may not have more. A package below another is
 // of its family: it has the rule of the nearest one in this table, and a family's packages may import each other. A
@@ -31,6 +31,7 @@ var layers = map[string]struct {
 	"comfy":        {[]string{"comfy/pyjson", "fault"}, "ComfyUI's vocabulary knows nothing of the studio"},
 	"job":          {[]string{"fault"}, "words use words only"},
 	"job/index":    {nil, "words use the standard library only"},
+	"near":         {nil, "words use the standard library only"},
 	"identity":     {[]string{"fault"}, "words use words only"},
 	"file":         {[]string{"fault", "job"}, "words use words only"},
 	"event":        {[]string{"fault", "job"}, "the bus carries jobs and must not know who listens"},
@@ -80,7 +81,7 @@ var layers = map[string]struct {
 	"frontend":            {[]string{"fault"}, "the official page is data"},
 	"sqlite":              {append([]string{"queue", "account", "deliver", "workspace", "catalog", "fleet", "blob", "backend", "usage", "agents"}, words...), "an adapter knows the contracts it implements"},
 	"redis":               {append([]string{"queue", "account", "deliver", "workspace", "catalog", "fleet", "blob", "backend", "usage", "agents"}, words...), "an adapter knows the contracts it implements"},
-	"verda":               {[]string{"fault"}, "an adapter of one outside thing"},
+	"verda":               {[]string{"fault", "near"}, "an adapter of one outside thing"},
 	"tlscert":             {[]string{"fault"}, "an adapter of one outside thing"},
 	"telemetry":           {[]string{"fault"}, "an adapter of one outside thing"},
 	"agent/report":        {[]string{"fault"}, "words on the line between a GPU machine and the studio"},
@@ -92,7 +93,7 @@ var layers = map[string]struct {
 	"agent":               {[]string{"agent/modelstore", "agent/nodepacks", "agent/report", "backend", "backend/apart", "backend/comfyui", "comfy", "comfy/pyjson", "config", "fault", "file", "handover", "job", "oneshot", "resident", "tunnel", "usage"}, "it stands beside a ComfyUI, knows a studio by what travels between them only, and learns of nodes as a studio does"},
 	"config":              {nil, "settings are plain data; app translates them into each part's options"},
 	"client":              {[]string{"agent/report", "api", "fault", "identity", "job"}, "a client sees the interface only"},
-	"cli":                 {[]string{"agent", "agent/report", "app", "api", "client", "config", "fault", "frontend", "identity", "job", "rehearse", "resident", "sim", "telemetry"}, "commands are clients of the interface"},
+	"cli":                 {[]string{"agent", "agent/report", "app", "api", "client", "config", "fault", "frontend", "identity", "job", "near", "rehearse", "resident", "sim", "telemetry"}, "commands are clients of the interface"},
 	"resident":            {nil, "the system's word on memory"},
 	"benchtest":           {nil, "benchmarks of every package measure with it"},
 	"app":                 {nil, ""}, // sees everything; see TestImports

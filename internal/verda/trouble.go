@@ -15,6 +15,7 @@ import (
 	"unicode"
 
 	"github.com/ahelme/comfyume/internal/fault"
+	"github.com/ahelme/comfyume/internal/near"
 )
 
 // refusal is the body of an answer that is an error. Its parts have several forms.
@@ -186,12 +187,12 @@ func (c *Client) missing(ctx context.Context, r request, cause error) error {
 	}
 	e := fault.Wrap(fault.Missing, cause, "There is no %s %s at Verda.", r.kind.what, r.name).WithCode("verda_missing")
 	names, err := c.names(ctx, r.kind)
-	near := nearest(r.name, names)
+	like := nearest(r.name, names)
 	switch {
 	case err != nil:
 		return e.WithRemedy("comfyume backend verda list shows what there is.")
-	case len(near) > 0:
-		return e.WithRemedy("Did you mean %s?", strings.Join(near, " or "))
+	case len(like) > 0:
+		return e.WithRemedy("Did you mean %s?", strings.Join(like, " or "))
 	case len(names) == 0:
 		return e.WithRemedy("This credential sees no %s at all; see whether it belongs to the right project.", r.kind.what)
 	default:
@@ -222,7 +223,7 @@ func nearest(name string, names []string) []string {
 	}
 	var like []candidate
 	for _, n := range names {
-		far := distance(strings.ToLower(name), strings.ToLower(n))
+		far := near.Distance(strings.ToLower(name), strings.ToLower(n))
 		if far <= max(2, len(name)/3) || strings.Contains(n, name) || strings.Contains(name, n) {
 			like = append(like, candidate{n, far})
 		}
@@ -233,27 +234,6 @@ func nearest(name string, names []string) []string {
 		out = append(out, c.name)
 	}
 	return out
-}
-
-// distance is the number of letters to insert, delete or change to make b of a.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		corner := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := corner
-			if a[i] != b[j] {
-				change++
-			}
-			corner = row[j+1]
-			row[j+1] = min(row[j+1]+1, row[j]+1, change)
-		}
-	}
-	return row[len(b)]
 }
 
 // line joins parts to one line that may be shown: no secrets, no control characters, not too long.

@@ -6,7 +6,8 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/ahelme/comfyume/internal/near"
 )
 
 // ErrHelp says that help was asked for.
@@ -196,7 +197,7 @@ func (p *parser) command(c *Command, w word) error {
 		p.path = append(p.path, c.fallback)
 		return p.walk(c.fallback)
 	}
-	return errors.New("unexpected argument " + w.text + near(w.text, names))
+	return errors.New("unexpected argument " + w.text + meant(w.text, names))
 }
 
 // read reads an occurrence of a value.
@@ -247,7 +248,7 @@ func (p *parser) flag(flags []*Value, w word) error {
 		}
 		return err
 	}
-	return &unknownError{"unknown flag " + typed + near(typed, names)}
+	return &unknownError{"unknown flag " + typed + meant(typed, names)}
 }
 
 // negate puts the opposite of what was said for --no-NAME.
@@ -323,11 +324,11 @@ func (p *parser) missing(at *Command) error {
 	return errors.New("expected one of " + strings.Join(all, ", "))
 }
 
-// near asks whether a candidate was meant, or returns "".
-func near(typed string, candidates []string) string {
+// meant asks whether a candidate was meant, or returns "".
+func meant(typed string, candidates []string) string {
 	var found []string
 	for _, c := range candidates {
-		if strings.HasPrefix(c, typed) || distance(c, typed) <= 2 {
+		if strings.HasPrefix(c, typed) || near.Distance(c, typed) <= 2 {
 			found = append(found, strconv.Quote(c))
 		}
 	}
@@ -338,26 +339,4 @@ func near(typed string, candidates []string) string {
 		return ", did you mean " + found[0] + "?"
 	}
 	return ", did you mean one of " + strings.Join(found, ", ") + "?"
-}
-
-// distance is the number of letters to insert, delete or change to make b of a.
-func distance(a, b string) int {
-	row := make([]int, utf8.RuneCountInString(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for _, from := range a {
-		corner, j := row[0], 0
-		row[0]++
-		for _, to := range b {
-			j++
-			change := corner
-			if from != to {
-				change++
-			}
-			corner = row[j]
-			row[j] = min(row[j]+1, row[j-1]+1, change)
-		}
-	}
-	return row[len(row)-1]
 }
