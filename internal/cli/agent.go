@@ -66,8 +66,6 @@ type agentRun struct {
 	LogLevel   string        `help:"debug, info, warn or error." default:"info" placeholder:"LEVEL"`
 	LogFormat  string        `help:"text or json; text on a terminal and json elsewhere when left out." placeholder:"FORMAT"`
 	ComfyFlags args.Fields   `embed:""` // ComfyUI's own flags
-
-	chosen any // the struct behind ComfyFlags
 }
 
 // comfyFlag is one of ComfyUI's flags as it was typed.
@@ -224,7 +222,7 @@ func (cmd *agentRun) settings(c *call) (agent.Settings, error) {
 		}
 		s.ModelKeys[host] = key
 	}
-	if err := choose(&s.Flags, cmd.chosen); err != nil {
+	if err := choose(&s.Flags, cmd.ComfyFlags[0]); err != nil {
 		return s, err
 	}
 	s.Flags.Extra = append(s.Flags.Extra, cmd.ComfyuiArg...)

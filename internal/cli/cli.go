@@ -42,14 +42,20 @@ type System struct {
 	Environ []string
 }
 
-// getenv returns a variable of the environment.
-func (s System) getenv(name string) string {
+// lookupEnv returns a variable of the environment, and whether there is one.
+func (s System) lookupEnv(name string) (string, bool) {
 	for _, pair := range s.Environ {
 		if key, value, _ := strings.Cut(pair, "="); key == name {
-			return value
+			return value, true
 		}
 	}
-	return ""
+	return "", false
+}
+
+// getenv returns a variable of the environment.
+func (s System) getenv(name string) string {
+	value, _ := s.lookupEnv(name)
+	return value
 }
 
 // root is the whole command tree.
@@ -91,10 +97,8 @@ type command interface{ Run(c *call) error }
 // commands returns the whole command tree: the struct that what was typed is read into, and how it is read.
 func commands() (*root, *args.Command, error) {
 	r := &root{}
-	r.Serve.made = settingFlags()
-	r.Serve.Settings = args.Fields{r.Serve.made}
-	r.Agent.Run.chosen = comfyFlags()
-	r.Agent.Run.ComfyFlags = args.Fields{r.Agent.Run.chosen}
+	r.Serve.Settings = args.Fields{settingFlags()}
+	r.Agent.Run.ComfyFlags = args.Fields{comfyFlags()}
 	tree, err := args.Read(r, "comfyume", "A shared ComfyUI studio: everybody their own editor, one queue, any GPUs.")
 	return r, tree, err
 }
@@ -110,9 +114,9 @@ func Main(ctx context.Context, words []string, sys System) int {
 	if len(words) == 0 { // what there is, but nothing was done
 		help, code, words = sys.Stderr, exitWrong, []string{"--help"}
 	}
-	at, err := tree.Parse(words, os.LookupEnv)
+	at, err := tree.Parse(words, sys.lookupEnv)
 	if errors.Is(err, args.ErrHelp) {
-		if err = at.WriteHelp(help, width(help)); err == nil {
+		if err = at.WriteHelp(help, sys.width(help)); err == nil {
 			return code
 		}
 	}
@@ -121,7 +125,6 @@ func Main(ctx context.Context, words []string, sys System) int {
 		fmt.Fprintf(sys.Stderr, "Try: %s --help\n", at.FullPath())
 		return exitWrong
 	}
-	r.Serve.chosen = chosenSettings(r.Serve.made)
 	switch err := at.Target().(command).Run(&call{System: sys, ctx: ctx, root: r, tree: tree}); {
 	case err == nil:
 		return exitDone
@@ -137,9 +140,9 @@ func Main(ctx context.Context, words []string, sys System) int {
 }
 
 // width is how long a line of help may be: that of the terminal, and not so long that it is hard to read.
-func width(w io.Writer) int {
+func (s System) width(w io.Writer) int {
 	const most, usual = 110, 80
-	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil {
+	if n, err := strconv.Atoi(s.getenv("COLUMNS")); err == nil {
 		return min(n, most)
 	}
 	if f, ok := w.(*os.File); ok {

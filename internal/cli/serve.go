@@ -28,9 +28,6 @@ type serveCmd struct {
 	LogLevel  string      `help:"debug, info, warn or error." default:"info" placeholder:"LEVEL"`
 	LogFormat string      `help:"text or json; text on a terminal and json elsewhere when left out." placeholder:"FORMAT"`
 	Settings  args.Fields `embed:""` // one flag for each setting
-
-	made   any               // the struct behind Settings
-	chosen map[string]string // what the flags of Settings say, by path
 }
 
 // demoUsers are the people of a try-out studio.
@@ -90,7 +87,7 @@ func chosenSettings(flags any) map[string]string {
 // Run serves until a signal comes. A second one ends the program at once.
 func (cmd *serveCmd) Run(c *call) error {
 	src := c.source()
-	for path, text := range cmd.chosen {
+	for path, text := range chosenSettings(cmd.Settings[0]) {
 		src.Flags[path] = text
 	}
 	src.Backends = cmd.Backend
@@ -120,7 +117,6 @@ func (cmd *serveCmd) Run(c *call) error {
 		Settings: settings, Version: version(), Frontends: folder, Log: log,
 		Simulate: cmd.Demo && len(settings.Backends) == 0,
 	}, func(s *app.Studio) error {
-		resident.Trim()
 		go resident.Keep(ctx)
 		return cmd.announce(ctx, c.Stdout, s)
 	})

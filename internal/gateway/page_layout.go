@@ -34,21 +34,13 @@ const (
 // document is the whole page of a name.
 func document(name string, v view) dom.Node {
 	switch p := v.Page.(type) {
-	case signInPage:
-		return v.door(p.content(v))
-	case signOutPage:
-		return v.door(p.content(v))
-	case cleanPage:
+	case mePage:
+		return v.document("me", p.bar(v), p.content(v))
+	case interface{ content(view) dom.Node }:
 		if name == "signedout" {
 			return v.door(signedOut(v))
 		}
 		return v.door(p.content(v))
-	case joinPage:
-		return v.door(p.content(v))
-	case messagePage:
-		return v.door(p.content(v))
-	case mePage:
-		return v.document("me", p.bar(v), p.content(v))
 	}
 	return dom.NodeFunc(func(io.Writer) error { return fmt.Errorf("no page is called %q", name) })
 }

@@ -110,7 +110,7 @@ func parse(t testing.TB, words []string) (path, values string, err error) {
 	at, err := c.Parse(words, nothing)
 	text, jsonErr := json.Marshal([]any{at.Target(), c.Target().(*program).Server, c.Target().(*program).JSON})
 	if jsonErr != nil { // a rate of NaN
-		t.Skip(jsonErr)
+		text = []byte(jsonErr.Error())
 	}
 	return at.FullPath(), string(text), err
 }
