@@ -73,9 +73,9 @@ func TestFloors(t *testing.T) {
 // are known only when it runs: then the linker leaves out none.
 func TestSize(t *testing.T) {
 	t.Parallel()
-	bin := os.Getenv("COMFYUME_E2E_BINARY")
-	if bin == "" {
-		t.Skip("the program was not built as it is given out: make e2e")
+	bin, err := program()
+	if err != nil {
+		t.Fatal(err)
 	}
 	info, err := os.Stat(bin)
 	if err != nil {
