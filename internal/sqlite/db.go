@@ -93,11 +93,8 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	}
 	db.write.SetMaxOpenConns(1)
 	db.write.SetConnMaxIdleTime(0)
-	if err := db.sound(ctx); err != nil {
-		return err
-	}
-	if err := migrate(ctx, db.write, db.path, db.log); err != nil {
-		return err
+	if err := db.write.PingContext(ctx); err != nil { // it makes the log that readers need
+		return fmt.Errorf("open the database for writing: %w", err)
 	}
 	db.read, err = sql.Open("sqlite", dsn(db.path,
 		"mode=ro", "_pragma=busy_timeout(5000)", "_pragma=query_only(1)", "_pragma=temp_store(MEMORY)",
@@ -107,6 +104,12 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	}
 	db.read.SetMaxOpenConns(o.Readers)
 	db.read.SetMaxIdleConns(o.Readers)
+	if err := db.sound(ctx); err != nil {
+		return err
+	}
+	if err := migrate(ctx, db.write, db.path, db.log); err != nil {
+		return err
+	}
 	conn, err := db.write.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("take the writer's connection: %w", err)

@@ -2,7 +2,12 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
+	"encoding/json"
+	"runtime"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/usage"
@@ -34,7 +39,7 @@ const (
 	sqlHoursOf = `delete from usage_hour where user = ?`
 
 	sqlEnded = `select id, user, grp, state, created, coalesce(started, 0), finished, summary from job
-		where ended is not null and finished >= ?`
+		where ended is not null and finished >= ? and seq % ? = ?`
 )
 
 // Learned implements usage.Store.
@@ -111,9 +116,23 @@ func (u *Usage) Forget(ctx context.Context, user string) error {
 }
 
 // EachEnded calls fn for everybody's jobs that ended at or after a time and are kept, in history or not, with what
-// counts for their use of the GPUs. It holds rows open while fn runs.
+// counts for their use of the GPUs, in no order. Several goroutines call fn at once, each of which holds rows open
+// meanwhile; a summary is fn's only until it returns.
 func (u *Usage) EachEnded(ctx context.Context, since time.Time, fn func(job.Job) error) error {
-	rows, err := u.db.Query(ctx, sqlEnded, since.UnixMilli())
+	g, ctx := errgroup.WithContext(ctx)
+	parts := min(runtime.GOMAXPROCS(0), mostParts)
+	for part := range parts {
+		g.Go(func() error { return u.eachEnded(ctx, since, parts, part, fn) })
+	}
+	return g.Wait()
+}
+
+// mostParts bounds the readers of EachEnded: others read too.
+const mostParts = 4
+
+// eachEnded is EachEnded for one of so many parts.
+func (u *Usage) eachEnded(ctx context.Context, since time.Time, parts, part int, fn func(job.Job) error) error {
+	rows, err := u.db.Query(ctx, sqlEnded, since.UnixMilli(), parts, part)
 	if err != nil {
 		return classify(err)
 	}
@@ -121,11 +140,11 @@ func (u *Usage) EachEnded(ctx context.Context, since time.Time, fn func(job.Job)
 	for rows.Next() {
 		var j job.Job
 		var created, started, finished int64
-		var summary []byte
+		var summary sql.RawBytes
 		if err := rows.Scan(&j.ID, &j.User, &j.Group, &j.State, &created, &started, &finished, &summary); err != nil {
 			return classify(err)
 		}
-		j.Created, j.Started, j.Finished, j.Summary = fromStamp(created), fromStamp(started), fromStamp(finished), summary
+		j.Created, j.Started, j.Finished, j.Summary = fromStamp(created), fromStamp(started), fromStamp(finished), json.RawMessage(summary)
 		if err := fn(j); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,6 +58,7 @@ func TestEndedAreFound(t *testing.T) {
 	_, _, err = q.Submit(ctx, queuetest.Submission("ann", 9)) // open
 	must(t, err)
 
+	var mu sync.Mutex
 	var got []job.Job
 	took := sqlite.NewUsage(db)
 	must(t, took.EachEnded(ctx, began, func(j job.Job) error {
@@ -66,6 +68,8 @@ func TestEndedAreFound(t *testing.T) {
 		if ran := j.State == job.Completed; ran == j.Started.IsZero() || ran != (j.Summary != nil) {
 			t.Errorf("%s began %v, its summary is %s", j.State, j.Started, j.Summary)
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		got = append(got, job.Job{ID: j.ID, State: j.State})
 		return nil
 	}))

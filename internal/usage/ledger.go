@@ -126,8 +126,8 @@ func (l *Ledger) Relearn(ctx context.Context) error {
 }
 
 // Recount counts the hours that may still count for a quota from the jobs themselves, so that they are true whenever
-// and however the program ended. each calls fn for everybody's jobs that are open, or ended at or after a time. It is
-// called once, before any change.
+// and however the program ended. each calls fn for everybody's jobs that are open, or ended at or after a time; several
+// goroutines may call it at once. It is called once, before any change.
 func (l *Ledger) Recount(ctx context.Context, each func(ctx context.Context, since time.Time, fn func(job.Job) error) error) error {
 	l.mu.Lock()
 	since := l.book.clock.hour(time.Now().Add(time.Hour - kept))
@@ -140,6 +140,7 @@ func (l *Ledger) Recount(ctx context.Context, each func(ctx context.Context, sin
 	}
 	found := map[string]int{}
 	err = each(ctx, from, func(j job.Job) error {
+		gpu := gpuTime(&j)
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		if counts(&j) {
@@ -147,7 +148,7 @@ func (l *Ledger) Recount(ctx context.Context, each func(ctx context.Context, sin
 		}
 		if j.State.Final() {
 			found[j.User]++
-			l.book.spent(j.User, j.Group, j.Finished, gpuTime(&j))
+			l.book.spent(j.User, j.Group, j.Finished, gpu)
 		} else {
 			l.expect(&j)
 		}
