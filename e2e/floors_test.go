@@ -19,7 +19,7 @@ import (
 )
 
 // TestFloors measures the studio beside its peers (`make floors BACKEND=address of a real ComfyUI`), in turns, with the
-// programs of shared/bench, and prints a line for each turn. It judges nothing: a machine's speed moves more than the
+// programs of shared/bench, and prints the figures of each turn, and their medians. It judges nothing: a machine's speed moves more than the
 // figures are apart, so that ratios count, and only those of one turn.
 //
 // All of it shares the machine. Where chrt is there, generators and simulators run in the batch class, as if they were
@@ -45,13 +45,15 @@ func TestFloors(t *testing.T) {
 	frontAll, frontOne := b.tokens(t, front, people)
 	base := func(s *studio) string { return "http://" + s.host }
 	pid := strconv.Itoa(ours.server.cmd.Process.Pid)
+	its := listener(real)
 
 	text := []string{"-users", "8", "-conc", "8"}
 	single := []string{"-jobs", "300", "-warmup", "1"}
 	b.load(t, base(ours), append(slices.Clip(text), "-jobs", "300", "-tokens", all)...) // so that everything is warm
+	var measured [][]figure
 	for range turns {
 		fake := b.load(t, base(ours), append(slices.Clip(text), "-jobs", "2500", "-pid", pid, "-tokens", all)...)
-		direct := b.load(t, real, append(slices.Clip(text), "-jobs", "250")...)
+		direct := b.load(t, real, append(slices.Clip(text), "-jobs", "250", "-pid", its)...)
 		through := b.load(t, base(front), append(slices.Clip(text), "-jobs", "250", "-tokens", frontAll)...)
 		alone := b.load(t, base(ours), append(slices.Clip(single), "-tokens", one)...)
 		leave := b.crowd(t, ours.host, all, 1000)
@@ -61,12 +63,44 @@ func TestFloors(t *testing.T) {
 		throughOne := b.load(t, base(front), append(slices.Clip(single), "-tokens", frontOne)...)
 		goqite := b.goqite(t)
 		exchange, disk := b.exchange(t, base(ours)), b.disk(t)
-		t.Logf("G1 ack %.2f ms, exchange %.2f + disk %.2f: %.2f, ComfyUI %.2f: %.2f · G3 %.0f jobs/s: %.2f x goqite (%.0f), %.1f x ComfyUI (%.0f) · G4 %.2f ms, direct %.2f: + %.2f · "+
-			"G5 %.0f jobs/s: %.2f x direct · G14 %.2f · G18 %.2f ms",
-			alone.ack, exchange, disk, alone.ack/(exchange+disk), directOne.ack, alone.ack/directOne.ack, fake.rate, fake.rate/goqite, goqite, fake.rate/direct.rate, direct.rate,
-			throughOne.whole, directOne.whole, throughOne.whole-directOne.whole, through.rate, through.rate/direct.rate,
-			crowd.whole/alone.whole, fake.processor)
+		turn := []figure{
+			{"G1 ack ms", alone.ack}, {"exchange + disk ms", exchange + disk}, {"ack of ComfyUI ms", directOne.ack}, {"G1 x ComfyUI", alone.ack / directOne.ack},
+			{"G3 jobs/s", fake.rate}, {"G3 x goqite", fake.rate / goqite}, {"G3 x ComfyUI", fake.rate / direct.rate},
+			{"G4 ms", throughOne.whole}, {"direct ms", directOne.whole}, {"G4 + ms", throughOne.whole - directOne.whole}, {"G4 x direct", throughOne.whole / directOne.whole},
+			{"G5 jobs/s", through.rate}, {"G5 x direct", through.rate / direct.rate}, {"G14", crowd.whole / alone.whole},
+			{"G18 ms", fake.processor}, {"G18 x ComfyUI", fake.processor / direct.processor},
+		}
+		t.Log(turn)
+		measured = append(measured, turn)
 	}
+	for i := range measured[0] {
+		of := make([]float64, 0, turns)
+		for _, turn := range measured {
+			of = append(of, turn[i].value)
+		}
+		slices.Sort(of)
+		t.Logf("%-20s median %.2f of %d turns, %.2f to %.2f", measured[0][i].name, of[len(of)/2], turns, of[0], of[len(of)-1])
+	}
+}
+
+// figure is one of a turn's.
+type figure struct {
+	name  string
+	value float64
+}
+
+func (f figure) String() string { return fmt.Sprintf("%s %.2f", f.name, f.value) }
+
+// listener is the process of this machine that listens at a URL's port; empty where that can't be told.
+func listener(url string) string {
+	_, port, _ := strings.Cut(strings.TrimPrefix(url, "http://"), ":")
+	out, err := exec.Command("ss", "-Hltnp", "sport = :"+port).Output()
+	if err != nil {
+		return ""
+	}
+	_, rest, _ := strings.Cut(string(out), "pid=")
+	pid, _, _ := strings.Cut(rest, ",")
+	return pid
 }
 
 // TestSize holds the program, as it is given out, to 40 MB. It passes that at once where anything in it looks up methods by names that
