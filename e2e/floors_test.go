@@ -64,11 +64,22 @@ func TestFloors(t *testing.T) {
 		goqite := b.goqite(t)
 		exchange, disk := b.exchange(t, base(ours)), b.disk(t)
 		turn := []figure{
-			{"G1 ack ms", alone.ack}, {"exchange + disk ms", exchange + disk}, {"ack of ComfyUI ms", directOne.ack}, {"G1 x ComfyUI", alone.ack / directOne.ack},
-			{"G3 jobs/s", fake.rate}, {"G3 x goqite", fake.rate / goqite}, {"G3 x ComfyUI", fake.rate / direct.rate},
-			{"G4 ms", throughOne.whole}, {"direct ms", directOne.whole}, {"G4 + ms", throughOne.whole - directOne.whole}, {"G4 x direct", throughOne.whole / directOne.whole},
-			{"G5 jobs/s", through.rate}, {"G5 x direct", through.rate / direct.rate}, {"G14", crowd.whole / alone.whole},
-			{"G18 ms", fake.processor}, {"G18 x ComfyUI", fake.processor / direct.processor},
+			{"G1 ack ms", alone.ack},
+			{"exchange + disk ms", exchange + disk},
+			{"ack of ComfyUI ms", directOne.ack},
+			{"G1 x ComfyUI", alone.ack / directOne.ack},
+			{"G3 jobs/s", fake.rate},
+			{"G3 x goqite", fake.rate / goqite},
+			{"G3 x ComfyUI", fake.rate / direct.rate},
+			{"G4 ms", throughOne.whole},
+			{"direct ms", directOne.whole},
+			{"G4 + ms", throughOne.whole - directOne.whole},
+			{"G4 x direct", throughOne.whole / directOne.whole},
+			{"G5 jobs/s", through.rate},
+			{"G5 x direct", through.rate / direct.rate},
+			{"G14", crowd.whole / alone.whole},
+			{"G18 ms", fake.processor},
+			{"G18 x ComfyUI", fake.processor / direct.processor},
 		}
 		t.Log(turn)
 		measured = append(measured, turn)
