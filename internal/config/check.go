@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/ahelme/comfyume/internal/near"
 )
 
 // name is what users, groups and back ends may be called: it becomes a folder and a part of addresses.
@@ -77,7 +79,7 @@ func (l *loader) wrong(path, format string, args ...any) {
 
 func (l *loader) oneOf(path, value string, words ...string) {
 	if !slices.Contains(words, value) {
-		l.wrong(path, "%q is none of %s%s", value, strings.Join(words, ", "), maybe(Near(value, words)))
+		l.wrong(path, "%q is none of %s%s", value, strings.Join(words, ", "), maybe(near.Best(value, words)))
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/ahelme/comfyume/internal/near"
 )
 
 // Prefix begins the name of every setting in the environment.
@@ -142,7 +144,7 @@ func (l *loader) warn(format string, args ...any) {
 func (l *loader) setAt(path, text string, from Origin) {
 	f, ok := l.byPath[path]
 	if !ok {
-		l.problem(from, path, "there is no such setting%s", maybe(Near(path, slices.Sorted(maps.Keys(l.byPath)))))
+		l.problem(from, path, "there is no such setting%s", maybe(near.Best(path, slices.Sorted(maps.Keys(l.byPath)))))
 		return
 	}
 	if err := set(f.value, text); err != nil {
@@ -234,7 +236,7 @@ func (l *loader) environment(environ []string) {
 			continue
 		}
 		// A slip of the pen is a mistake; what resembles no setting may be another program's.
-		meant := Near(strings.TrimPrefix(name, Prefix), slices.Sorted(maps.Keys(rest)))
+		meant := near.Best(strings.TrimPrefix(name, Prefix), slices.Sorted(maps.Keys(rest)))
 		if meant == "" {
 			l.warn("the environment has %s, which is no setting", name)
 			continue

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/ahelme/comfyume/internal/near"
 )
 
 // yamlLine finds the line in the parser's own complaints.
@@ -94,7 +96,7 @@ func (r reader) section(n *yaml.Node, v reflect.Value, prefix string) {
 		field, known := index[key.Value]
 		switch {
 		case !known:
-			r.problem(r.at(key), prefix+key.Value, "there is no such setting%s", maybe(Near(key.Value, names)))
+			r.problem(r.at(key), prefix+key.Value, "there is no such setting%s", maybe(near.Best(key.Value, names)))
 		case seen[key.Value]:
 			r.problem(r.at(key), prefix+key.Value, "is there twice")
 		default:

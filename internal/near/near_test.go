@@ -30,3 +30,21 @@ func TestDistance(t *testing.T) {
 		}
 	}
 }
+
+func TestBest(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ word, want string }{
+		{"listne", "listen"}, // a swap is one slip
+		{"queu", "queue"},
+		{"quota_s", "quota"},
+		{"x", ""}, // as far from all as it is long
+		{"something else", ""},
+	} {
+		if got := near.Best(c.word, []string{"listen", "queue", "quota"}); got != c.want {
+			t.Errorf("%q was taken for %q, want %q", c.word, got, c.want)
+		}
+	}
+	if got := near.Best("ab", []string{"ba", "b"}); got != "ba" {
+		t.Errorf("%q was taken for %q", "ab", got)
+	}
+}

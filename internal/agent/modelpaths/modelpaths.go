@@ -13,7 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/ahelme/comfyume/internal/config"
+	"github.com/ahelme/comfyume/internal/near"
 )
 
 // Problem is one thing that is wrong with a file.
@@ -248,7 +248,7 @@ func (c *checker) kind(key *yaml.Node, at string) {
 		if slices.Contains(all, strings.ToLower(word)) {
 			meant = strings.ToLower(word)
 		} else {
-			meant = config.Near(strings.ToLower(word), all)
+			meant = near.Best(strings.ToLower(word), all)
 		}
 	}
 	text := "ComfyUI knows no folder type of this name, so that no loader of its own looks there"
