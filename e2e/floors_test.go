@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,8 +21,8 @@ import (
 )
 
 // TestFloors measures the studio beside its peers (`make floors BACKEND=address of a real ComfyUI`), in turns, with the
-// programs of shared/bench, and prints the figures of each turn, and their medians. It judges nothing: a machine's speed moves more than the
-// figures are apart, so that ratios count, and only those of one turn.
+// programs of shared/bench, and prints the figures of each turn, and their medians. It judges nothing: a machine's speed
+// moves more than the figures are apart, so that ratios count, and only those of one turn.
 //
 // All of it shares the machine. Where chrt is there, generators and simulators run in the batch class, as if they were
 // somewhere else: a client that wakes up does not push the server off its processor then.
@@ -79,7 +81,9 @@ func TestFloors(t *testing.T) {
 			{"G5 x direct", through.rate / direct.rate},
 			{"G14", crowd.whole / alone.whole},
 			{"G18 ms", fake.processor},
-			{"G18 x ComfyUI", fake.processor / direct.processor},
+		}
+		if its != "" {
+			turn = append(turn, figure{"G18 x ComfyUI", fake.processor / direct.processor})
 		}
 		t.Log(turn)
 		measured = append(measured, turn)
@@ -103,9 +107,12 @@ type figure struct {
 func (f figure) String() string { return fmt.Sprintf("%s %.2f", f.name, f.value) }
 
 // listener is the process of this machine that listens at a URL's port; empty where that can't be told.
-func listener(url string) string {
-	_, port, _ := strings.Cut(strings.TrimPrefix(url, "http://"), ":")
-	out, err := exec.Command("ss", "-Hltnp", "sport = :"+port).Output()
+func listener(address string) string {
+	u, err := url.Parse(address)
+	if err != nil || !net.ParseIP(u.Hostname()).IsLoopback() && u.Hostname() != "localhost" {
+		return "" // whoever has that port here is somebody else
+	}
+	out, err := exec.Command("ss", "-Hltnp", "sport = :"+u.Port()).Output()
 	if err != nil {
 		return ""
 	}
