@@ -1,9 +1,12 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -94,7 +97,7 @@ func (l *loader) running(t *testing.T) {
 	}
 }
 
-// stuckUpload opens an upload that never goes on.
+// stuckUpload opens an upload that never goes on, and returns when the server waits for its body.
 func (l *loader) stuckUpload(t *testing.T, host string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", host)
@@ -103,8 +106,18 @@ func (l *loader) stuckUpload(t *testing.T, host string) {
 	}
 	t.Cleanup(func() { conn.Close() })
 	_, err = fmt.Fprintf(conn, "POST /upload/image HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: multipart/form-data; boundary=x\r\n"+
-		"Content-Length: 100000\r\n\r\n--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a\"\r\n\r\n", host, l.token)
+		"Content-Length: 100000\r\nExpect: 100-continue\r\n\r\n", host, l.token)
 	if err != nil {
+		t.Fatal(err)
+	}
+	// A connection that the server has not accepted yet would not hold up its end.
+	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "100 Continue") {
+		t.Fatalf("an upload was answered with %q (%v), want that it goes on", line, err)
+	}
+	if _, err := io.WriteString(conn, "--x\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a\"\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 }

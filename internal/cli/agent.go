@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"reflect"
 	"strconv"
@@ -244,9 +243,8 @@ func (cmd *agentRun) Run(c *call) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(c.ctx, ends()...)
+	ctx, stop := untilSignal(c.ctx)
 	defer stop()
-	context.AfterFunc(ctx, stop)
 	o := program.Options{
 		Settings: s, Version: version(), Environ: c.Environ, Log: log,
 		Announce: func(text string) { fmt.Fprintln(c.Stdout, text) },

@@ -109,9 +109,8 @@ func (cmd *serveCmd) Run(c *call) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(c.ctx, ends()...)
+	ctx, stop := untilSignal(c.ctx)
 	defer stop()
-	context.AfterFunc(ctx, stop)
 	defer boundGarbage()()
 	return app.Run(ctx, app.Options{
 		Settings: settings, Version: version(), Frontends: folder, Log: log,
@@ -120,6 +119,14 @@ func (cmd *serveCmd) Run(c *call) error {
 		go resident.Keep(ctx)
 		return cmd.announce(ctx, c.Stdout, s)
 	})
+}
+
+// untilSignal returns a context that ends with the first signal of ends. By then a second one ends the program at once.
+func untilSignal(ctx context.Context) (_ context.Context, stop func()) {
+	signalled, unnotify := signal.NotifyContext(ctx, ends()...)
+	ctx, cancel := context.WithCancel(ctx)
+	context.AfterFunc(signalled, func() { unnotify(); cancel() })
+	return ctx, func() { unnotify(); cancel() }
 }
 
 // ends are the signals that end a studio in good order. A closed terminal does too, except under nohup.
