@@ -45,6 +45,7 @@ const (
 	mostSteps   = 12_000 // decisions in all simulations of an outlook
 	mostReplays = 24     // simulations of one outlook
 	fewReplays  = 10
+	mostPressed = 5_000 // jobs of people who press Run, in one simulation: where they come faster than they run there is no end
 	lookAhead   = 24 * time.Hour
 	farther     = 2   // times as far as a simulation saw begins, as a rule, what did not begin in it
 	unsteady    = 0.5 // by how much people press Run more or less often than lately, as a power of e
@@ -243,8 +244,8 @@ func (o *Outlook) Bands() map[job.ID]Band { return o.Look().Bands }
 // as they did lately. The same outlook gives the same forecast.
 func (o *Outlook) Look() Forecast {
 	f := Forecast{At: o.now, Bands: map[job.ID]Band{}, said: map[job.ID]strict{}}
-	if o.jobs == 0 || len(o.gpus) == 0 {
-		return f
+	if o.jobs == 0 || !slices.ContainsFunc(o.gpus, func(g gpu) bool { return g.open() }) {
+		return f // nobody can tell
 	}
 	waits := make(map[job.ID][]time.Duration, o.jobs)
 	for _, p := range o.people {

@@ -1,9 +1,12 @@
 package sched_test
 
 import (
+	"fmt"
+	"runtime"
 	"testing"
 	"time"
 
+	"github.com/ahelme/comfyume/internal/job"
 	"github.com/ahelme/comfyume/internal/sched"
 )
 
@@ -31,5 +34,31 @@ func BenchmarkForecast(b *testing.B) {
 			}
 		})
 	}
-	_ = time.Second
+}
+
+// TestForecastIsBounded: however many are expected to press Run before those who wait have had their turn, looking ahead
+// takes little.
+func TestForecastIsBounded(t *testing.T) {
+	for name, state := range map[string]sched.BackEnd{
+		"nothing open": {Name: "gpu", Slots: 1, Parallel: 1},
+		"slow":         {Name: "gpu", Slots: 1, Parallel: 1, Ready: true},
+	} {
+		m := machine(sched.Options{})
+		m.Apply(state)
+		for i := range 20 * 64 {
+			m.Apply(sched.Added{Job: sched.Job{
+				ID: job.ID(fmt.Sprint("j", i)), User: fmt.Sprint("user", i/64), Number: float64(i), Seq: int64(i), Created: noon,
+				Cost: 10 * time.Minute,
+			}})
+		}
+		m.Next(noon)
+		o := m.Outlook(noon)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		o.Look()
+		runtime.ReadMemStats(&after)
+		if mb := (after.TotalAlloc - before.TotalAlloc) >> 20; mb > 64 {
+			t.Errorf("%s: looking ahead took %d MB", name, mb)
+		}
+	}
 }

@@ -48,6 +48,7 @@ type play struct {
 	ran    map[*run]time.Duration // how long what runs will have run
 	waits  map[job.ID][]time.Duration
 	left   int // jobs that are still to begin
+	added  int // jobs of people who pressed Run
 }
 
 // play simulates once, and adds to the waits of the jobs that begin. It returns how many decisions it took, and how far it
@@ -72,7 +73,7 @@ func (o *Outlook) play(seed uint64, waits map[job.ID][]time.Duration) (steps int
 			p.begun(d)
 			steps++
 		}
-		if steps > 2*mostSteps/fewReplays {
+		if steps > 2*mostSteps/fewReplays || p.added > mostPressed {
 			return steps + 1, p.now.Sub(o.now)
 		}
 		if len(p.coming) == 0 || p.left == 0 {
@@ -159,4 +160,5 @@ func (p *play) pressed() {
 		j.Seq, j.Number = math.MaxInt64/2+int64(p.no), math.MaxInt32+float64(p.no)
 		p.m.add(j)
 	}
+	p.added += b.times
 }
