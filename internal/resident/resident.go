@@ -3,22 +3,42 @@ package resident
 
 import (
 	"context"
+	"runtime/metrics"
 	"time"
 )
 
 const (
-	soon      = 10 * time.Second // after a start: it brings things with it that come a little later
-	trimEvery = time.Minute
+	lookEvery = 5 * time.Second
+	trimEvery = time.Minute // however busy the program is
+	quiet     = 1 << 20     // bytes: who asked for less since the last look is not at work
+	worth     = 8 << 20     // bytes: after fewer there is little to give back
 )
 
-// Keep trims until ctx ends: at once, soon again, then now and then. A trim costs about what a round of the collector does.
+// Keep trims until ctx ends: at once, when a start or a burst of work is over, and now and then. A trim costs about what
+// a round of the collector does.
 func Keep(ctx context.Context) {
-	for pause := soon; ; pause = min(2*pause, trimEvery) {
-		Trim()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	var trimmed time.Time
+	var then, last uint64 // bytes asked for by the last trim, and by the last look
+	for {
+		now := allocated()
+		if time.Since(trimmed) >= trimEvery || now-then >= worth && now-last < quiet {
+			Trim()
+			trimmed, then = time.Now(), now
+		}
+		last = now
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pause):
+		case <-tick.C:
 		}
 	}
+}
+
+// allocated returns how many bytes the program has asked for since its start.
+func allocated() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
 }
