@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"runtime"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -44,6 +45,30 @@ func TestTrim(t *testing.T) {
 	if filePages(t) == 0 {
 		t.Error("a program that runs has nothing of its file in memory")
 	}
+}
+
+// TestKeepAfterBurst: what a burst of work needed is given back when it is over, and an idle program is left alone.
+func TestKeepAfterBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		trims := func() uint32 {
+			synctest.Wait()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return m.NumForcedGC
+		}
+		go resident.Keep(t.Context())
+		first := trims()
+		time.Sleep(30 * time.Second)
+		if n := trims() - first; n != 0 {
+			t.Errorf("an idle program was trimmed %d times in half a minute", n)
+		}
+		burst := make([]byte, 32<<20)
+		runtime.KeepAlive(burst)
+		time.Sleep(11 * time.Second)
+		if n := trims() - first; n != 1 {
+			t.Errorf("after a burst it was trimmed %d times, want once", n)
+		}
+	})
 }
 
 // TestKeep: it goes on until its context ends.
