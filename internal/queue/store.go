@@ -21,9 +21,10 @@ var ErrNotEmpty = errors.New("the store is not empty")
 
 // Store keeps jobs durably. It owns no policy: every change is conditional, and either happens wholly or not at all.
 //
-// A change is durable when its method returns nil. Its done function is called once, after that point and before
-// the method returns; the calls of one store come one at a time, in the order in which the changes became true.
-// done is quick and does not call the store. It is not called when the method returns an error.
+// A change is durable when its method returns nil. Its done function is called once, before the method returns and after the
+// point from which no death of the process undoes the change; a disk may get it meanwhile (ADR 0036). The calls of one store
+// come one at a time, in the order in which the changes became true. done is quick and does not call the store. It is not
+// called when the method returns an error, unless it is the disk that fails after it: then the store takes no more changes.
 //
 // Reads see every change whose done was called. Those that take a user return that user's jobs only; an empty user
 // is no user, except where the method says that it asks for all.

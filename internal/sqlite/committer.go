@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -22,8 +23,9 @@ type request struct {
 	done     chan struct{}
 }
 
-// Write runs fn inside the writer's transaction and returns after the commit: nil means durable. When fn returns
-// an error its changes, and only its, are undone, and Write returns that error.
+// Write runs fn inside the writer's transaction and returns when the disk has what was committed: nil means durable. When fn
+// returns an error its changes, and only its, are undone, and Write returns that error. After an error of the disk itself
+// (code disk_error, not kept) nothing is written until the database is opened anew: what the disk has is not known.
 //
 // Where nobody commits just now the caller does it: to wake another goroutine, and be woken by it, takes as long as the
 // disk. Who comes meanwhile waits in the queue for the next commit.
@@ -99,9 +101,12 @@ type writer struct {
 	log     *slog.Logger
 	turn    sync.Mutex // whoever holds it commits; the fields below are theirs
 
-	tx    Tx
-	batch []*request // up to its capacity
-	after []func()   // of the requests that are about to be committed, in order
+	tx     Tx
+	wal    *os.File     // SQLite's log; nil: nobody waits for the disk
+	sync   func() error // returns when the disk has what was committed
+	broken error        // what the disk said when it could not keep that
+	batch  []*request   // up to its capacity
+	after  []func()     // of the requests that are about to be committed, in order
 }
 
 // Statements around requests.
@@ -125,6 +130,19 @@ func newWriter(conn *sql.Conn, most int, log *slog.Logger) (*writer, error) {
 		}
 	}
 	return w, nil
+}
+
+// syncItself has the writer sync SQLite's log after each commit. SQLite would do the same inside of it (synchronous=FULL), but
+// between the two what was committed may be told to whoever acts on it (ADR 0036).
+func (w *writer) syncItself(ctx context.Context, wal string) (err error) {
+	if _, err := w.tx.conn.ExecContext(ctx, `pragma synchronous = normal`); err != nil {
+		return err
+	}
+	if w.wal, err = os.OpenFile(wal, os.O_RDWR, 0); err != nil {
+		return err
+	}
+	w.sync = func() error { return syncData(w.wal) }
+	return nil
 }
 
 // run commits what waits in the queue, until it is told that nothing more comes, then gives the connection back.
@@ -179,6 +197,10 @@ fill:
 // Where one does not, the batch is run again from its beginning, then each request in a savepoint, so that only what
 // failed is undone: savepoints for everybody would cost every request two statements and copies of pages.
 func (w *writer) commit(batch []*request) {
+	if w.broken != nil {
+		fail(batch, w.broken)
+		return
+	}
 	err := w.attempt(batch, false)
 	if errors.Is(err, errOneFailed) {
 		if len(batch) == 1 {
@@ -194,6 +216,12 @@ func (w *writer) commit(batch []*request) {
 		w.call(fn)
 	}
 	w.forget()
+	if err := w.sync(); err != nil {
+		// To ask again would be to be told that all is well: what a disk could not take is forgotten by then.
+		w.broken = errNotKept(err)
+		w.log.Error("the disk did not keep what was written: nothing is written any more until the next start", "err", err)
+		fail(batch, w.broken)
+	}
 }
 
 // errOneFailed undoes a transaction because of the request that has the error.
@@ -263,8 +291,8 @@ func (w *writer) protect(r *request) {
 	r.err = classify(r.fn(&w.tx))
 }
 
-// call runs what a request wanted to be called after the commit. It is durable by now, so that a panic there must
-// neither stop the writer nor make the request look failed.
+// call runs what a request wanted to be called after the commit. Nothing undoes that, so a panic there must neither stop the
+// writer nor make the request look failed.
 func (w *writer) call(fn func()) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -296,6 +324,12 @@ func (w *writer) close() {
 	}
 	if err := w.tx.conn.Close(); err != nil {
 		w.log.Warn("close the database's writing connection", "err", err)
+	}
+	if w.wal == nil {
+		return
+	}
+	if err := w.wal.Close(); err != nil {
+		w.log.Warn("close the database's log", "err", err)
 	}
 }
 

@@ -117,6 +117,11 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	if db.committer, err = newWriter(conn, o.MaxBatch, db.log); err != nil {
 		return errors.Join(err, conn.Close())
 	}
+	if o.unsynced {
+		db.committer.sync = func() error { return nil }
+	} else if err := db.committer.syncItself(ctx, db.path+logSuffix); err != nil {
+		return errors.Join(fmt.Errorf("have the writer sync by itself: %w", err), conn.Close())
+	}
 	db.writer.Go(db.committer.run)
 	return nil
 }
@@ -207,6 +212,9 @@ func (db *DB) closePools() error {
 	}
 	return errors.Join(errs...)
 }
+
+// logSuffix is what SQLite names its write-ahead log by. The file is there, and the same one, as long as a connection is open.
+const logSuffix = "-wal"
 
 // create makes an empty database file that only its owner can read: it holds password and token hashes.
 func create(path string) error {

@@ -64,6 +64,13 @@ func classifyCode(err error, code int) error {
 	return err
 }
 
+// errNotKept is what everybody is told from the moment on in which the disk could not keep a commit.
+func errNotKept(cause error) error {
+	return fault.Wrap(fault.Unavailable, cause, "The disk with the studio's database did not keep what was written.").
+		WithRemedy("Look at the system's log and at the disk, then start the studio again: it goes on from what the disk has.").
+		WithCode("disk_error")
+}
+
 func errDamaged(cause error) error {
 	return fault.Wrap(fault.Unavailable, cause, "The database file is damaged.").
 		WithRemedy("Put it aside and restore the last backup, or the copy beside it that was made before the last upgrade.").

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"maps"
+	"os"
 
 	"github.com/pressly/goose/v3"
 )
@@ -79,6 +80,15 @@ func (db *DB) Waiting() int { return len(db.committer.queue) }
 
 // Batches counts what the writer has taken up to commit together.
 func (db *DB) Batches() int64 { return db.committer.batches.Load() }
+
+// Sync has fn asked to sync the database's log, with what does it.
+func (db *DB) Sync(fn func(log *os.File, sync func() error) error) {
+	w := db.committer
+	w.turn.Lock()
+	defer w.turn.Unlock()
+	sync := w.sync
+	w.sync = func() error { return fn(w.wal, sync) }
+}
 
 // Unsynced returns options with which commits do not wait for the disk.
 func Unsynced(o Options) Options {

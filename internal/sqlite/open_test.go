@@ -2,10 +2,13 @@ package sqlite_test
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -156,12 +159,66 @@ func TestFileIsPrivate(t *testing.T) {
 // TestCommitsWaitForTheDisk: killing a process shows nothing of it, only a power cut would.
 func TestCommitsWaitForTheDisk(t *testing.T) {
 	t.Parallel()
-	db := open(t, filepath.Join(t.TempDir(), "comfyume.db"))
-	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal", "foreign_keys": "1"} {
+	db := scratch(t)
+	for pragma, want := range map[string]string{"synchronous": "1", "journal_mode": "wal", "foreign_keys": "1"} {
 		var got string
 		must(t, db.Write(t.Context(), func(tx *sqlite.Tx) error { return tx.QueryRow(`pragma ` + pragma).Scan(&got) }))
 		if got != want {
 			t.Errorf("%s is %s, want %s", pragma, got, want)
 		}
+	}
+	told, answered := false, false
+	syncs := 0
+	db.Sync(func(log *os.File, sync func() error) error {
+		syncs++
+		if !told || answered || count(t, db) != syncs {
+			t.Errorf("as the disk gets it: told %v, answered %v, %d rows", told, answered, count(t, db))
+		}
+		now, err := os.Stat(db.Path() + "-wal")
+		must(t, err)
+		open, err := log.Stat()
+		must(t, err)
+		if !os.SameFile(now, open) {
+			t.Error("what is synced is not the database's log")
+		}
+		return sync()
+	})
+	for _, v := range []string{"a", "b"} {
+		told = false
+		answered = false
+		must(t, db.Write(t.Context(), func(tx *sqlite.Tx) error {
+			tx.AfterCommit(func() { told = true })
+			return insert(v)(tx)
+		}))
+		answered = true
+	}
+	if syncs != 2 {
+		t.Errorf("%d syncs for 2 commits", syncs)
+	}
+}
+
+// TestDiskThatDoesNotKeep: nobody is told that it is durable, then or later, until the database is opened anew.
+func TestDiskThatDoesNotKeep(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	must(t, db.Write(t.Context(), insert("kept")))
+	syncs := 0
+	db.Sync(func(*os.File, func() error) error {
+		syncs++
+		return syscall.EIO
+	})
+	for i := range 3 {
+		err := db.Write(t.Context(), insert(strconv.Itoa(i)))
+		if e, ok := errors.AsType[*fault.Error](err); !ok || e.Code != "disk_error" || e.Remedy == "" || !errors.Is(err, syscall.EIO) {
+			t.Errorf("write %d: %v", i, err)
+		}
+	}
+	if n := count(t, db); syncs != 1 || n > 2 { // what was not kept may be there
+		t.Errorf("%d syncs, %d rows", syncs, n)
+	}
+	again := open(t, db.Path())
+	must(t, again.Write(t.Context(), insert("new")))
+	if n := count(t, again); n < 2 {
+		t.Errorf("%d rows, want at least 2", n)
 	}
 }

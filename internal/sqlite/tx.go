@@ -59,9 +59,10 @@ func (tx *Tx) QueryRow(query string, args ...any) *Row {
 	return &Row{row: st.QueryRowContext(context.Background(), args...)}
 }
 
-// AfterCommit has fn called once the request's changes are durable, before Write answers. All such calls come one
-// at a time, in the order of the changes, on the writer's goroutine: fn must be quick and must not call Write.
-// When the request fails fn is not called.
+// AfterCommit has fn called once no death of this process undoes the request's changes, before Write answers: the disk gets
+// them meanwhile, and only a machine that dies in that moment still loses them, with nobody having been answered. All such
+// calls come one at a time, in the order of the changes, on the writer's goroutine: fn must be quick and must not call Write.
+// When the request fails fn is not called, unless it is the disk that fails after it.
 func (tx *Tx) AfterCommit(fn func()) { tx.after = append(tx.after, fn) }
 
 func (tx *Tx) prepared(query string) (*sql.Stmt, error) {
