@@ -163,13 +163,14 @@ func (p people) RevokeCode(ctx context.Context, code string) error { return p.s.
 func (s *Studio) Status(ctx context.Context) api.Status {
 	out := api.Status{
 		Name: s.cfg.Name, ID: s.self.ID, Version: s.o.Version, URL: s.Address(), Running: s.serving,
-		Ready: s.ready.Load(), Reasons: append([]string{}, s.notes...), Queue: s.queue.Counts(),
-		BackEnds: fleetFace{s}.BackEnds(),
+		Reasons: append([]string{}, s.notes...), Queue: s.queue.Counts(), BackEnds: fleetFace{s}.BackEnds(),
 	}
 	if s.serving {
 		out.Since = api.When(s.since)
 		out.Frontend = s.page.Version()
-		out.Reasons = append(append(s.whyNotReady(ctx), out.Reasons...), s.verda.notes()...)
+		why := s.whyNotReady(ctx)
+		out.Ready = len(why) == 0
+		out.Reasons = append(append(why, out.Reasons...), s.verda.notes()...)
 	}
 	return out
 }

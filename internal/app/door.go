@@ -77,6 +77,13 @@ func (s *Studio) whyNotReady(context.Context) []string {
 	if !s.ready.Load() {
 		return []string{"The studio is starting or stopping."}
 	}
+	if s.stores.trouble == nil {
+		return nil
+	}
+	if err := s.stores.trouble(); err != nil {
+		sentence, remedy := fault.Public(err)
+		return []string{sentence + " " + remedy}
+	}
 	return nil
 }
 

@@ -33,6 +33,8 @@ type stores struct {
 	// queue opens the queue's store. Who opens it closes it.
 	queue func(context.Context) (queueStore, error)
 	close func() error
+	// trouble says why nothing can be kept until the next start; nil where nothing can be said.
+	trouble func() error
 
 	redis *redis.DB // nil where one server has its database to itself
 }
@@ -91,7 +93,7 @@ func (s *Studio) openSQLite(ctx context.Context) (*stores, error) {
 		accounts: sqlite.NewAccounts(db), took: sqlite.NewUsage(db), files: sqlite.NewFiles(db), catalog: sqlite.NewCatalog(db),
 		agents: sqlite.NewAgents(db),
 		queue:  func(ctx context.Context) (queueStore, error) { return sqlite.NewQueue(ctx, db) },
-		close:  db.Close,
+		close:  db.Close, trouble: db.Trouble,
 	}, nil
 }
 

@@ -101,12 +101,13 @@ type writer struct {
 	log     *slog.Logger
 	turn    sync.Mutex // whoever holds it commits; the fields below are theirs
 
-	tx     Tx
-	wal    *os.File     // SQLite's log; nil: nobody waits for the disk
-	sync   func() error // returns when the disk has what was committed
-	broken error        // what the disk said when it could not keep that
-	batch  []*request   // up to its capacity
-	after  []func()     // of the requests that are about to be committed, in order
+	tx    Tx
+	wal   *os.File     // SQLite's log; nil: nobody waits for the disk
+	sync  func() error // returns when the disk has what was committed
+	batch []*request   // up to its capacity
+	after []func()     // of the requests that are about to be committed, in order
+
+	broken atomic.Pointer[fault.Error] // that the disk did not keep what was committed; anybody may read it
 }
 
 // Statements around requests.
@@ -197,8 +198,8 @@ fill:
 // Where one does not, the batch is run again from its beginning, then each request in a savepoint, so that only what
 // failed is undone: savepoints for everybody would cost every request two statements and copies of pages.
 func (w *writer) commit(batch []*request) {
-	if w.broken != nil {
-		fail(batch, w.broken)
+	if e := w.broken.Load(); e != nil {
+		fail(batch, e)
 		return
 	}
 	err := w.attempt(batch, false)
@@ -218,9 +219,9 @@ func (w *writer) commit(batch []*request) {
 	w.forget()
 	if err := w.sync(); err != nil {
 		// To ask again would be to be told that all is well: what a disk could not take is forgotten by then.
-		w.broken = errNotKept(err)
+		w.broken.Store(errNotKept(err))
 		w.log.Error("the disk did not keep what was written: nothing is written any more until the next start", "err", err)
-		fail(batch, w.broken)
+		fail(batch, w.broken.Load())
 	}
 }
 

@@ -129,6 +129,14 @@ func (db *DB) open(ctx context.Context, o Options) error {
 // Path returns the absolute path of the database file.
 func (db *DB) Path() string { return db.path }
 
+// Trouble returns why nothing is written any more until the next start; nil: all is well.
+func (db *DB) Trouble() error {
+	if e := db.committer.broken.Load(); e != nil {
+		return e
+	}
+	return nil
+}
+
 // Read returns the pool of read-only connections. What Write has answered is visible to them.
 func (db *DB) Read() *sql.DB { return db.read }
 

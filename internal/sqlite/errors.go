@@ -65,7 +65,7 @@ func classifyCode(err error, code int) error {
 }
 
 // errNotKept is what everybody is told from the moment on in which the disk could not keep a commit.
-func errNotKept(cause error) error {
+func errNotKept(cause error) *fault.Error {
 	return fault.Wrap(fault.Unavailable, cause, "The disk with the studio's database did not keep what was written.").
 		WithRemedy("Look at the system's log and at the disk, then start the studio again: it goes on from what the disk has.").
 		WithCode("disk_error")

@@ -202,6 +202,7 @@ func TestDiskThatDoesNotKeep(t *testing.T) {
 	t.Parallel()
 	db := scratch(t)
 	must(t, db.Write(t.Context(), insert("kept")))
+	must(t, db.Trouble())
 	syncs := 0
 	db.Sync(func(*os.File, func() error) error {
 		syncs++
@@ -213,8 +214,8 @@ func TestDiskThatDoesNotKeep(t *testing.T) {
 			t.Errorf("write %d: %v", i, err)
 		}
 	}
-	if n := count(t, db); syncs != 1 || n > 2 { // what was not kept may be there
-		t.Errorf("%d syncs, %d rows", syncs, n)
+	if n := count(t, db); syncs != 1 || n > 2 || !errors.Is(db.Trouble(), syscall.EIO) { // what was not kept may be there
+		t.Errorf("%d syncs, %d rows, trouble %v", syncs, n, db.Trouble())
 	}
 	again := open(t, db.Path())
 	must(t, again.Write(t.Context(), insert("new")))
