@@ -77,14 +77,19 @@ func (s *Studio) whyNotReady(context.Context) []string {
 	if !s.ready.Load() {
 		return []string{"The studio is starting or stopping."}
 	}
-	if s.stores.trouble == nil {
-		return nil
-	}
-	if err := s.stores.trouble(); err != nil {
+	if err := s.trouble(); err != nil {
 		sentence, remedy := fault.Public(err)
 		return []string{sentence + " " + remedy}
 	}
 	return nil
+}
+
+// trouble says why the database can't keep anything until the next start, if so.
+func (s *Studio) trouble() error {
+	if s.stores.trouble == nil {
+		return nil
+	}
+	return s.stores.trouble()
 }
 
 // Link makes a one-time sign-in link for a person.

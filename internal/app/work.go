@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -268,7 +269,7 @@ func (s *Studio) newDispatch() *dispatch.Dispatcher {
 		Queue: ownJobs{s.queue}, Fleet: s.fleet, Deliver: deliverer{s.deliver}, Rewriter: rewriterFace{rewriter}, Bus: runBus{s},
 		Missing: s.catalog.Missing, Estimate: s.estimate, Ran: s.usage.Ran, Share: s.usage.Share, Spent: s.spent, Budget: s.budget, Working: s.awakeBooks().Working,
 		Taught: s.usage.Taught, Teach: s.usage.Teach,
-		Room: func() error { return s.files.Room(context.Background()) }, Log: s.log,
+		Room: func() error { return cmp.Or(s.trouble(), s.files.Room(context.Background())) }, Log: s.log,
 	}, dispatch.Options{
 		MaxAttempts: maxAttempts, Order: sched.Order(s.queue.Mode()), MaxRunningPerUser: s.cfg.Queue.MaxRunningPerUser,
 		AgeAfter: orNever(s.cfg.Queue.AgeAfter), HalfLife: time.Duration(s.cfg.Queue.HalfLife),

@@ -3,7 +3,7 @@
 //
 // One goroutine owns the schedule and every attempt's place in line. Attempts are goroutines that report to it by
 // messages; they alone wait for back ends and disks. What may be lost between any two steps, because the process
-// dies, the back end dies or the connection breaks, is found again by the run id that was written down before the
+// dies, the back end dies or the connection breaks, is found again by the run id that was committed before the
 // first byte went out. DESIGN.md tells the whole story.
 package dispatch
 

@@ -201,6 +201,9 @@ const withdrawChunk = 200
 
 // withdraw cancels those of the jobs that have not begun, and keeps them out of history.
 func (s *Service) withdraw(ctx context.Context, jobs []job.Job) (gone []job.Job, err error) {
+	if len(jobs) == 0 {
+		return nil, s.store.Settled(ctx)
+	}
 	for chunk := range slices.Chunk(jobs, withdrawChunk) {
 		some, err := s.withdrawSome(ctx, chunk)
 		if gone = append(gone, some...); err != nil {
@@ -214,7 +217,7 @@ func (s *Service) withdrawSome(ctx context.Context, jobs []job.Job) ([]job.Job, 
 	jobs = s.book.withdraw(jobs)
 	defer s.book.settleWithdrawal(jobs)
 	if len(jobs) == 0 {
-		return nil, nil
+		return nil, s.store.Settled(ctx)
 	}
 	ends := make([]Ending, len(jobs))
 	at := now()

@@ -135,7 +135,7 @@ func (s *Service) move(ctx context.Context, id job.ID, fn func(job.Job) (Rank, b
 		}
 		r, news := fn(j)
 		if !news {
-			return j, nil
+			return j, s.store.Settled(ctx)
 		}
 		moved, err := s.rank(ctx, []job.Job{j}, []Rank{r})
 		if err != nil {

@@ -21,8 +21,12 @@ func (s *Service) Rejected() Rejected {
 	return Rejected{Late: s.rejected.late.Load(), Doubled: s.rejected.doubled.Load(), Cancelled: s.rejected.cancelled.Load()}
 }
 
-// reject counts and logs a result whose attempt may not report, and returns what to answer.
+// reject counts and logs a result whose attempt may not report, and returns what to answer. Where it may be the attempt's own
+// earlier report that stands in its way, and that one is not on the disk, nothing is said against it.
 func (s *Service) reject(ctx context.Context, id job.ID, fence int64, state job.State) error {
+	if err := s.store.Settled(ctx); err != nil {
+		return err
+	}
 	count, why := &s.rejected.late, "late"
 	// What became of the job is for the count only: where it can't be read, late is true enough.
 	if j, err := s.Get(context.WithoutCancel(ctx), id); err == nil {

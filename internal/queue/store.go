@@ -69,6 +69,9 @@ type Store interface {
 	// store meanwhile.
 	Restore(ctx context.Context, numbers map[string]int64, records iter.Seq2[Record, error]) error
 
+	// Settled returns once every change whose done was called is durable; an error: that will never be. Who answers by what
+	// was read, and not by a change of their own, asks it first.
+	Settled(ctx context.Context) error
 	// EachOpen calls fn for every open job of everybody in order of acceptance. It is called before any change, and
 	// returns a number that is not below any end so far, and below every end to come.
 	EachOpen(ctx context.Context, fn func(job.Job) error) (ended int64, err error)

@@ -28,7 +28,7 @@ func (s *Service) Submit(ctx context.Context, sub job.Submission) (j job.Job, ex
 	if old, ok := s.book.find(sub.User, in.Job.PromptID); ok && in.Key == "" {
 		stored, err := s.store.Get(ctx, old.ID) // digests are not in memory
 		if err == nil && !stored.State.Final() {
-			return s.repeated(Clash{Job: stored}, in)
+			return s.settled(ctx, Clash{Job: stored}, in)
 		}
 		if err != nil && !errors.Is(err, ErrMissing) {
 			return job.Job{}, false, fmt.Errorf("look for an earlier submission: %w", err)
@@ -71,7 +71,7 @@ func (s *Service) admit(ctx context.Context, sub job.Submission, in *Insertion) 
 		return 0, err
 	}
 	in.NumberMark = mark
-	if s.opts.Place != nil && !in.Job.Held {
+	if s.opts.Place != nil && !in.Job.Held && in.Credentials == nil { // those leave when the disk has the job, not before
 		if p, ok := s.opts.Place(in.Job); ok {
 			in.Attempt = attempt(1, p)
 		}
@@ -112,11 +112,19 @@ func (s *Service) refused(ctx context.Context, in Insertion, why error) (job.Job
 	}
 	switch {
 	case err == nil && (clash.Key || clash.Job.Digest == in.Job.Digest || !clash.Job.State.Final()):
-		return s.repeated(clash, in)
+		return s.settled(ctx, clash, in)
 	case err != nil && !errors.Is(err, ErrMissing):
 		return job.Job{}, false, fmt.Errorf("look for an earlier submission: %w", err)
 	}
 	return job.Job{}, false, why
+}
+
+// settled is repeated for what was only read: it may not be on the disk yet.
+func (s *Service) settled(ctx context.Context, clash Clash, in Insertion) (job.Job, bool, error) {
+	if err := s.store.Settled(ctx); err != nil {
+		return job.Job{}, false, fmt.Errorf("look for an earlier submission: %w", err)
+	}
+	return s.repeated(clash, in)
 }
 
 // repeated answers a submission whose key or prompt id the person has used before.

@@ -72,6 +72,9 @@ func attempt(n int, p job.ClaimParams) *job.Attempt {
 	return &job.Attempt{N: n, BackEnd: p.BackEnd, RunID: p.RunID, ClientID: p.ClientID, LeaseUntil: millis(p.LeaseUntil)}
 }
 
+// Settled returns once every change that was announced so far is durable; an error: that will never be.
+func (s *Service) Settled(ctx context.Context) error { return s.store.Settled(ctx) }
+
 // Load returns what Claim returned for an attempt that is still the job's newest: after a restart it is taken up
 // again with it.
 func (s *Service) Load(ctx context.Context, id job.ID, fence int64) (job.Entry, map[string]string, error) {

@@ -29,6 +29,8 @@ type Queue interface {
 	// Get returns anybody's job, Find the one that user knows by promptID. Missing: there is none.
 	Get(ctx context.Context, id job.ID) (job.Job, error)
 	Find(ctx context.Context, user, promptID string) (job.Job, error)
+	// Settled returns once what these have given so far is durable; an error: it never will be.
+	Settled(ctx context.Context) error
 	// Entry is Find with what was asked and how it ended, for jobs in history.
 	Entry(ctx context.Context, user, promptID string) (job.Entry, error)
 	// Requests is what was asked with jobs of user.

@@ -243,6 +243,9 @@ func (ws *workers) held(ctx context.Context, account, worker, id string) (job.Jo
 	case err != nil:
 		return j, 0, err
 	case j.State.Final():
+		if err := ws.f.Queue.Settled(ctx); err != nil { // it may be this result that the disk does not have
+			return j, 0, err
+		}
 		return j, 0, over(j)
 	}
 	ws.mu.Lock()

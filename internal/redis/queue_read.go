@@ -18,6 +18,9 @@ import (
 // scanCount is how many fields of a hash are read at once.
 const scanCount = 1000
 
+// Settled implements queue.Store: what was told, or can be read, is as durable as that Redis is.
+func (q *Queue) Settled(context.Context) error { return nil }
+
 // EachOpen implements queue.Store.
 func (q *Queue) EachOpen(ctx context.Context, fn func(job.Job) error) (int64, error) {
 	q.feed.mu.Lock()

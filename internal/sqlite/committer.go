@@ -24,8 +24,8 @@ type request struct {
 }
 
 // Write runs fn inside the writer's transaction and returns when the disk has what was committed: nil means durable. When fn
-// returns an error its changes, and only its, are undone, and Write returns that error. After an error of the disk itself
-// (code disk_error, not kept) nothing is written until the database is opened anew: what the disk has is not known.
+// returns an error its changes, and only its, are undone, and Write returns that error. Once the disk could not keep a commit
+// nothing is written until the database is opened anew (see Trouble): what the disk has is not known.
 //
 // Where nobody commits just now the caller does it: to wake another goroutine, and be woken by it, takes as long as the
 // disk. Who comes meanwhile waits in the queue for the next commit.
@@ -134,12 +134,17 @@ func newWriter(conn *sql.Conn, most int, log *slog.Logger) (*writer, error) {
 }
 
 // syncItself has the writer sync SQLite's log after each commit. SQLite would do the same inside of it (synchronous=FULL), but
-// between the two what was committed may be told to whoever acts on it (ADR 0036).
-func (w *writer) syncItself(ctx context.Context, wal string) (err error) {
+// between the two what was committed may be told to whoever acts on it (ADR 0036). The log lies beside the database's file, as
+// SQLite names that: where a link leads. It is there, and the same file, as long as a connection is open.
+func (w *writer) syncItself(ctx context.Context) (err error) {
 	if _, err := w.tx.conn.ExecContext(ctx, `pragma synchronous = normal`); err != nil {
 		return err
 	}
-	if w.wal, err = os.OpenFile(wal, os.O_RDWR, 0); err != nil {
+	var file string
+	if err := w.tx.conn.QueryRowContext(ctx, `select file from pragma_database_list where name = 'main'`).Scan(&file); err != nil {
+		return err
+	}
+	if w.wal, err = os.OpenFile(file+"-wal", os.O_RDWR, 0); err != nil {
 		return err
 	}
 	w.sync = func() error { return syncData(w.wal) }

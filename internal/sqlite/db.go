@@ -107,6 +107,9 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	if err := db.sound(ctx); err != nil {
 		return err
 	}
+	if err := db.fold(ctx); err != nil {
+		return err
+	}
 	if err := migrate(ctx, db.write, db.path, db.log); err != nil {
 		return err
 	}
@@ -119,7 +122,7 @@ func (db *DB) open(ctx context.Context, o Options) error {
 	}
 	if o.unsynced {
 		db.committer.sync = func() error { return nil }
-	} else if err := db.committer.syncItself(ctx, db.path+logSuffix); err != nil {
+	} else if err := db.committer.syncItself(ctx); err != nil {
 		return errors.Join(fmt.Errorf("have the writer sync by itself: %w", err), conn.Close())
 	}
 	db.writer.Go(db.committer.run)
@@ -128,6 +131,13 @@ func (db *DB) open(ctx context.Context, o Options) error {
 
 // Path returns the absolute path of the database file.
 func (db *DB) Path() string { return db.path }
+
+// Settled returns once the disk has all that readers, and calls after commits, have seen so far; an error: it never will.
+func (db *DB) Settled() error {
+	db.committer.turn.Lock()
+	defer db.committer.turn.Unlock()
+	return db.Trouble()
+}
 
 // Trouble returns why nothing is written any more until the next start; nil: all is well.
 func (db *DB) Trouble() error {
@@ -221,8 +231,20 @@ func (db *DB) closePools() error {
 	return errors.Join(errs...)
 }
 
-// logSuffix is what SQLite names its write-ahead log by. The file is there, and the same one, as long as a connection is open.
-const logSuffix = "-wal"
+// fold folds what an earlier process left in the write-ahead log into the file, durably, and empties it. What can be read of a
+// log after a disk failed, or after a process was killed, is not for that on the disk, and whatever came behind a hole in it
+// would be lost with it.
+func (db *DB) fold(ctx context.Context) error {
+	var busy, frames, folded int
+	err := db.write.QueryRowContext(ctx, `pragma wal_checkpoint(truncate)`).Scan(&busy, &frames, &folded)
+	if err == nil && busy != 0 {
+		err = errBusy(nil)
+	}
+	if err != nil {
+		return fmt.Errorf("fold the database's log into it: %w", err)
+	}
+	return nil
+}
 
 // create makes an empty database file that only its owner can read: it holds password and token hashes.
 func create(path string) error {

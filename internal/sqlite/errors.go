@@ -58,16 +58,20 @@ func classifyCode(err error, code int) error {
 			WithRemedy("Look at the system's log and at the disk; nothing that was acknowledged is lost.").
 			WithCode("disk_error")
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
-		return fault.Wrap(fault.Unavailable, err, "Another program holds the studio's database.").
-			WithRemedy("Stop the other program; one server owns a data folder.").WithCode("database_busy")
+		return errBusy(err)
 	}
 	return err
+}
+
+func errBusy(cause error) error {
+	return fault.Wrap(fault.Unavailable, cause, "Another program holds the studio's database.").
+		WithRemedy("Stop the other program; one server owns a data folder.").WithCode("database_busy")
 }
 
 // errNotKept is what everybody is told from the moment on in which the disk could not keep a commit.
 func errNotKept(cause error) *fault.Error {
 	return fault.Wrap(fault.Unavailable, cause, "The disk with the studio's database did not keep what was written.").
-		WithRemedy("Look at the system's log and at the disk, then start the studio again: it goes on from what the disk has.").
+		WithRemedy("Look at the system's log and at the disk, then start the studio again: nothing that was acknowledged is lost.").
 		WithCode("disk_error")
 }
 

@@ -197,12 +197,60 @@ func TestCommitsWaitForTheDisk(t *testing.T) {
 	}
 }
 
+// TestOpenFoldsTheLog: what a process that was killed left in its log need not be on the disk, and what comes behind it would be
+// lost with it.
+func TestOpenFoldsTheLog(t *testing.T) {
+	t.Parallel()
+	db := scratch(t)
+	must(t, db.Write(t.Context(), insert("a")))
+	killed := filepath.Join(t.TempDir(), "comfyume.db")
+	for _, end := range []string{"", "-wal"} { // as it is now, so is it after a kill
+		b, err := os.ReadFile(db.Path() + end)
+		must(t, err)
+		must(t, os.WriteFile(killed+end, b, 0o600))
+	}
+	again := open(t, killed)
+	info, err := os.Stat(killed + "-wal")
+	must(t, err)
+	if n := count(t, again); n != 1 || info.Size() != 0 {
+		t.Errorf("%d rows, a log of %d bytes", n, info.Size())
+	}
+}
+
+// TestOpenThroughALink: SQLite keeps its log beside the file, not beside the link to it, and that one is synced.
+func TestOpenThroughALink(t *testing.T) {
+	t.Parallel()
+	file, link := filepath.Join(t.TempDir(), "x.db"), filepath.Join(t.TempDir(), "comfyume.db")
+	must(t, open(t, file).Close())
+	if err := os.Symlink(file, link); err != nil {
+		t.Skip("no links here:", err)
+	}
+	db, syncs := open(t, link), 0
+	db.Sync(func(log *os.File, sync func() error) error {
+		syncs++
+		want, err := os.Stat(file + "-wal")
+		must(t, err)
+		if got, err := log.Stat(); err != nil || !os.SameFile(got, want) {
+			t.Errorf("%s is synced, %v", log.Name(), err)
+		}
+		return sync()
+	})
+	must(t, db.Write(t.Context(), func(tx *sqlite.Tx) error {
+		_, err := tx.Exec(`create table scratch(id integer primary key) strict`)
+		return err
+	}))
+	if syncs != 1 {
+		t.Errorf("%d syncs", syncs)
+	}
+}
+
 // TestDiskThatDoesNotKeep: nobody is told that it is durable, then or later, until the database is opened anew.
 func TestDiskThatDoesNotKeep(t *testing.T) {
 	t.Parallel()
 	db := scratch(t)
 	must(t, db.Write(t.Context(), insert("kept")))
 	must(t, db.Trouble())
+	must(t, db.Settled())
 	syncs := 0
 	db.Sync(func(*os.File, func() error) error {
 		syncs++
@@ -214,9 +262,10 @@ func TestDiskThatDoesNotKeep(t *testing.T) {
 			t.Errorf("write %d: %v", i, err)
 		}
 	}
-	if n := count(t, db); syncs != 1 || n > 2 || !errors.Is(db.Trouble(), syscall.EIO) { // what was not kept may be there
+	if n := count(t, db); syncs != 1 || n > 2 || !errors.Is(db.Trouble(), syscall.EIO) || !errors.Is(db.Settled(), syscall.EIO) { // what was not kept may be there
 		t.Errorf("%d syncs, %d rows, trouble %v", syncs, n, db.Trouble())
 	}
+	must(t, db.Close())
 	again := open(t, db.Path())
 	must(t, again.Write(t.Context(), insert("new")))
 	if n := count(t, again); n < 2 {

@@ -53,6 +53,9 @@ func NewQueue(ctx context.Context, db *DB) (*Queue, error) {
 	return q, nil
 }
 
+// Settled implements queue.Store.
+func (q *Queue) Settled(context.Context) error { return q.db.Settled() }
+
 // Close gives the memory back that packing needs.
 func (q *Queue) Close() error { return q.pack.Close() }
 
@@ -70,7 +73,7 @@ func (q *Queue) next(tx *Tx) (int64, error) {
 		if _, err := tx.Exec(sqlRaiseMark, mark); err != nil {
 			return 0, fmt.Errorf("reserve numbers: %w", err)
 		}
-		// The reservation only counts once it is durable: if this request fails, the next one reserves again.
+		// The reservation only counts once it is committed: if this request fails, the next one reserves again.
 		tx.AfterCommit(func() { q.marked = max(q.marked, mark) })
 	}
 	q.tick++

@@ -131,6 +131,10 @@ func (r *room) handle(e event.Event) {
 		}
 		r.runBinary(b)
 	case event.LogLines:
+		if h := r.holds[b.Job]; h != nil {
+			h.events = append(h.events, e)
+			return
+		}
 		r.logLines(b.Lines...)
 	case event.Notice:
 		r.notice(b)

@@ -275,8 +275,12 @@ func TestRun(t *testing.T) {
 	hold := s.hub.Hold("ann", "01-ann")
 	j := s.start(annsJob())
 	// Nothing of the run goes out before the answer to its POST.
+	s.bus.Publish(event.Event{User: "ann", Body: event.LogLines{Job: "01-ann", Lines: []string{"early"}}})
 	tab.silent()
 	other.silent()
+	if lines := s.hub.Logs("ann"); len(lines) != 0 {
+		t.Errorf("lines of the log: %v", lines)
+	}
 	hold.Release()
 	tab.expect("status 1", "execution_start", "execution_cached", "executing 1")
 	other.expect("status 1")

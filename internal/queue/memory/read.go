@@ -29,6 +29,9 @@ func sorted(rows iter.Seq[*row], keep func(*row) bool, by func(x, y *row) int) [
 func bySeq(x, y *row) int   { return cmp.Compare(x.job.Seq, y.job.Seq) }
 func byEnded(x, y *row) int { return cmp.Compare(x.ended, y.ended) }
 
+// Settled implements queue.Store.
+func (s *Store) Settled(context.Context) error { return nil }
+
 // EachOpen implements queue.Store.
 func (s *Store) EachOpen(ctx context.Context, fn func(job.Job) error) (int64, error) {
 	end, err := s.begin(ctx)
