@@ -34,26 +34,6 @@ func options(t *testing.T, flags map[string]string) app.Options {
 	return app.Options{Settings: settings, Version: "test", Frontends: t.TempDir(), Log: slog.New(slog.DiscardHandler)}
 }
 
-// TestNotReadyWhereNothingIsKept: a database that can't keep anything is no studio, and its operator reads why.
-func TestNotReadyWhereNothingIsKept(t *testing.T) {
-	t.Parallel()
-	err := run(t, options(t, nil), func(s *app.Studio) {
-		s.Trouble(fault.New(fault.Unavailable, "The disk is gone.").WithRemedy("Put it back."))
-		res, err := http.Get(s.Address() + "/readyz")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer res.Body.Close()
-		body, err := io.ReadAll(res.Body)
-		if err != nil || res.StatusCode != 503 || !strings.Contains(string(body), "The disk is gone. Put it back.") {
-			t.Errorf("%s %s %v", res.Status, body, err)
-		}
-	})
-	if err != nil {
-		t.Error(err)
-	}
-}
-
 // run starts a studio and calls fn while it serves. It returns the error the studio ended with.
 func run(t *testing.T, o app.Options, fn func(*app.Studio)) error {
 	t.Helper()

@@ -19,9 +19,6 @@ func (s *Studio) Mounts() (prefixes []string) {
 	return prefixes
 }
 
-// Trouble has the studio's database keep nothing any more.
-func (s *Studio) Trouble(err error) { s.stores.trouble = func() error { return err } }
-
 // OpenAPI describes the REST interface.
 func (s *Studio) OpenAPI() ([]byte, error) { return s.apiFace().OpenAPI() }
 

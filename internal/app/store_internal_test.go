@@ -2,8 +2,10 @@ package app
 
 import (
 	"context"
+	"slices"
 	"testing"
 
+	"github.com/ahelme/comfyume/internal/fault"
 	"github.com/ahelme/comfyume/internal/queue"
 	"github.com/ahelme/comfyume/internal/queue/memory"
 )
@@ -23,5 +25,24 @@ func TestStoreAnswers(t *testing.T) {
 	cancel()
 	if s.storeAnswers(gone) {
 		t.Error("a store that does not answer is there")
+	}
+}
+
+// TestNotReadyWhereNothingIsKept: a database that can't keep anything is no studio, and its operator reads why.
+func TestNotReadyWhereNothingIsKept(t *testing.T) {
+	t.Parallel()
+	var trouble error
+	s := &Studio{stores: &stores{trouble: func() error { return trouble }}}
+	s.ready.Store(true)
+	if why := s.whyNotReady(t.Context()); why != nil {
+		t.Errorf("not ready: %v", why)
+	}
+	trouble = fault.New(fault.Unavailable, "The disk is gone.").WithRemedy("Put it back.")
+	if why := s.whyNotReady(t.Context()); !slices.Equal(why, []string{"The disk is gone. Put it back."}) {
+		t.Errorf("not ready: %v", why)
+	}
+	s.stores.trouble = nil // another store
+	if why := s.whyNotReady(t.Context()); why != nil {
+		t.Errorf("not ready: %v", why)
 	}
 }
