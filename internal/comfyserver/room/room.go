@@ -113,26 +113,22 @@ func (r *room) empty() bool {
 func (r *room) handle(e event.Event) {
 	switch b := e.Body.(type) {
 	case event.JobChanged:
-		if h := r.holds[b.Job.ID]; h != nil {
-			h.events = append(h.events, e)
+		if r.held(b.Job.ID, e) {
 			return
 		}
 		r.jobChanged(b.Changed)
 	case event.RunFrame:
-		if h := r.holds[b.Job]; h != nil {
-			h.events = append(h.events, e)
+		if r.held(b.Job, e) {
 			return
 		}
 		r.runFrame(b)
 	case event.RunBinary:
-		if h := r.holds[b.Job]; h != nil {
-			h.events = append(h.events, e)
+		if r.held(b.Job, e) {
 			return
 		}
 		r.runBinary(b)
 	case event.LogLines:
-		if h := r.holds[b.Job]; h != nil {
-			h.events = append(h.events, e)
+		if r.held(b.Job, e) {
 			return
 		}
 		r.logLines(b.Lines...)
@@ -145,6 +141,15 @@ func (r *room) handle(e event.Event) {
 	case event.Lagged:
 		r.lagged = true
 	}
+}
+
+// held keeps what happened to a job whose POST is not answered yet until it is. The lock is held.
+func (r *room) held(id job.ID, e event.Event) bool {
+	h := r.holds[id]
+	if h != nil {
+		h.events = append(h.events, e)
+	}
+	return h != nil
 }
 
 // jobChanged follows the changes of a job's state. The lock is held.
